@@ -1,0 +1,220 @@
+"""Padding, output size and channels of a convolution: the only shape arithmetic in the project.
+
+Sizes are plain ints, or torch's SymInt while a program is traced: no size is hashed, printed or compared here
+unless the comparison decides whether the call is an error.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import SupportsIndex, cast
+
+from .errors import DepthwiseError
+
+IntOrTuple = int | Sequence[int]
+Pairs = tuple[tuple[int, int], ...]
+Padding = int | str | Sequence[int] | Sequence[Sequence[int]]
+
+AXES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """The shape of one convolution: a depthwise one, or a separable one where `out_channels` is given.
+
+    in_channels, input_size:   what comes in; `input_size` is (in_channels, *spatial)
+    kernel_size, stride, dilation: one int per spatial dimension
+    padding:                   (before, after) per spatial dimension, zeros
+    depth_multiplier:          filters per input channel
+    out_channels, groups:      of the pointwise convolution; None for a depthwise convolution alone
+    """
+
+    input_size: tuple[int, ...]
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: Pairs
+    dilation: tuple[int, ...]
+    depth_multiplier: int = 1
+    out_channels: int | None = None
+    groups: int = 1
+
+    @property
+    def rank(self) -> int:
+        return len(self.kernel_size)
+
+    @property
+    def in_channels(self) -> int:
+        return self.input_size[0]
+
+    @property
+    def depthwise_channels(self) -> int:
+        return self.in_channels * self.depth_multiplier
+
+    @property
+    def kernel_area(self) -> int:
+        return prod(self.kernel_size)
+
+    @property
+    def out_spatial(self) -> tuple[int, ...]:
+        return out_spatial(self.input_size[1:], self.kernel_size, self.stride, self.padding, self.dilation)
+
+    @property
+    def depthwise_size(self) -> tuple[int, ...]:
+        """(channels, *spatial) after the depthwise step."""
+        return (self.depthwise_channels, *self.out_spatial)
+
+    @property
+    def output_size(self) -> tuple[int, ...]:
+        """(channels, *spatial) of the result."""
+        return (self.depthwise_channels if self.out_channels is None else self.out_channels, *self.out_spatial)
+
+
+def geometry(
+    input_size: Sequence[int],
+    kernel_size: IntOrTuple,
+    stride: IntOrTuple = 1,
+    padding: Padding = 0,
+    dilation: IntOrTuple = 1,
+    *,
+    depth_multiplier: int = 1,
+    out_channels: int | None = None,
+    groups: int = 1,
+) -> Geometry:
+    """Check a convolution's sizes and settle its padding.
+
+    >>> geometry((3, 7, 7), 3, out_channels=128).output_size
+    (128, 5, 5)
+    >>> geometry((3, 224, 224), 3, stride=2, padding="same").padding
+    ((0, 1), (0, 1))
+    """
+    channels, *spatial = input_size
+    rank = len(spatial)
+    if rank not in AXES:
+        raise DepthwiseError(
+            f"input_size is (channels, *spatial) with 1, 2 or 3 spatial dimensions; got {tuple(input_size)}"
+        )
+    positive(channels, "channels of the input")
+    for axis, size in zip(AXES[rank], spatial, strict=True):
+        if size < 1:
+            raise DepthwiseError(f"the input's {axis} must be at least 1; got {size}")
+    kernel_size = per_axis(kernel_size, rank, "kernel_size")
+    stride = per_axis(stride, rank, "stride")
+    dilation = per_axis(dilation, rank, "dilation")
+    if out_channels is not None:
+        positive(out_channels, "out_channels")
+    g = Geometry(
+        (channels, *spatial),
+        kernel_size,
+        stride,
+        padding_pairs(padding, spatial, kernel_size, stride, dilation),
+        dilation,
+        positive(depth_multiplier, "depth_multiplier"),
+        out_channels,
+        positive(groups, "groups"),
+    )
+    check_groups(channels, out_channels, groups)
+    for axis, size, k, d, (before, after) in zip(AXES[rank], spatial, kernel_size, dilation, g.padding, strict=True):
+        if size + before + after < d * (k - 1) + 1:
+            raise DepthwiseError(
+                f"the kernel covers {d * (k - 1) + 1} pixels along the {axis} (kernel_size {k}, dilation {d}), more "
+                f"than the padded input's {size + before + after} (input {size}, padding {before} before and {after} "
+                f"after): the output would be empty; use more padding, a smaller kernel or a larger input"
+            )
+    return g
+
+
+def out_spatial(
+    spatial: Sequence[int],
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Pairs,
+    dilation: Sequence[int],
+) -> tuple[int, ...]:
+    """Spatial size of a convolution's output: floor((n + before + after - d·(k - 1) - 1) / s) + 1 per dimension."""
+    axes = zip(spatial, kernel_size, stride, padding, dilation, strict=True)
+    return tuple((n + before + after - d * (k - 1) - 1) // s + 1 for n, k, s, (before, after), d in axes)
+
+
+def padding_pairs(
+    padding: Padding, spatial: Sequence[int], kernel_size: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> Pairs:
+    """Settle any form of `padding` as (before, after) per spatial dimension.
+
+    "same" follows TensorFlow's rule, strided too: ceil(n / s) outputs, the odd pixel after; at stride 1 it is torch's.
+
+    >>> padding_pairs(((3, 0),), (100,), (4,), (1,), (1,))
+    ((3, 0),)
+    """
+    fixed = fixed_padding(padding, len(kernel_size))
+    if not isinstance(fixed, str):
+        return fixed
+    axes = zip(spatial, kernel_size, stride, dilation, strict=True)
+    return tuple(_same(n, k, s, d) for n, k, s, d in axes)
+
+
+def fixed_padding(padding: Padding, rank: int) -> Pairs | str:
+    """`padding` as pairs where it does not depend on the input's size, or "same"."""
+    if isinstance(padding, str):
+        if padding == "same":
+            return padding
+        if padding == "valid":
+            return ((0, 0),) * rank
+        raise DepthwiseError(f"padding is an int, a tuple, (before, after) pairs, 'valid' or 'same'; got {padding!r}")
+    amounts = tuple(padding) if isinstance(padding, Sequence) else (padding,) * rank
+    if any(isinstance(amount, Sequence) for amount in amounts):
+        pairs = tuple(tuple(amount) for amount in amounts if isinstance(amount, Sequence) and len(amount) == 2)
+        if len(pairs) != rank or len(amounts) != rank:
+            raise DepthwiseError(
+                f"padding as pairs needs one (before, after) per spatial dimension, {rank} here; got {padding!r}"
+            )
+        return tuple((_padding(before), _padding(after)) for before, after in pairs)
+    if len(amounts) not in (1, rank):
+        raise DepthwiseError(f"padding is one int, or {rank} for a {rank}-d convolution; got {amounts}")
+    return tuple((_padding(p), _padding(p)) for p in amounts) * (rank if len(amounts) == 1 else 1)
+
+
+def per_axis(value: IntOrTuple, rank: int, name: str) -> tuple[int, ...]:
+    """`value` as one int per spatial dimension."""
+    if isinstance(value, Sequence):
+        if len(value) not in (1, rank):
+            raise DepthwiseError(f"{name} is one int, or {rank} for a {rank}-d convolution; got {tuple(value)}")
+        return tuple(positive(v, name) for v in value) * (rank if len(value) == 1 else 1)
+    return (positive(value, name),) * rank
+
+
+def positive(value: object, name: str) -> int:
+    """`value`, checked to be an int of at least 1."""
+    return operator.index(_at_least(value, 1, name))
+
+
+def check_groups(in_channels: int, out_channels: int | None, groups: int) -> None:
+    """Check that the pointwise convolution's groups divide its channels."""
+    for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
+        if channels is not None and channels % groups:
+            raise DepthwiseError(f"{name}={channels} is not divisible by groups={groups}")
+
+
+def _padding(value: object) -> int:
+    # Not converted: a padding computed from a traced size stays symbolic.
+    return _at_least(value, 0, "padding")
+
+
+def _at_least(value: object, least: int, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise DepthwiseError(f"{name} must be made of ints; got {value!r}")
+    number = cast(int, value)
+    if number < least:
+        raise DepthwiseError(f"{name} must be at least {least}; got {number}")
+    return number
+
+
+def _same(n: int, k: int, s: int, d: int) -> tuple[int, int]:
+    # (ceil(n/s) - 1)·s + d(k-1) + 1 - n, written so that a symbolic n is compared with nothing where the window
+    # is at least as long as the stride.
+    total = d * (k - 1) + 1 - s + -n % s
+    if d * (k - 1) + 1 < s:
+        total = max(total, 0)
+    return total // 2, total - total // 2
