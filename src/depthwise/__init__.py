@@ -1,5 +1,23 @@
 """Depthwise separable convolutions for PyTorch that run as fast as their arithmetic promises."""
 
+from .backends import backend
 from .errors import DepthwiseError
+from .layers import (
+    DepthwiseConv1d,
+    DepthwiseConv2d,
+    DepthwiseConv3d,
+    SeparableConv1d,
+    SeparableConv2d,
+    SeparableConv3d,
+)
 
-__all__ = ["DepthwiseError"]
+__all__ = [
+    "DepthwiseConv1d",
+    "DepthwiseConv2d",
+    "DepthwiseConv3d",
+    "DepthwiseError",
+    "SeparableConv1d",
+    "SeparableConv2d",
+    "SeparableConv3d",
+    "backend",
+]

@@ -98,8 +98,7 @@ def geometry(
         )
     positive(channels, "channels of the input")
     for axis, size in zip(AXES[rank], spatial, strict=True):
-        if size < 1:
-            raise DepthwiseError(f"the input's {axis} must be at least 1; got {size}")
+        _at_least(size, 1, f"the input's {axis}")
     kernel_size = per_axis(kernel_size, rank, "kernel_size")
     stride = per_axis(stride, rank, "stride")
     dilation = per_axis(dilation, rank, "dilation")
@@ -176,6 +175,14 @@ def fixed_padding(padding: Padding, rank: int) -> Pairs | str:
     return tuple((_padding(p), _padding(p)) for p in amounts) * (rank if len(amounts) == 1 else 1)
 
 
+def torch_padding(padding: Padding, stride: tuple[int, ...]) -> tuple[int, ...] | str | None:
+    """`padding` as torch's own convolutions take it; None where they cannot: uneven pairs and a strided "same"."""
+    fixed = fixed_padding(padding, len(stride))
+    if isinstance(fixed, str):
+        return fixed if all(s == 1 for s in stride) else None
+    return tuple(before for before, _ in fixed) if all(before == after for before, after in fixed) else None
+
+
 def per_axis(value: IntOrTuple, rank: int, name: str) -> tuple[int, ...]:
     """`value` as one int per spatial dimension."""
     if isinstance(value, Sequence):
@@ -198,13 +205,13 @@ def check_groups(in_channels: int, out_channels: int | None, groups: int) -> Non
 
 
 def _padding(value: object) -> int:
-    # Not converted: a padding computed from a traced size stays symbolic.
     return _at_least(value, 0, "padding")
 
 
 def _at_least(value: object, least: int, name: str) -> int:
+    # Checked and not converted: what comes from a traced size stays symbolic.
     if isinstance(value, bool) or not isinstance(value, SupportsIndex):
-        raise DepthwiseError(f"{name} must be made of ints; got {value!r}")
+        raise DepthwiseError(f"{name} must be an integer; got {value!r}")
     number = cast(int, value)
     if number < least:
         raise DepthwiseError(f"{name} must be at least {least}; got {number}")
@@ -214,7 +221,7 @@ def _at_least(value: object, least: int, name: str) -> int:
 def _same(n: int, k: int, s: int, d: int) -> tuple[int, int]:
     # (ceil(n/s) - 1)·s + d(k-1) + 1 - n, written so that a symbolic n is compared with nothing where the window
     # is at least as long as the stride.
-    total = d * (k - 1) + 1 - s + -n % s
+    total = d * (k - 1) + 1 - s + (-n % s if s > 1 else 0)
     if d * (k - 1) + 1 < s:
         total = max(total, 0)
     return total // 2, total - total // 2

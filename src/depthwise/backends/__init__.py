@@ -1,0 +1,103 @@
+"""The registry of backends: who can run a convolution, who was chosen, and why the others were not.
+
+A kernel exists only through its backend's row in `BACKENDS`. Automatic choice takes the first row that does not
+refuse; a backend asked for by name that refuses is an error, never a silent fallback.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from ..errors import DepthwiseError
+from .base import Backend, Call
+from .eager import Eager
+
+EAGER = Eager()
+BACKENDS: tuple[Backend, ...] = (EAGER,)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The backend that runs a call, and the reason of each one before it that refused."""
+
+    call: Call
+    backend: Backend
+    refusals: tuple[tuple[str, str], ...]
+
+    @property
+    def reason(self) -> str:
+        if not self.refusals:
+            return self.backend.summary
+        return "; ".join(f"{name} refuses: {why}" for name, why in self.refusals)
+
+
+_asked: ContextVar[str | None] = ContextVar("depthwise_backend", default=None)
+_record: ContextVar[list[Choice] | None] = ContextVar("depthwise_record", default=None)
+
+
+@contextmanager
+def backend(name: str | None) -> Iterator[None]:
+    """Run the convolutions inside with the backend of this name; None restores the automatic choice.
+
+    A call that the named backend refuses raises. The environment variable DEPTHWISE_BACKEND does the same for a whole
+    process. A program traced inside (torch.compile, torch.export) keeps the choice made while tracing.
+
+    >>> with backend("eager"):
+    ...     asked_backend()
+    'eager'
+    """
+    token = _asked.set("auto" if name is None else _known(name, "backend(...)"))
+    try:
+        yield
+    finally:
+        _asked.reset(token)
+
+
+def asked_backend() -> str | None:
+    """The name given to `backend` or in DEPTHWISE_BACKEND; None where the choice is automatic."""
+    name = _asked.get()
+    if name is None:
+        name = os.environ.get("DEPTHWISE_BACKEND") or "auto"
+        if name != "auto":
+            _known(name, "DEPTHWISE_BACKEND")
+    return None if name == "auto" else name
+
+
+def choose(call: Call) -> Choice:
+    """The backend that runs `call`: the one asked for, or else the first that does not refuse."""
+    asked = asked_backend()
+    refusals: list[tuple[str, str]] = []
+    for candidate in BACKENDS:
+        if asked not in (None, candidate.name):
+            continue
+        why = candidate.refusal(call)
+        if why is None:
+            choice = Choice(call, candidate, tuple(refusals))
+            record = _record.get()
+            if record is not None:
+                record.append(choice)
+            return choice
+        refusals.append((candidate.name, why))
+    raise DepthwiseError(f"the backend {asked!r} was asked for and refuses: {refusals[-1][1]}; ask for another or none")
+
+
+@contextmanager
+def recorded_choices() -> Iterator[list[Choice]]:
+    """A list that receives the choice of every call made inside."""
+    choices: list[Choice] = []
+    token = _record.set(choices)
+    try:
+        yield choices
+    finally:
+        _record.reset(token)
+
+
+def _known(name: str, source: str) -> str:
+    names = [candidate.name for candidate in BACKENDS]
+    if name not in names:
+        raise DepthwiseError(f"{source} names the backend {name!r}; here there are: {', '.join(names)}")
+    return name

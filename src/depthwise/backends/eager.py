@@ -1,0 +1,62 @@
+"""PyTorch's own operators: supports every call, so it is the last row of the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..geometry import Geometry
+from .base import Activation, Backend, Call, SeparableTensors
+
+CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+# Every activation of the functional forms: torch's function of (x, slope). Only those in DEFAULT_SLOPES have a slope.
+ACTIVATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "relu": lambda x, _: F.relu(x),
+    "relu6": lambda x, _: F.relu6(x),
+    "silu": lambda x, _: F.silu(x),
+    "hardswish": lambda x, _: F.hardswish(x),
+    "hardsigmoid": lambda x, _: F.hardsigmoid(x),
+    "sigmoid": lambda x, _: F.sigmoid(x),
+    "gelu": lambda x, _: F.gelu(x),
+    "leaky_relu": F.leaky_relu,
+    "elu": F.elu,
+}
+DEFAULT_SLOPES = {"leaky_relu": 0.01, "elu": 1.0}
+
+
+def activate(x: Tensor, activation: Activation) -> Tensor:
+    if activation is None:
+        return x
+    name, slope = activation
+    return ACTIVATIONS[name](x, slope)
+
+
+class Eager(Backend):
+    name = "eager"
+    summary = "PyTorch's own operators"
+
+    def refusal(self, call: Call) -> str | None:  # noqa: ARG002  it supports every call
+        return None
+
+    def depthwise(self, x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
+        x, padding = _padded(x, g)
+        return CONVOLUTIONS[g.rank](x, weight, bias, g.stride, padding, g.dilation, g.in_channels)
+
+    def separable(self, x: Tensor, tensors: SeparableTensors, g: Geometry) -> Tensor:
+        y = self.depthwise(x, tensors.depthwise_weight, tensors.depthwise_bias, g)
+        y = activate(y, tensors.depthwise_activation)
+        y = CONVOLUTIONS[g.rank](y, tensors.pointwise_weight, tensors.pointwise_bias, groups=g.groups)
+        if tensors.residual is not None:
+            y = y + tensors.residual
+        return activate(y, tensors.pointwise_activation)
+
+
+def _padded(x: Tensor, g: Geometry) -> tuple[Tensor, tuple[int, ...]]:
+    """`x` and the padding left to torch's convolution, which pads both ends alike."""
+    # A symbolic amount, of a strided "same" in a traced program, is not compared: that would pin the input's size.
+    if all(isinstance(before, int) and isinstance(after, int) and before == after for before, after in g.padding):
+        return x, tuple(before for before, _ in g.padding)
+    return F.pad(x, [amount for pair in reversed(g.padding) for amount in pair]), (0,) * g.rank

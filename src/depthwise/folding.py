@@ -1,0 +1,36 @@
+"""Exact algebra that merges what stands next to a convolution into its weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .errors import DepthwiseError
+
+
+def scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+    """(scale, shift), float64, such that the batch norm in eval mode is x · scale + shift per channel.
+
+    Raises DepthwiseError where it normalises with the statistics of the batch.
+    """
+    if norm.training or norm.running_mean is None or norm.running_var is None:
+        raise DepthwiseError(
+            "a batch norm folds into a convolution only with running statistics and in eval mode; call .eval() first"
+        )
+    scale = torch.rsqrt(norm.running_var.double() + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    shift = -norm.running_mean.double() * scale
+    return scale, shift if norm.bias is None else shift + norm.bias.double()
+
+
+def through_pointwise(shift: Tensor, pointwise: Tensor, groups: int = 1) -> Tensor:
+    """What a constant per channel before a pointwise convolution adds after it: P·shift.
+
+    shift:     (channels,)
+    pointwise: (out_channels, channels / groups, 1, ...)
+    out:       (out_channels,)
+    """
+    matrices = pointwise.flatten(1).unflatten(0, (groups, -1))
+    return torch.einsum("goc,gc->go", matrices, shift.reshape(groups, -1)).flatten()

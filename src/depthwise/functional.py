@@ -1,0 +1,360 @@
+"""The functional forms: check the tensors, settle the geometry, call the operator."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Size, Tensor
+
+from .backends.base import Activation
+from .backends.eager import ACTIVATIONS, DEFAULT_SLOPES
+from .errors import DepthwiseError
+from .geometry import AXES, Geometry, IntOrTuple, Padding, geometry
+from .operators import exporting, run_depthwise, run_separable
+
+ActivationName = str | tuple[str, float] | None
+
+
+def depthwise_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: IntOrTuple = 1,
+    padding: Padding = 0,
+    dilation: IntOrTuple = 1,
+) -> Tensor:
+    """Convolve each channel of a sequence with its own filters: `depthwise_conv2d` in one dimension.
+
+    x:      (batch, in_channels, length)
+    weight: (in_channels * depth_multiplier, 1, kernel_length)
+    out:    (batch, in_channels * depth_multiplier, out_length)
+
+    >>> depthwise_conv1d(torch.ones(1, 8, 100), torch.ones(8, 1, 4), padding=((3, 0),)).shape  # causal
+    torch.Size([1, 8, 100])
+    """
+    return depthwise_conv(1, x, weight, bias, stride, padding, dilation)
+
+
+def depthwise_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: IntOrTuple = 1,
+    padding: Padding = 0,
+    dilation: IntOrTuple = 1,
+) -> Tensor:
+    """Convolve each channel of `x` with its own filters; channel c·depth_multiplier + m is the m-th filter of c.
+
+    x:       (batch, in_channels, height, width), or without the batch
+    weight:  (in_channels * depth_multiplier, 1, kernel_height, kernel_width)
+    bias:    (in_channels * depth_multiplier,) or None
+    padding: int, tuple, "valid", "same" (TensorFlow's rule where strided), or (before, after) pairs
+    out:     (batch, in_channels * depth_multiplier, out_height, out_width)
+
+    Raises DepthwiseError where shapes, dtypes or devices do not fit.
+
+    >>> depthwise_conv2d(torch.ones(1, 8, 5, 5), torch.ones(16, 1, 3, 3), padding="same").shape
+    torch.Size([1, 16, 5, 5])
+    """
+    return depthwise_conv(2, x, weight, bias, stride, padding, dilation)
+
+
+def depthwise_conv3d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: IntOrTuple = 1,
+    padding: Padding = 0,
+    dilation: IntOrTuple = 1,
+) -> Tensor:
+    """Convolve each channel of a volume with its own filters: `depthwise_conv2d` in three dimensions.
+
+    x:      (batch, in_channels, depth, height, width)
+    weight: (in_channels * depth_multiplier, 1, kernel_depth, kernel_height, kernel_width)
+    out:    (batch, in_channels * depth_multiplier, out_depth, out_height, out_width)
+    """
+    return depthwise_conv(3, x, weight, bias, stride, padding, dilation)
+
+
+def separable_conv1d(
+    x: Tensor,
+    depthwise_weight: Tensor,
+    pointwise_weight: Tensor,
+    depthwise_bias: Tensor | None = None,
+    pointwise_bias: Tensor | None = None,
+    stride: IntOrTuple = 1,
+    padding: Padding = 0,
+    dilation: IntOrTuple = 1,
+    groups: int = 1,
+    *,
+    depthwise_activation: ActivationName = None,
+    pointwise_activation: ActivationName = None,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """A depthwise, then a pointwise convolution of a sequence: `separable_conv2d` in one dimension.
+
+    x:                (batch, in_channels, length)
+    depthwise_weight: (in_channels * depth_multiplier, 1, kernel_length)
+    pointwise_weight: (out_channels, in_channels * depth_multiplier / groups, 1)
+    out:              (batch, out_channels, out_length)
+    """
+    biases, activations = (depthwise_bias, pointwise_bias), (depthwise_activation, pointwise_activation)
+    weights, window = (depthwise_weight, pointwise_weight), (stride, padding, dilation)
+    return separable_conv(1, x, weights, biases, window, groups, activations, residual)
+
+
+def separable_conv2d(
+    x: Tensor,
+    depthwise_weight: Tensor,
+    pointwise_weight: Tensor,
+    depthwise_bias: Tensor | None = None,
+    pointwise_bias: Tensor | None = None,
+    stride: IntOrTuple = 1,
+    padding: Padding = 0,
+    dilation: IntOrTuple = 1,
+    groups: int = 1,
+    *,
+    depthwise_activation: ActivationName = None,
+    pointwise_activation: ActivationName = None,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """A depthwise convolution, then a pointwise one that mixes its channels.
+
+    x:                (batch, in_channels, height, width), or without the batch
+    depthwise_weight: (in_channels * depth_multiplier, 1, kernel_height, kernel_width)
+    pointwise_weight: (out_channels, in_channels * depth_multiplier / groups, 1, 1)
+    depthwise_bias:   (in_channels * depth_multiplier,) or None
+    pointwise_bias:   (out_channels,) or None
+    groups:           of the pointwise convolution, as of the dense one that the pair replaces
+    residual:         (batch, out_channels, out_height, out_width), added before the last activation
+    activations:      "relu", "relu6", "silu", "hardswish", "hardsigmoid", "sigmoid", "gelu" (erf), "leaky_relu",
+                      "elu", or a pair of name and slope
+    out:              (batch, out_channels, out_height, out_width)
+
+    Raises DepthwiseError where shapes, dtypes or devices do not fit.
+
+    >>> x, depthwise, pointwise = torch.ones(1, 3, 7, 7), torch.ones(3, 1, 3, 3), torch.ones(128, 3, 1, 1)
+    >>> separable_conv2d(x, depthwise, pointwise, pointwise_activation="relu6")[0, 0, 0, 0]
+    tensor(6.)
+    """
+    biases, activations = (depthwise_bias, pointwise_bias), (depthwise_activation, pointwise_activation)
+    weights, window = (depthwise_weight, pointwise_weight), (stride, padding, dilation)
+    return separable_conv(2, x, weights, biases, window, groups, activations, residual)
+
+
+def separable_conv3d(
+    x: Tensor,
+    depthwise_weight: Tensor,
+    pointwise_weight: Tensor,
+    depthwise_bias: Tensor | None = None,
+    pointwise_bias: Tensor | None = None,
+    stride: IntOrTuple = 1,
+    padding: Padding = 0,
+    dilation: IntOrTuple = 1,
+    groups: int = 1,
+    *,
+    depthwise_activation: ActivationName = None,
+    pointwise_activation: ActivationName = None,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """A depthwise, then a pointwise convolution of a volume: `separable_conv2d` in three dimensions.
+
+    x:                (batch, in_channels, depth, height, width)
+    depthwise_weight: (in_channels * depth_multiplier, 1, kernel_depth, kernel_height, kernel_width)
+    pointwise_weight: (out_channels, in_channels * depth_multiplier / groups, 1, 1, 1)
+    out:              (batch, out_channels, out_depth, out_height, out_width)
+    """
+    biases, activations = (depthwise_bias, pointwise_bias), (depthwise_activation, pointwise_activation)
+    weights, window = (depthwise_weight, pointwise_weight), (stride, padding, dilation)
+    return separable_conv(3, x, weights, biases, window, groups, activations, residual)
+
+
+def activation_of(name: ActivationName) -> Activation:
+    """(name, slope) of an activation given as None, a name, or a pair of name and slope.
+
+    >>> activation_of("relu"), activation_of(("leaky_relu", 0.1)), activation_of("elu")
+    (('relu', 0.0), ('leaky_relu', 0.1), ('elu', 1.0))
+    """
+    if name is None:
+        return None
+    label, slope = name if isinstance(name, tuple) and len(name) == 2 else (name, None)
+    if not isinstance(label, str) or label not in ACTIVATIONS:
+        raise DepthwiseError(f"unknown activation {name!r}; known: None, {', '.join(ACTIVATIONS)}, or (name, slope)")
+    if slope is not None and label not in DEFAULT_SLOPES:
+        raise DepthwiseError(f"the activation {label!r} has no slope; got {name!r}")
+    return label, DEFAULT_SLOPES.get(label, 0.0) if slope is None else float(slope)
+
+
+def depthwise_conv(
+    rank: int,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: IntOrTuple,
+    padding: Padding,
+    dilation: IntOrTuple,
+) -> Tensor:
+    """`depthwise_conv1d`, `2d` or `3d` by rank."""
+    x, unbatched = batched(x, rank)
+    _check_tensors(x, weight=weight, bias=bias)
+    shapes = Shapes(x.shape, weight.shape, _shape(bias))
+    g = _settled(rank, shapes, stride, padding, dilation, 1)
+    run = run_depthwise if exporting() else torch.ops.depthwise.depthwise_conv.default
+    out: Tensor = run(x, weight, bias, g.stride, _flat(g), g.dilation)
+    return out.squeeze(0) if unbatched else out
+
+
+def separable_conv(
+    rank: int,
+    x: Tensor,
+    weights: tuple[Tensor, Tensor],
+    biases: tuple[Tensor | None, Tensor | None],
+    window: tuple[IntOrTuple, Padding, IntOrTuple],
+    groups: int,
+    activations: tuple[ActivationName, ActivationName],
+    residual: Tensor | None,
+) -> Tensor:
+    """`separable_conv1d`, `2d` or `3d` by rank; pairs are (depthwise, pointwise), window: stride, padding, dilation."""
+    x, unbatched = batched(x, rank)
+    depthwise_weight, pointwise_weight = weights
+    if residual is not None and unbatched:
+        residual = residual.unsqueeze(0)
+    _check_tensors(
+        x,
+        depthwise_weight=depthwise_weight,
+        pointwise_weight=pointwise_weight,
+        depthwise_bias=biases[0],
+        pointwise_bias=biases[1],
+        residual=residual,
+    )
+    shapes = Shapes(
+        x.shape, depthwise_weight.shape, _shape(biases[0]), pointwise_weight.shape, _shape(biases[1]), _shape(residual)
+    )
+    g = _settled(rank, shapes, *window, groups)
+    names, slopes = zip(*(activation_of(name) or (None, 0.0) for name in activations), strict=True)
+    run = run_separable if exporting() else torch.ops.depthwise.separable_conv.default
+    out: Tensor = run(x, *weights, *biases, residual, g.stride, _flat(g), g.dilation, groups, *names, *slopes)
+    return out.squeeze(0) if unbatched else out
+
+
+class Shapes(NamedTuple):
+    """Shapes of a call's tensors; pointwise None for a depthwise convolution, others None where absent."""
+
+    x: Size
+    depthwise: Size
+    depthwise_bias: Size | None
+    pointwise: Size | None = None
+    pointwise_bias: Size | None = None
+    residual: Size | None = None
+
+
+def _settled(
+    rank: int, shapes: Shapes, stride: IntOrTuple, padding: Padding, dilation: IntOrTuple, groups: int
+) -> Geometry:
+    if torch.compiler.is_compiling():
+        return _checked_geometry(rank, shapes, stride, padding, dilation, groups)
+    try:
+        return _remembered_geometry(rank, shapes, stride, padding, dilation, groups)
+    except TypeError:  # a list, or a traced size, has no hash
+        return _checked_geometry(rank, shapes, stride, padding, dilation, groups)
+
+
+def _checked_geometry(
+    rank: int, shapes: Shapes, stride: IntOrTuple, padding: Padding, dilation: IntOrTuple, groups: int
+) -> Geometry:
+    """Geometry of a call whose shapes all fit; everything here depends on shapes alone, so that it can be kept."""
+    name = "weight" if shapes.pointwise is None else "depthwise_weight"
+    g = geometry(
+        shapes.x[1:],
+        _kernel_size(name, shapes.depthwise, rank),
+        stride,
+        padding,
+        dilation,
+        depth_multiplier=_depth_multiplier(name, shapes.depthwise, shapes.x),
+        out_channels=None if shapes.pointwise is None else shapes.pointwise[0],
+        groups=groups,
+    )
+    if shapes.pointwise is None:
+        _check_bias("bias", shapes.depthwise_bias, g.depthwise_channels)
+        return g
+    _check_pointwise(shapes.pointwise, g)
+    _check_bias("depthwise_bias", shapes.depthwise_bias, g.depthwise_channels)
+    _check_bias("pointwise_bias", shapes.pointwise_bias, shapes.pointwise[0])
+    out_shape = (shapes.x[0], *g.output_size)
+    if shapes.residual is not None and shapes.residual != out_shape:
+        raise DepthwiseError(f"residual must have the output's shape {out_shape}; got {tuple(shapes.residual)}")
+    return g
+
+
+_remembered_geometry = lru_cache(maxsize=4096)(_checked_geometry)
+
+
+def _shape(tensor: Tensor | None) -> Size | None:
+    return None if tensor is None else tensor.shape
+
+
+def _flat(g: Geometry) -> list[int]:
+    return [amount for pair in g.padding for amount in pair]
+
+
+def batched(x: Tensor, rank: int) -> tuple[Tensor, bool]:
+    """`x` with a batch dimension, and whether it came without."""
+    if not isinstance(x, Tensor):
+        raise DepthwiseError(f"x must be a torch.Tensor; got {type(x).__name__}")
+    if x.dim() not in (rank + 1, rank + 2):
+        axes = ", ".join(AXES[rank])
+        raise DepthwiseError(
+            f"x must be (batch, channels, {axes}) or (channels, {axes}); got the shape {tuple(x.shape)}"
+        )
+    unbatched = x.dim() == rank + 1
+    return (x.unsqueeze(0) if unbatched else x), unbatched
+
+
+def _check_tensors(x: Tensor, **others: Tensor | None) -> None:
+    if not x.is_floating_point():
+        raise DepthwiseError(f"x must have a floating-point dtype; got {x.dtype}; convert it with x.float()")
+    for name, tensor in others.items():
+        if tensor is None:
+            continue
+        if not isinstance(tensor, Tensor):
+            raise DepthwiseError(f"{name} must be a torch.Tensor; got {type(tensor).__name__}")
+        if tensor.device != x.device:
+            raise DepthwiseError(f"{name} is on {tensor.device} and x on {x.device}; move one with .to(device)")
+        # autocast, where it is on, brings the dtypes together.
+        if tensor.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise DepthwiseError(f"{name} has dtype {tensor.dtype} and x {x.dtype}; convert one with .to(dtype)")
+
+
+def _kernel_size(name: str, weight: Size, rank: int) -> tuple[int, ...]:
+    if len(weight) != rank + 2 or weight[1] != 1:
+        raise DepthwiseError(
+            f"{name} must be (in_channels * depth_multiplier, 1, {', '.join('kernel_' + a for a in AXES[rank])}); "
+            f"got the shape {tuple(weight)}"
+        )
+    return tuple(weight[2:])
+
+
+def _depth_multiplier(name: str, weight: Size, x: Size) -> int:
+    filters, channels = weight[0], x[1]
+    if not channels or not filters or filters % channels:
+        raise DepthwiseError(
+            f"{name} has {filters} filters for in_channels={channels}; the number of filters must be a multiple of "
+            f"in_channels ({channels}, {2 * channels}, ...)"
+        )
+    return filters // channels
+
+
+def _check_pointwise(weight: Size, g: Geometry) -> None:
+    expected = (g.output_size[0], g.depthwise_channels // g.groups, *(1,) * g.rank)
+    if tuple(weight) != expected:
+        raise DepthwiseError(
+            f"pointwise_weight must be (out_channels, {expected[1]}, {', '.join('1' * g.rank)}) for in_channels="
+            f"{g.in_channels}, depth_multiplier={g.depth_multiplier}, groups={g.groups}; got {tuple(weight)}"
+        )
+
+
+def _check_bias(name: str, bias: Size | None, channels: int) -> None:
+    if bias is not None and tuple(bias) != (channels,):
+        raise DepthwiseError(f"{name} must have the shape ({channels},); got {tuple(bias)}")

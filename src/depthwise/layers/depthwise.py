@@ -1,0 +1,148 @@
+"""`DepthwiseConv1d`, `2d` and `3d`: torch's grouped convolutions, with every padding and our backends behind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from .. import functional
+from ..errors import DepthwiseError
+from ..geometry import AXES, IntOrTuple, Padding, fixed_padding, padding_pairs, per_axis, positive, torch_padding
+
+
+class _DepthwiseConv(_ConvNd):
+    """What the three ranks share; each is also torch's own convolution of its rank."""
+
+    rank: ClassVar[int]
+
+    def __init__(
+        self,
+        in_channels: int,
+        kernel_size: IntOrTuple,
+        stride: IntOrTuple = 1,
+        padding: Padding = 0,
+        dilation: IntOrTuple = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        depth_multiplier: int = 1,
+    ) -> None:
+        channels = positive(in_channels, "in_channels")
+        stride = per_axis(stride, self.rank, "stride")
+        settled = torch_padding(padding, stride)
+        _check_options(padding_mode, dtype)
+        conv: Any = super()
+        conv.__init__(
+            channels,
+            channels * positive(depth_multiplier, "depth_multiplier"),
+            per_axis(kernel_size, self.rank, "kernel_size"),
+            stride,
+            # torch's constructor knows neither pairs nor a strided "same".
+            0 if settled is None else settled,
+            per_axis(dilation, self.rank, "dilation"),
+            channels,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+        )
+        if settled is None:
+            self.padding = fixed_padding(padding, self.rank)  # type: ignore[assignment]
+
+    @property
+    def depth_multiplier(self) -> int:
+        return self.out_channels // self.in_channels
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        x, padding = pad_input(x, self)
+        return functional.depthwise_conv(self.rank, x, weight, bias, self.stride, padding, self.dilation)
+
+    def extra_repr(self) -> str:
+        return call_arguments(self, [self.in_channels], self.bias is not None)
+
+
+class DepthwiseConv1d(_DepthwiseConv, nn.Conv1d):
+    """`DepthwiseConv2d` for sequences, (batch, channels, length).
+
+    >>> DepthwiseConv1d(64, 4, padding=((3, 0),))  # causal
+    DepthwiseConv1d(64, kernel_size=(4,), padding=((3, 0),))
+    """
+
+    rank = 1
+
+
+class DepthwiseConv2d(_DepthwiseConv, nn.Conv2d):
+    """Convolves each channel with `depth_multiplier` filters of its own.
+
+    x:       (batch, in_channels, height, width), or without the batch
+    out:     (batch, in_channels * depth_multiplier, out_height, out_width)
+    weight:  (in_channels * depth_multiplier, 1, kernel_height, kernel_width)
+    padding: int, tuple, "valid", "same" (TensorFlow's rule where strided), or (before, after) pairs
+
+    A torch.nn.Conv2d with groups=in_channels, initialised as one: its fan_in is the kernel area.
+
+    >>> layer = DepthwiseConv2d(8, 3, stride=2, padding="same", depth_multiplier=2)
+    >>> layer(torch.ones(1, 8, 224, 224)).shape
+    torch.Size([1, 16, 112, 112])
+    """
+
+    rank = 2
+
+
+class DepthwiseConv3d(_DepthwiseConv, nn.Conv3d):
+    """`DepthwiseConv2d` for volumes, (batch, channels, depth, height, width)."""
+
+    rank = 3
+
+
+DEPTHWISE: Mapping[int, type[_DepthwiseConv]] = {1: DepthwiseConv1d, 2: DepthwiseConv2d, 3: DepthwiseConv3d}
+
+
+def pad_input(x: Tensor, conv: _ConvNd) -> tuple[Tensor, Padding]:
+    """`x` padded where the convolution pads with other than zeros, and the padding that is left to do."""
+    if x.shape[1] != conv.in_channels:
+        raise DepthwiseError(
+            f"the layer has in_channels={conv.in_channels}; the input has {x.shape[1]} channels, shape {tuple(x.shape)}"
+        )
+    if conv.padding_mode == "zeros":
+        return x, conv.padding
+    pairs = padding_pairs(conv.padding, x.shape[2:], conv.kernel_size, conv.stride, conv.dilation)
+    reach = {"reflect": "less than", "circular": "at most"}.get(conv.padding_mode)
+    for axis, size, pair in zip(AXES[len(pairs)], x.shape[2:], pairs, strict=True):
+        if reach and max(pair) > size - (conv.padding_mode == "reflect"):
+            raise DepthwiseError(
+                f"padding_mode={conv.padding_mode!r} needs padding {reach} the input's {axis}, {size}; got {pair}"
+            )
+    return F.pad(x, [amount for pair in reversed(pairs) for amount in pair], mode=conv.padding_mode), 0
+
+
+def call_arguments(layer: Any, channels: list[int], has_bias: bool, groups: int = 1) -> str:
+    """The layer's constructor call: what differs from the defaults, and always the kernel size."""
+    ones = (1,) * layer.rank
+    padding = layer.padding if isinstance(layer.padding, str) else tuple(layer.padding)
+    optional = {
+        "stride": (layer.stride, ones),
+        "padding": (padding, (0,) * layer.rank),
+        "dilation": (layer.dilation, ones),
+        "groups": (groups, 1),
+        "bias": (has_bias, True),
+        "padding_mode": (layer.padding_mode, "zeros"),
+        "depth_multiplier": (layer.depth_multiplier, 1),
+    }
+    shown = [f"{name}={value!r}" for name, (value, default) in optional.items() if value != default]
+    return ", ".join([*map(str, channels), f"kernel_size={layer.kernel_size}", *shown])
+
+
+def _check_options(padding_mode: str, dtype: torch.dtype | None) -> None:
+    modes = ("zeros", "reflect", "replicate", "circular")
+    if padding_mode not in modes:
+        raise DepthwiseError(f"padding_mode is one of {', '.join(modes)}; got {padding_mode!r}")
+    if dtype is not None and not dtype.is_floating_point:
+        raise DepthwiseError(f"dtype must be floating point; got {dtype}")

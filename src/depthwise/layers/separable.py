@@ -1,0 +1,287 @@
+"""`SeparableConv1d`, `2d` and `3d`: depthwise, then pointwise, with what stands between and after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.module import _has_any_global_hook
+
+from .. import functional
+from ..errors import DepthwiseError
+from ..functional import ActivationName
+from ..geometry import IntOrTuple, Padding, check_groups, positive
+from .conversion import CONVOLUTIONS, from_dense, numbered_to_named, to_dense
+from .depthwise import DEPTHWISE, call_arguments, pad_input
+
+MakeModule = Callable[..., nn.Module]
+
+
+class _SeparableConv(nn.Module):
+    """What the three ranks share."""
+
+    rank: ClassVar[int]
+    parts: ClassVar[tuple[str, ...]] = (
+        "depthwise",
+        "depthwise_norm",
+        "depthwise_activation",
+        "pointwise",
+        "pointwise_norm",
+        "pointwise_activation",
+    )
+    depthwise: _ConvNd
+    depthwise_norm: nn.Module | None
+    depthwise_activation: nn.Module | None
+    pointwise: _ConvNd
+    pointwise_norm: nn.Module | None
+    pointwise_activation: nn.Module | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: IntOrTuple,
+        stride: IntOrTuple = 1,
+        padding: Padding = 0,
+        dilation: IntOrTuple = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        depth_multiplier: int = 1,
+        depthwise_norm: MakeModule | None = None,
+        depthwise_activation: MakeModule | None = None,
+        pointwise_norm: MakeModule | None = None,
+        pointwise_activation: MakeModule | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_channels = positive(in_channels, "in_channels")
+        self.out_channels = positive(out_channels, "out_channels")
+        self.groups = positive(groups, "groups")
+        check_groups(in_channels, out_channels, groups)
+        self.dense_error: float | None = None
+        # A bias between the two convolutions is the pointwise bias over again, unless an activation stands between.
+        depthwise_bias = bias and depthwise_norm is None and depthwise_activation is not None
+        self.depthwise = DEPTHWISE[self.rank](
+            in_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            depthwise_bias,
+            padding_mode,
+            device,
+            dtype,
+            depth_multiplier=depth_multiplier,
+        )
+        inner = self.depthwise.out_channels
+        to: Any = {"device": device, "dtype": dtype}
+        self.depthwise_norm = _made("depthwise_norm", depthwise_norm, inner, **to)
+        self.depthwise_activation = _made("depthwise_activation", depthwise_activation, **to)
+        self.pointwise = CONVOLUTIONS[self.rank](inner, out_channels, 1, groups=groups, bias=bias, **to)
+        self.pointwise_norm = _made("pointwise_norm", pointwise_norm, out_channels, **to)
+        self.pointwise_activation = _made("pointwise_activation", pointwise_activation, **to)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw both weights so that, nothing between them, outputs vary as those of torch's dense convolution do.
+
+        The depthwise filters keep the variance (He et al., arXiv 1502.01852, gain 1; their fan_in is the kernel area);
+        the pointwise ones are drawn as torch draws any convolution's.
+        """
+        for conv in (self.depthwise, self.pointwise):
+            conv.reset_parameters()
+        nn.init.kaiming_uniform_(self.depthwise.weight, nonlinearity="linear")
+
+    @property
+    def kernel_size(self) -> tuple[int, ...]:
+        return self.depthwise.kernel_size
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        return self.depthwise.stride
+
+    @property
+    def padding(self) -> Padding:
+        return self.depthwise.padding
+
+    @property
+    def dilation(self) -> tuple[int, ...]:
+        return self.depthwise.dilation
+
+    @property
+    def padding_mode(self) -> str:
+        return self.depthwise.padding_mode
+
+    @property
+    def depth_multiplier(self) -> int:
+        return self.depthwise.out_channels // self.depthwise.in_channels
+
+    def present_parts(self) -> Iterator[tuple[str, nn.Module]]:
+        """Name and module of every part that is there, in the order they run."""
+        for name in self.parts:
+            module = getattr(self, name)
+            if module is not None:
+                yield name, module
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, unbatched = functional.batched(x, self.rank)
+        activations = self.whole_call_activations()
+        if activations is None:
+            out = x
+            for _, module in self.present_parts():
+                out = module(out)
+        else:
+            x, padding = pad_input(x, self.depthwise)
+            out = functional.separable_conv(
+                self.rank,
+                x,
+                (self.depthwise.weight, self.pointwise.weight),
+                (self.depthwise.bias, self.pointwise.bias),
+                (self.stride, padding, self.dilation),
+                self.groups,
+                activations,
+                None,
+            )
+        return out.squeeze(0) if unbatched else out
+
+    def whole_call_activations(self) -> tuple[ActivationName, ActivationName] | None:
+        """Names of both activations where one call does what the parts do; None where they must run one by one.
+
+        They must where anything could see or change what is between them: a norm, a hook, a parametrised or foreign
+        child, an activation that the functional forms do not know.
+        """
+        plain = (
+            type(self.depthwise) is DEPTHWISE[self.rank]
+            and type(self.pointwise) is CONVOLUTIONS[self.rank]
+            and self.depthwise_norm is None
+            and self.pointwise_norm is None
+            and not _has_any_global_hook()
+            and not any(_is_watched(module) for _, module in self.present_parts())
+        )
+        if not plain:
+            return None
+        try:
+            return activation_name(self.depthwise_activation), activation_name(self.pointwise_activation)
+        except KeyError:
+            return None
+
+    def to_dense(self) -> _ConvNd:
+        """The dense convolution, nn.Conv1d, 2d or 3d, that computes exactly what this layer does.
+
+        Batch norms in eval mode are folded in. Raises DepthwiseError where an activation, a norm in training mode, a
+        norm of another kind, a strided "same" or uneven padding has no equivalent there.
+
+        >>> layer = SeparableConv2d(3, 128, 3)
+        >>> x = torch.randn(1, 3, 7, 7)
+        >>> torch.allclose(layer.to_dense()(x), layer(x), atol=1e-5)
+        True
+        """
+        return to_dense(self)
+
+    @classmethod
+    def from_dense(cls, conv: _ConvNd, depth_multiplier: int = 1) -> Self:
+        """The separable layer nearest to a dense convolution: a truncated SVD of its kernel per input channel.
+
+        Exact at depth_multiplier = min(out_channels / groups, kernel area), the least Frobenius error below it
+        (arXiv 1808.05517); `.dense_error` holds that error relative to the kernel's norm.
+
+        >>> conv = nn.Conv2d(16, 32, 3, padding=1)
+        >>> SeparableConv2d.from_dense(conv, depth_multiplier=9).dense_error < 1e-6
+        True
+        """
+        return from_dense(cls, conv, depth_multiplier)
+
+    def extra_repr(self) -> str:
+        has_bias = self.pointwise.bias is not None
+        return call_arguments(self, [self.in_channels, self.out_channels], has_bias, groups=self.groups)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Also accept the keys of an nn.Sequential of the same parts: 0.weight, 1.weight, ...
+
+        A depthwise bias there, which this layer leaves out where nothing stands between, becomes part of the pointwise
+        bias: P·b.
+        """
+        numbered_to_named(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+class SeparableConv1d(_SeparableConv):
+    """`SeparableConv2d` for sequences, (batch, channels, length)."""
+
+    rank = 1
+
+
+class SeparableConv2d(_SeparableConv):
+    """A depthwise convolution, then a pointwise one: nn.Conv2d's arguments, about 1/9 of a 3x3's multiplications.
+
+    x:       (batch, in_channels, height, width), or without the batch
+    out:     (batch, out_channels, out_height, out_width)
+    groups:  of the pointwise convolution, as of the dense convolution that the layer replaces
+    padding: int, tuple, "valid", "same" (TensorFlow's rule where strided), or (before, after) pairs
+    norms, activations: callables that make a module, such as nn.BatchNorm2d (given the channels) and nn.ReLU6
+
+    State dict: depthwise.weight, pointwise.weight, pointwise.bias; an nn.Sequential's of the same parts loads too.
+    The bias stands after the pointwise convolution; the depthwise one has its own only where an activation and no norm
+    follows it.
+
+    >>> layer = SeparableConv2d(3, 128, 3)
+    >>> layer(torch.ones(1, 3, 7, 7)).shape
+    torch.Size([1, 128, 5, 5])
+    """
+
+    rank = 2
+
+
+class SeparableConv3d(_SeparableConv):
+    """`SeparableConv2d` for volumes, (batch, channels, depth, height, width)."""
+
+    rank = 3
+
+
+# Exact types only: a subclass may compute something else.
+_ACTIVATION_NAMES: dict[type[nn.Module], Callable[[Any], ActivationName]] = {
+    nn.ReLU: lambda _: "relu",
+    nn.ReLU6: lambda _: "relu6",
+    nn.SiLU: lambda _: "silu",
+    nn.Hardswish: lambda _: "hardswish",
+    nn.Hardsigmoid: lambda _: "hardsigmoid",
+    nn.Sigmoid: lambda _: "sigmoid",
+    nn.GELU: lambda module: {"none": "gelu"}[module.approximate],
+    nn.LeakyReLU: lambda module: ("leaky_relu", module.negative_slope),
+    nn.ELU: lambda module: ("elu", module.alpha),
+    nn.Identity: lambda _: None,
+}
+
+
+def activation_name(module: nn.Module | None) -> ActivationName:
+    """What the functional forms call this activation; KeyError where they have no name for it."""
+    return None if module is None else _ACTIVATION_NAMES[type(module)](module)
+
+
+def _made(name: str, make: MakeModule | None, *channels: int, device: Any, dtype: Any) -> nn.Module | None:
+    if make is None:
+        return None
+    example = "nn.BatchNorm2d, given the number of channels" if channels else "nn.ReLU6"
+    if isinstance(make, nn.Module) or not callable(make):
+        raise DepthwiseError(f"{name} must be a callable that makes a module, such as {example}; got {make!r}")
+    module = make(*channels)
+    if not isinstance(module, nn.Module):
+        raise DepthwiseError(f"{name} must make a torch.nn.Module; {make!r} made {module!r}")
+    return module.to(device=device, dtype=dtype)
+
+
+def _is_watched(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__
+        or module._compiled_call_impl is not None
+    )

@@ -1,0 +1,124 @@
+"""The operators as torch sees them: fakes, transforms, compilation, export, autocast, FLOPs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
+
+from depthwise import functional
+
+W, P, B = torch.randn(8, 1, 3, 3), torch.randn(6, 8, 1, 1), torch.randn(6)
+OPERATORS = torch.ops.depthwise
+
+
+def separable(x: Tensor, **window: Any) -> Tensor:
+    return functional.separable_conv2d(x, W, P, pointwise_bias=B, pointwise_activation="relu6", **window)
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_opcheck(requires_grad: bool) -> None:
+    x = torch.randn(2, 4, 9, 9, requires_grad=requires_grad)
+    w, p = (t.clone().requires_grad_(requires_grad) for t in (W, P))
+    window = ([2, 2], [0, 1, 1, 0], [1, 1])
+    torch.library.opcheck(OPERATORS.depthwise_conv.default, (x, w, None, *window))
+    rest = (None, B, None, *window, 1, "elu", None, 0.5, 0.0)
+    torch.library.opcheck(OPERATORS.separable_conv.default, (x, w, p, *rest))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compile_in_one_graph(dynamic: bool) -> None:
+    compiled: Any = torch.compile(separable, backend="aot_eager", fullgraph=True, dynamic=dynamic)
+    for size in (9, 10, 13):
+        x = torch.randn(2, 4, size, size)
+        assert torch.equal(compiled(x, stride=2, padding="same"), separable(x, stride=2, padding="same"))
+
+
+def test_a_dynamic_graph_is_not_compiled_again_for_another_size() -> None:
+    graphs: list[torch.fx.GraphModule] = []
+
+    def count_graphs(graph: torch.fx.GraphModule, _: object) -> Any:
+        graphs.append(graph)
+        return graph
+
+    torch._dynamo.reset()
+    compiled: Any = torch.compile(separable, backend=count_graphs, fullgraph=True, dynamic=True)
+    for size in (9, 10, 13, 32):
+        compiled(torch.randn(2, 4, size, size), stride=2, padding="same")
+    assert len(graphs) == 1
+    assert "depthwise.separable_conv" in str(graphs[0].graph)
+
+
+def test_export_keeps_the_sizes_open() -> None:
+    class Model(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return separable(x, stride=2, padding="same")
+
+    sizes = {0: torch.export.Dim("n"), 2: torch.export.Dim("h", min=4), 3: torch.export.Dim("w", min=4)}
+    program = torch.export.export(Model(), (torch.randn(2, 4, 9, 9),), dynamic_shapes={"x": sizes})
+    called = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert "aten.conv2d.default" in called
+    assert not any("depthwise" in target for target in called)
+    x = torch.randn(3, 4, 12, 17)
+    assert torch.equal(program.module()(x), separable(x, stride=2, padding="same"))
+
+
+def test_export_strict() -> None:
+    class Model(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return separable(x, padding="same")
+
+    x = torch.randn(2, 4, 9, 9)
+    assert torch.equal(torch.export.export(Model(), (x,), strict=True).module()(x), separable(x, padding="same"))
+
+
+def test_vmap_over_inputs_and_over_weights() -> None:
+    xs, ws = torch.randn(5, 2, 4, 9, 9), torch.randn(5, 8, 1, 3, 3)
+    together = torch.func.vmap(lambda x, w: functional.separable_conv2d(x, w, P, padding=1))(xs, ws)
+    for x, w, out in zip(xs, ws, together, strict=True):
+        torch.testing.assert_close(out, functional.separable_conv2d(x, w, P, padding=1))
+
+
+def test_per_sample_gradients() -> None:
+    def loss(w: Tensor, x: Tensor) -> Tensor:
+        return functional.depthwise_conv2d(x, w).square().sum()
+
+    xs = torch.randn(3, 4, 9, 9)
+    per_sample = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(W, xs)
+    for x, gradient in zip(xs, per_sample, strict=True):
+        torch.testing.assert_close(gradient, torch.func.grad(loss)(W, x))
+
+
+def test_autocast() -> None:
+    x = torch.randn(2, 4, 9, 9)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert separable(x).dtype == torch.bfloat16
+        assert separable(x.bfloat16()).dtype == torch.bfloat16
+    assert separable(x).dtype == torch.float32
+
+
+def test_meta() -> None:
+    out = functional.depthwise_conv2d(torch.empty(2, 4, 9, 9, device="meta"), W.to("meta"), stride=2)
+    assert out.device.type == "meta"
+    assert out.shape == (2, 8, 4, 4)
+
+
+def test_torchs_flop_counter_is_right() -> None:
+    x, w, p = torch.randn(1, 3, 7, 7), torch.randn(3, 1, 3, 3), torch.randn(128, 3, 1, 1)
+    with FlopCounterMode(display=False) as counter:
+        functional.separable_conv2d(x, w, p)
+    assert counter.get_total_flops() == 2 * 10_275
+
+
+def test_the_operators_register_their_flop_formulas() -> None:
+    x, w, p, out = (2, 3, 7, 7), (6, 1, 3, 3), (128, 6, 1, 1), (2, 128, 5, 5)
+    depthwise_macs, pointwise_macs = 2 * 6 * 9 * 25, 2 * 128 * 6 * 25
+    # torch's registry wraps a formula so that it takes tensors where shapes are asked for; meta tensors do.
+    meta = [torch.empty(shape, device="meta") for shape in (x, w, p)]
+    middle, result = torch.empty(2, 6, 5, 5, device="meta"), torch.empty(out, device="meta")
+    assert flop_registry[OPERATORS.depthwise_conv](*meta[:2], out_val=middle) == 2 * depthwise_macs
+    both = 2 * (depthwise_macs + pointwise_macs)
+    assert flop_registry[OPERATORS.separable_conv](*meta, out_val=result) == both
