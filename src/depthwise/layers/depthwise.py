@@ -61,8 +61,10 @@ class _DepthwiseConv(_ConvNd):
         return self.out_channels // self.in_channels
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        x, unbatched = functional.batched(x, self.rank)
         x, padding = pad_input(x, self)
-        return functional.depthwise_conv(self.rank, x, weight, bias, self.stride, padding, self.dilation)
+        out = functional.depthwise_conv(self.rank, x, weight, bias, self.stride, padding, self.dilation)
+        return out.squeeze(0) if unbatched else out
 
     def extra_repr(self) -> str:
         return call_arguments(self, [self.in_channels], self.bias is not None)
