@@ -104,6 +104,7 @@ def test_torch_padding_says_where_torch_has_none() -> None:
         ({"groups": 2}, "in_channels=3 is not divisible by groups=2"),
         ({"groups": 3, "out_channels": 4}, "out_channels=4 is not divisible by groups=3"),
         ({"input_size": (3,)}, r"input_size is \(channels, \*spatial\) .* got \(3,\)"),
+        ({"input_size": 7}, "1, 2 or 3 spatial dimensions; got 7"),
         ({"input_size": (3, 1, 1, 1, 1)}, "1, 2 or 3 spatial dimensions"),
         ({"input_size": (0, 7, 7)}, "channels of the input must be at least 1; got 0"),
         ({"input_size": (3, 0, 7)}, "the input's height must be at least 1; got 0"),

@@ -57,8 +57,8 @@ def factorize(weight: Tensor, depth_multiplier: int = 1, groups: int = 1) -> Fac
     pointwise = (u[..., :depth_multiplier] * root.unsqueeze(-2)).transpose(1, 2)
     norm = s.norm()
     return Factors(
-        depthwise.reshape(-1, 1, *kernel_size).to(weight.dtype),
-        pointwise.reshape(out_channels, -1, *(1,) * len(kernel_size)).to(weight.dtype),
+        depthwise.reshape(-1, 1, *kernel_size).to(weight.dtype).contiguous(),
+        pointwise.reshape(out_channels, -1, *(1,) * len(kernel_size)).to(weight.dtype).contiguous(),
         float(s[..., depth_multiplier:].norm() / norm) if norm > 0 else 0.0,
     )
 

@@ -90,12 +90,10 @@ def geometry(
     >>> geometry((3, 224, 224), 3, stride=2, padding="same").padding
     ((0, 1), (0, 1))
     """
+    if not isinstance(input_size, Sequence) or len(input_size) - 1 not in AXES:
+        raise DepthwiseError(f"input_size is (channels, *spatial) with 1, 2 or 3 spatial dimensions; got {input_size}")
     channels, *spatial = input_size
     rank = len(spatial)
-    if rank not in AXES:
-        raise DepthwiseError(
-            f"input_size is (channels, *spatial) with 1, 2 or 3 spatial dimensions; got {tuple(input_size)}"
-        )
     positive(channels, "channels of the input")
     for axis, size in zip(AXES[rank], spatial, strict=True):
         _at_least(size, 1, f"the input's {axis}")

@@ -127,8 +127,16 @@ def test_constructor_errors(arguments: dict[str, Any], message: str) -> None:
         ({}, (1, 16, 9, 9), r"the layer has in_channels=8; the input has 16 channels, shape \(1, 16, 9, 9\)"),
         ({}, (1, 8, 2, 9), "more than the padded input's 2"),
         ({}, (8,), r"x must be \(batch, channels, height, width\) or"),
-        ({"padding": 9, "padding_mode": "reflect"}, (1, 8, 9, 9), "needs padding less than the input's height, 9"),
-        ({"padding": 10, "padding_mode": "circular"}, (1, 8, 9, 12), "needs padding at most the input's height, 9"),
+        (
+            {"padding": 9, "padding_mode": "reflect"},
+            (1, 8, 9, 9),
+            r"padding_mode='reflect' needs padding of at most 8 along the height, of 9; got \(9, 9\)",
+        ),
+        (
+            {"padding": 10, "padding_mode": "circular"},
+            (1, 8, 9, 12),
+            "needs padding of at most 9 along the height, of 9",
+        ),
     ],
 )
 def test_call_errors(options: dict[str, Any], shape: tuple[int, ...], message: str) -> None:

@@ -116,11 +116,12 @@ def pad_input(x: Tensor, conv: _ConvNd) -> tuple[Tensor, Padding]:
     if conv.padding_mode == "zeros":
         return x, conv.padding
     pairs = padding_pairs(conv.padding, x.shape[2:], conv.kernel_size, conv.stride, conv.dilation)
-    reach = {"reflect": "less than", "circular": "at most"}.get(conv.padding_mode)
+    excess = {"reflect": -1, "circular": 0}.get(conv.padding_mode)
     for axis, size, pair in zip(AXES[len(pairs)], x.shape[2:], pairs, strict=True):
-        if reach and max(pair) > size - (conv.padding_mode == "reflect"):
+        if excess is not None and max(pair) > size + excess:
             raise DepthwiseError(
-                f"padding_mode={conv.padding_mode!r} needs padding {reach} the input's {axis}, {size}; got {pair}"
+                f"padding_mode={conv.padding_mode!r} needs padding of at most {size + excess} along the {axis}, "
+                f"of {size}; got {pair}"
             )
     return F.pad(x, [amount for pair in reversed(pairs) for amount in pair], mode=conv.padding_mode), 0
 

@@ -1,0 +1,160 @@
+"""The layers inside what torch does to modules: compile, export, ONNX, autocast, transforms, data parallel."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+from depthwise import DepthwiseConv2d, SeparableConv1d, SeparableConv2d, SeparableConv3d
+from depthwise.blocks import ConvNeXtBlock, InvertedResidual, MobileNetV1Block, XceptionBlock
+
+# torch's own exporters and compiler, at the pinned version, use what they deprecate.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(
+        SeparableConv2d(3, 8, 3, 2, "same", pointwise_activation=nn.ReLU),
+        MobileNetV1Block(8, 12),
+        SeparableConv2d(12, 6, 3, padding=((1, 0), (0, 2)), depthwise_activation=nn.Hardswish, groups=2),
+        DepthwiseConv2d(6, 3, padding=1, padding_mode="reflect", depth_multiplier=2),
+    )
+
+
+X = torch.randn(2, 3, 17, 16)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compile_in_one_graph(dynamic: bool) -> None:
+    net = network().eval()
+    compiled: Any = torch.compile(net, backend="aot_eager", fullgraph=True, dynamic=dynamic)
+    for height in (17, 18, 25):
+        x = torch.randn(2, 3, height, 16)
+        torch.testing.assert_close(compiled(x), net(x))
+
+
+def test_compiled_training_gives_the_same_gradients() -> None:
+    net = network()
+    expected = torch.autograd.grad(net(X).square().sum(), list(net.parameters()))
+    compiled: Any = torch.compile(net, backend="aot_eager", fullgraph=True)
+    actual = torch.autograd.grad(compiled(X).square().sum(), list(net.parameters()))
+    for ours, theirs in zip(actual, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor's CPU code needs a C++ compiler, and there is no g++")
+@pytest.mark.filterwarnings("ignore")
+def test_inductor() -> None:
+    layer = SeparableConv2d(3, 6, 3, 2, "same", depthwise_activation=nn.ReLU).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(layer, fullgraph=True)(X), layer(X))
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_export(strict: bool) -> None:
+    net = network().eval()
+    program = torch.export.export(net, (X,), strict=strict)
+    called = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert not any("depthwise" in target for target in called)
+    torch.testing.assert_close(program.module()(X), net(X))
+
+
+def run_onnx(path: Path, x: Tensor) -> np.ndarray[Any, Any]:
+    session = onnxruntime.InferenceSession(path)
+    result: np.ndarray[Any, Any] = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+    return result
+
+
+def operators(path: Path) -> set[str]:
+    return {node.op_type if not node.domain else f"{node.domain}.{node.op_type}" for node in onnx.load(path).graph.node}
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_onnx_holds_plain_convolutions(rank: int, tmp_path: Path) -> None:
+    make: Any = {1: SeparableConv1d, 2: SeparableConv2d, 3: SeparableConv3d}[rank]
+    layer = make(4, 6, 3, 2, "same", groups=2, depth_multiplier=2, pointwise_activation=nn.ReLU).eval()
+    x = torch.randn(2, 4, *(8,) * rank)
+    path = tmp_path / "layer.onnx"
+    program = torch.onnx.export(layer, (x,), dynamo=True, verbose=False, dynamic_shapes=({0: torch.export.Dim("n")},))
+    assert program is not None
+    program.save(path)
+    assert operators(path) <= {"Conv", "Relu", "Pad"}
+    again = torch.randn(5, *x.shape[1:])
+    np.testing.assert_allclose(run_onnx(path, again), layer(again).detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_onnx_of_a_network(dynamo: bool, tmp_path: Path) -> None:
+    net = nn.Sequential(
+        network(), InvertedResidual(12, 12, squeeze_channels=4), ConvNeXtBlock(12), XceptionBlock(12, 8)
+    )
+    net.eval()
+    path = tmp_path / "network.onnx"
+    torch.onnx.export(net, (X,), path, dynamo=dynamo, verbose=False)
+    assert not any("depthwise" in name for name in operators(path))
+    np.testing.assert_allclose(run_onnx(path, X), net(X).detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_autocast() -> None:
+    net = network()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = net(X)
+    assert out.dtype == torch.bfloat16
+    out.float().sum().backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in net.parameters())
+
+
+def test_functional_call_and_an_ensemble_through_vmap() -> None:
+    layers = [SeparableConv2d(3, 5, 3, padding="same", pointwise_activation=nn.ReLU) for _ in range(4)]
+    parameters, buffers = torch.func.stack_module_state(layers)
+
+    def call(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Any:
+        return torch.func.functional_call(layers[0], (parameters, buffers), (x,))
+
+    together = torch.func.vmap(call, in_dims=(0, 0, None))(parameters, buffers, X)
+    for layer, out in zip(layers, together, strict=True):
+        torch.testing.assert_close(out, layer(X), rtol=1e-4, atol=1e-5)
+
+
+TRAINING_SCRIPT = """
+import torch, torch.distributed as dist
+from torch import nn
+from depthwise import SeparableConv2d
+
+dist.init_process_group("gloo")
+rank, world = dist.get_rank(), dist.get_world_size()
+torch.manual_seed(0)
+net = nn.Sequential(SeparableConv2d(3, 8, 3, padding=1, depthwise_activation=nn.ReLU), SeparableConv2d(8, 2, 3))
+x = torch.randn(8, 3, 9, 9)
+alone = torch.autograd.grad(net(x).square().mean(), list(net.parameters()))
+together = nn.parallel.DistributedDataParallel(net)
+together(x.chunk(world)[rank]).square().mean().backward()
+for parameter, expected in zip(net.parameters(), alone):
+    torch.testing.assert_close(parameter.grad, expected)
+print(f"rank {rank} of {world}: gradients agree")
+dist.destroy_process_group()
+"""
+
+
+def test_data_parallel_on_two_processes(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(TRAINING_SCRIPT)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    done = subprocess.run(launcher, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    for rank in range(2):
+        assert f"rank {rank} of 2: gradients agree" in done.stdout

@@ -1,0 +1,116 @@
+"""The blocks: shapes, what their papers say they hold, training, export-friendly copies."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from depthwise import blocks
+from depthwise.blocks import (
+    BlueprintConv2d,
+    ConvNeXtBlock,
+    InvertedResidual,
+    MobileNetV1Block,
+    SqueezeExcite,
+    XceptionBlock,
+)
+
+X = torch.randn(2, 8, 9, 10)
+BLOCKS: list[tuple[Any, tuple[int, ...]]] = [
+    (lambda **to: MobileNetV1Block(8, 12, 2, **to), (2, 12, 5, 5)),
+    (lambda **to: InvertedResidual(8, 8, **to), (2, 8, 9, 10)),
+    (lambda **to: InvertedResidual(8, 12, 5, 2, 3, 4, nn.Hardswish, **to), (2, 12, 5, 5)),
+    (lambda **to: InvertedResidual(8, 12, expansion=1, **to), (2, 12, 9, 10)),
+    (lambda **to: BlueprintConv2d(8, 12, 3, 2, 1, pointwise_norm=nn.BatchNorm2d, **to), (2, 12, 5, 5)),
+    (lambda **to: XceptionBlock(8, 12, 2, **to), (2, 12, 5, 5)),
+    (lambda **to: XceptionBlock(8, 8, **to), (2, 8, 9, 10)),
+    (lambda **to: ConvNeXtBlock(8, **to), (2, 8, 9, 10)),
+    (lambda **to: SqueezeExcite(8, 2, **to), (2, 8, 9, 10)),
+]
+
+
+@pytest.mark.parametrize(("make", "shape"), BLOCKS)
+def test_shapes_training_and_copies(make: Any, shape: tuple[int, ...]) -> None:
+    block = make()
+    out = block(X)
+    assert out.shape == shape
+    out.sum().backward()
+    assert all(parameter.grad is not None for parameter in block.parameters())
+    block.eval()
+    assert torch.equal(copy.deepcopy(block)(X), block(X))
+    again = make()
+    again.load_state_dict(block.state_dict())
+    assert torch.equal(again.eval()(X), block(X))
+
+
+@pytest.mark.parametrize(("make", "shape"), BLOCKS)
+def test_device_and_dtype_reach_every_part(make: Any, shape: tuple[int, ...]) -> None:
+    block = make(device="meta", dtype=torch.bfloat16)
+    assert {(p.device.type, p.dtype) for p in block.parameters()} == {("meta", torch.bfloat16)}
+    assert block(X.to("meta", torch.bfloat16)).shape == shape
+
+
+def test_every_block_cites_its_paper() -> None:
+    for name, block in vars(blocks).items():
+        if isinstance(block, type) and issubclass(block, nn.Module) and block.__module__ == blocks.__name__:
+            assert "arXiv" in (block.__doc__ or ""), name
+
+
+def order(module: nn.Module) -> list[str]:
+    return [type(child).__name__ for child in module.modules() if not list(child.children())]
+
+
+def test_mobilenet_v1() -> None:
+    pair = ["Conv2d", "BatchNorm2d", "ReLU6"]
+    assert order(MobileNetV1Block(8, 12)) == ["DepthwiseConv2d", *pair[1:], *pair]
+
+
+def test_mobilenet_v2_adds_its_input_and_ends_linear() -> None:
+    block = InvertedResidual(8, 8).eval()
+    assert order(block)[-2:] == ["Conv2d", "BatchNorm2d"]
+    assert block.separable.in_channels == 48
+    assert isinstance(block.expand, nn.Sequential)
+    torch.testing.assert_close(block(X), X + block.separable(block.expand(X)))
+    assert InvertedResidual(8, 12).adds_input is False
+    assert InvertedResidual(8, 8, stride=2).adds_input is False
+    assert InvertedResidual(8, 8, expansion=1).expand is None
+
+
+def test_mobilenet_v3_squeezes_between_depthwise_and_projection() -> None:
+    block = InvertedResidual(8, 8, squeeze_channels=4, activation=nn.Hardswish)
+    squeeze = ["Conv2d", "ReLU", "Conv2d", "Hardsigmoid"]
+    expected = ["Conv2d", "BatchNorm2d", "Hardswish", "DepthwiseConv2d", "BatchNorm2d", "Hardswish", *squeeze]
+    assert order(block) == [*expected, "Conv2d", "BatchNorm2d"]
+
+
+def test_squeeze_excite_scales_channels() -> None:
+    block = SqueezeExcite(8, 2)
+    ratio = block(X) / X
+    torch.testing.assert_close(ratio, ratio.mean((2, 3), keepdim=True).expand_as(ratio))
+    assert bool((ratio >= 0).all())
+    assert bool((ratio <= 1).all())
+
+
+def test_a_blueprint_filter_is_a_scaled_copy_per_channel() -> None:
+    block = BlueprintConv2d(3, 5, 3, padding=1, bias=False)
+    dense = block.pointwise.weight * block.depthwise.weight
+    x = torch.randn(2, 3, 7, 7)
+    torch.testing.assert_close(block(x), nn.functional.conv2d(x, dense, padding=1), rtol=1e-4, atol=1e-5)
+
+
+def test_xception_leaves_its_input_alone() -> None:
+    before = X.clone()
+    XceptionBlock(8, 8)(X)
+    assert torch.equal(X, before)
+
+
+def test_convnext_starts_as_the_identity() -> None:
+    def distance(scale: float) -> float:
+        return float((ConvNeXtBlock(8, layer_scale=scale)(X) - X).abs().max().detach())
+
+    assert distance(1e-6) < 1e-4
+    assert distance(1.0) > 1e-2
