@@ -11,7 +11,7 @@ from torch import Tensor
 
 import depthwise
 from depthwise import DepthwiseError, backends, functional
-from depthwise.backends import EAGER, asked_backend, choose, recorded_choices
+from depthwise.backends import EAGER, Choice, asked_backend, choose, observed_choices
 from depthwise.backends.base import Backend, Call, SeparableTensors
 from depthwise.geometry import Geometry, geometry
 
@@ -114,8 +114,9 @@ def test_the_choice_belongs_to_its_thread() -> None:
     assert seen == [None]
 
 
-def test_choices_are_recorded() -> None:
-    with recorded_choices() as choices:
+def test_choices_are_observed() -> None:
+    choices: list[Choice] = []
+    with observed_choices(choices.append):
         functional.depthwise_conv2d(X, WEIGHT, stride=2)
     functional.depthwise_conv2d(X, WEIGHT)
     (choice,) = choices

@@ -21,7 +21,7 @@ FLOORS = [
     ["layers"],
     ["blocks"],
     ["tracing", "count"],
-    ["explain", "doctor", "demo"],
+    ["explain", "doctor", "demo", "loading"],
     ["cli", "__main__", "__init__"],
 ]
 UNITS = [unit for floor in FLOORS for unit in floor]

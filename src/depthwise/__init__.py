@@ -1,7 +1,9 @@
 """Depthwise separable convolutions for PyTorch that run as fast as their arithmetic promises."""
 
 from .backends import backend
+from .count import count
 from .errors import DepthwiseError
+from .explain import explain
 from .layers import (
     DepthwiseConv1d,
     DepthwiseConv2d,
@@ -20,4 +22,6 @@ __all__ = [
     "SeparableConv2d",
     "SeparableConv3d",
     "backend",
+    "count",
+    "explain",
 ]

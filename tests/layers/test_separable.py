@@ -14,7 +14,7 @@ from torch.nn.utils import prune
 
 import depthwise
 from depthwise import DepthwiseError, SeparableConv1d, SeparableConv2d, SeparableConv3d
-from depthwise.backends import recorded_choices
+from depthwise.backends import Choice, observed_choices
 from tests.support.cases import Case, assert_bit_equal, cases, separable_reference, small_integers
 
 LAYERS: dict[int, Any] = {1: SeparableConv1d, 2: SeparableConv2d, 3: SeparableConv3d}
@@ -132,7 +132,8 @@ def test_repr_reads_like_the_call() -> None:
 
 
 def operations(layer: nn.Module, x: Tensor) -> list[str]:
-    with recorded_choices() as choices:
+    choices: list[Choice] = []
+    with observed_choices(choices.append):
         layer(x)
     return [choice.call.operation for choice in choices]
 

@@ -7,7 +7,7 @@ refuse; a backend asked for by name that refuses is an error, never a silent fal
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Choice:
 
 
 _asked: ContextVar[str | None] = ContextVar("depthwise_backend", default=None)
-_record: ContextVar[list[Choice] | None] = ContextVar("depthwise_record", default=None)
+_observer: ContextVar[Callable[[Choice], object] | None] = ContextVar("depthwise_observer", default=None)
 
 
 @contextmanager
@@ -77,23 +77,22 @@ def choose(call: Call) -> Choice:
         why = candidate.refusal(call)
         if why is None:
             choice = Choice(call, candidate, tuple(refusals))
-            record = _record.get()
-            if record is not None:
-                record.append(choice)
+            observe = _observer.get()
+            if observe is not None:
+                observe(choice)
             return choice
         refusals.append((candidate.name, why))
     raise DepthwiseError(f"the backend {asked!r} was asked for and refuses: {refusals[-1][1]}; ask for another or none")
 
 
 @contextmanager
-def recorded_choices() -> Iterator[list[Choice]]:
-    """A list that receives the choice of every call made inside."""
-    choices: list[Choice] = []
-    token = _record.set(choices)
+def observed_choices(observe: Callable[[Choice], object]) -> Iterator[None]:
+    """Call `observe` with the choice of every call made inside."""
+    token = _observer.set(observe)
     try:
-        yield choices
+        yield
     finally:
-        _record.reset(token)
+        _observer.reset(token)
 
 
 def _known(name: str, source: str) -> str:

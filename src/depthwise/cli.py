@@ -1,0 +1,214 @@
+"""The command line: `depthwise explain | count | doctor | demo`. Exit codes: 0 done, 1 failed, 2 misused."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from .errors import DepthwiseError
+from .geometry import Padding
+from .loading import load_model
+
+# Results go to standard output; progress and errors do not mix with them.
+stdout, stderr = Console(), Console(stderr=True)
+
+app = typer.Typer(
+    name="depthwise",
+    help="Depthwise separable convolutions: what they cost, what runs them, what they deliver.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def parse_size(text: str) -> tuple[int, ...]:
+    """(3, 224, 224) from "3x224x224"; one number is a tuple of one."""
+    try:
+        return tuple(int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not numbers joined by x, such as 3x224x224") from None
+
+
+def parse_padding(text: str) -> Padding:
+    """Padding from "1", "1x2", "same", "valid", or "3:0" for 3 before and none after."""
+    if text in ("same", "valid"):
+        return text
+    try:
+        ends = [tuple(int(amount) for amount in part.split(":")) for part in text.lower().split("x")]
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not 1, 1x2, 3:0 (before:after), same or valid") from None
+    # One number is both ends.
+    return tuple((*end, *end) if len(end) == 1 else end for end in ends) if ":" in text else parse_size(text)
+
+
+Size = Annotated[Any, typer.Argument(metavar="SIZE", parser=parse_size, help="Input, channels first: 3x224x224.")]
+PER_AXIS: dict[str, Any] = {"metavar": "N", "parser": parse_size}
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="timm:NAME or package.module:callable.")]
+OptionalModel = Annotated[
+    str | None, typer.Argument(metavar="MODEL", help="timm:NAME or package.module:callable.", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+Html = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page that needs no network.")]
+Inputs = Annotated[
+    list[Any] | None,
+    typer.Option("--input", metavar="SIZE", parser=parse_size, help="Input without its batch; once for each input."),
+]
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """Depthwise separable convolutions: what they cost, what runs them, what they deliver."""
+    if show_version:
+        typer.echo(version("depthwise"))
+        raise typer.Exit
+
+
+@app.command()
+def explain(
+    size: Size,
+    filters: Annotated[int, typer.Option(help="Output channels.")],
+    kernel: Annotated[Any, typer.Option(help="Kernel size: 3, or 3x5.", **PER_AXIS)],
+    stride: Annotated[Any, typer.Option(help="Stride: 2, or 2x1.", **PER_AXIS)] = "1",
+    padding: Annotated[
+        Any, typer.Option(metavar="P", parser=parse_padding, help="1, 1x2, 3:0 (before:after), same or valid.")
+    ] = "0",
+    dilation: Annotated[Any, typer.Option(help="Dilation: 2, or 2x1.", **PER_AXIS)] = "1",
+    multiplier: Annotated[int, typer.Option(help="Depth multiplier: filters per input channel.")] = 1,
+    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the picture.")] = None,
+    html: Html = None,
+    as_json: Json = False,
+) -> None:
+    """Show the arithmetic of a convolution, dense and separable.
+
+    [bold]Examples[/bold]
+
+    depthwise explain 3x7x7 --filters 128 --kernel 3
+
+    depthwise explain 32x112x112 --filters 64 --kernel 3 --stride 2 --padding same --html page.html
+    """
+    from .explain import explain as explained
+
+    result = explained(size, filters, kernel, stride, padding, dilation, depth_multiplier=multiplier)
+    typer.echo(json.dumps(result.to_dict(), indent=2) if as_json else result.text)
+    _write(svg, result.svg)
+    _write(html, result.html)
+
+
+@app.command()
+def count(model: Model, inputs: Inputs = None, html: Html = None, as_json: Json = False) -> None:
+    """Count what a model costs, operator by operator, without running it.
+
+    [bold]Examples[/bold]
+
+    depthwise count timm:mobilenetv2_100 --input 3x224x224
+
+    depthwise count my_package.networks:build --input 3x64x64 --input 10 --json
+    """
+    from .count import count as counted
+
+    sizes = _input_sizes(inputs)
+    loaded = _load(model)
+    with _working(f"counting {model}"):
+        result = counted(loaded, sizes)
+    typer.echo(json.dumps(result.to_dict(), indent=2) if as_json else result)
+    _write(html, f"<!DOCTYPE html><meta charset='utf-8'><title>{model}</title>{result._repr_html_()}")
+
+
+@app.command()
+def doctor(model: OptionalModel = None, inputs: Inputs = None, as_json: Json = False) -> None:
+    """Tell what runs here and why the rest does not; for a model, which backend runs each convolution.
+
+    [bold]Examples[/bold]
+
+    depthwise doctor
+
+    depthwise doctor timm:mobilenetv2_100 --input 3x224x224
+    """
+    from .doctor import machine_report, model_report
+
+    if model is None:
+        report = machine_report()
+        typer.echo(json.dumps(report.to_dict(), indent=2) if as_json else report)
+        return
+    sizes = _input_sizes(inputs)
+    loaded = _load(model)
+    with _working(f"tracing {model}"):
+        rows = model_report(loaded, sizes)
+    if as_json:
+        typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
+        return
+    table = Table("layer", "kind", "backend", "why", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(row.name or "(the model)", row.kind, row.backend, row.reason)
+    stdout.print(table)
+
+
+@app.command()
+def demo(
+    report: Annotated[Path, typer.Option(metavar="FILE", help="Where the page goes.")] = Path("report.html"),
+    as_json: Json = False,
+) -> None:
+    """Train a small network on real digits, dense and separable, and compare what was promised with what came.
+
+    [bold]Examples[/bold]
+
+    depthwise demo
+
+    depthwise demo --report digits.html --json > digits.json
+    """
+    from .demo import run
+
+    result = run(stderr if as_json else stdout, report)
+    if as_json:
+        typer.echo(json.dumps(result.to_dict(), indent=2))
+
+
+def main() -> None:
+    """Run the command line; a DepthwiseError is a message, not a traceback."""
+    try:
+        app()
+    except DepthwiseError as error:
+        stderr.print(f"[bold red]error:[/] {error}", highlight=False)
+        sys.exit(1)
+
+
+def _input_sizes(inputs: list[Any] | None) -> Any:
+    if not inputs:
+        raise typer.BadParameter("needs the model's input, such as --input 3x224x224", param_hint="--input")
+    return inputs[0] if len(inputs) == 1 else tuple(inputs)
+
+
+def _load(name: str) -> nn.Module:
+    with _working(f"loading {name}"):
+        return load_model(name)
+
+
+@contextmanager
+def _working(what: str) -> Iterator[None]:
+    """Show on a terminal that something longer goes on."""
+    with stderr.status(f"{what} ...") if stderr.is_terminal else nullcontext():
+        yield
+
+
+def _write(path: Path | None, content: str) -> None:
+    if path is None:
+        return
+    try:
+        path.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise DepthwiseError(f"cannot write {path}: {error.strerror}") from error
+    stderr.print(f"wrote {path}", highlight=False)

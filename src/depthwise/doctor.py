@@ -1,0 +1,139 @@
+"""What runs here, and why the rest does not: for this machine, and for every convolution of a model."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from .backends import BACKENDS, Choice, asked_backend
+from .backends.base import Call
+from .geometry import geometry
+from .layers.separable import _SeparableConv
+from .tracing import InputSize, trace
+
+# The layer that stands for all where no model is given: 3x3, 32 to 64 channels, float32, on the CPU.
+EXAMPLE = Call("separable", geometry((32, 112, 112), 3, padding=1, out_channels=64), torch.float32, "cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class BackendReport:
+    """One backend: whether it runs the example layer, and why not where it does not."""
+
+    name: str
+    runs: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MachineReport:
+    """What this process runs on."""
+
+    depthwise: str
+    torch: str
+    python: str
+    platform: str
+    cpu: str
+    threads: int
+    asked_backend: str | None
+    backends: tuple[BackendReport, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        asked = self.asked_backend or "the first below that does not refuse"
+        facts = {
+            "depthwise": self.depthwise,
+            "torch": self.torch,
+            "python": self.python,
+            "platform": self.platform,
+            "processor": f"{self.cpu}, {self.threads} threads",
+            "backend": asked,
+        }
+        lines = [f"{name:<11}{value}" for name, value in facts.items()]
+        lines += [f"  {row.name:<9}{'runs' if row.runs else 'refuses'}: {row.reason}" for row in self.backends]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerReport:
+    """One convolution of a model: which backend runs it, and why; `backend` is "torch" outside the registry."""
+
+    name: str
+    kind: str
+    backend: str
+    reason: str
+
+
+def machine_report() -> MachineReport:
+    """What runs in this process.
+
+    >>> [row.name for row in machine_report().backends]
+    ['eager']
+    """
+    rows = []
+    for backend in BACKENDS:
+        why = backend.refusal(EXAMPLE)
+        rows.append(BackendReport(backend.name, why is None, backend.summary if why is None else why))
+    return MachineReport(
+        depthwise=version("depthwise"),
+        torch=torch.__version__,
+        python=platform.python_version(),
+        platform=platform.platform(),
+        cpu=cpu_name(),
+        threads=torch.get_num_threads(),
+        asked_backend=asked_backend(),
+        backends=tuple(rows),
+    )
+
+
+def model_report(model: nn.Module, input_size: InputSize) -> tuple[LayerReport, ...]:
+    """Which backend runs each convolution of `model`, in the order they run; nothing is computed.
+
+    input_size: as `count` takes it
+
+    >>> from depthwise import SeparableConv2d
+    >>> [(row.name, row.kind, row.backend) for row in model_report(SeparableConv2d(3, 8, 3), (3, 9, 9))]
+    [('', 'SeparableConv2d', 'eager')]
+    """
+    seen = trace(model, input_size, closed=(_SeparableConv,))
+    chosen: dict[str, list[Choice]] = {}
+    for path, choice in seen.choices:
+        chosen.setdefault(path, []).append(choice)
+    rows: dict[str, list[LayerReport]] = {}
+    for path, module in ((call.path, call.module) for call in seen.modules):
+        if path in chosen:
+            rows.setdefault(path, [_ours(path, module, choice) for choice in chosen[path]])
+        elif isinstance(module, _ConvNd):
+            rows.setdefault(path, [LayerReport(path, type(module).__name__, "torch", _foreign(module))])
+    return tuple(row for group in rows.values() for row in group)
+
+
+def cpu_name() -> str:
+    """The processor's name, where the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _ours(path: str, module: nn.Module, choice: Choice) -> LayerReport:
+    by_parts = isinstance(module, _SeparableConv) and choice.call.operation == "depthwise"
+    reason = f"parts run one by one; {choice.reason}" if by_parts else choice.reason
+    return LayerReport(path, type(module).__name__, choice.backend.name, reason)
+
+
+def _foreign(conv: _ConvNd) -> str:
+    kind = type(conv).__name__
+    if conv.transposed:
+        return "transposed: PyTorch's operator"
+    if conv.groups == conv.in_channels > 1:
+        return f"depthwise, but {kind} calls PyTorch's operator; {kind.replace('Conv', 'DepthwiseConv')} does not"
+    return "not depthwise: PyTorch's operator"

@@ -1,0 +1,374 @@
+"""Run a model on tensors without data, and see which operator runs in which module.
+
+The forward runs in evaluation mode on fake tensors: shapes, strides and dtypes are computed, numbers are not. The
+model's parameters and buffers are replaced for that time, and everything the forward assigns to a module is undone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Container, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, SupportsIndex
+
+import torch
+from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+)
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .backends import Choice, observed_choices
+from .errors import DepthwiseError
+from .geometry import positive
+
+InputSize = Sequence[int] | Sequence[Sequence[int]] | Tensor | Sequence[Tensor]
+
+# What a forward raises on a shape, a dtype or a value it does not like. Any other exception is a bug in the model
+# and passes through as it is.
+FORWARD_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OperatorCall:
+    """One call of one operator, below autograd; tensors in `args`, `kwargs` and `output` are fake."""
+
+    path: str
+    module: nn.Module
+    operator: OpOverload
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any
+
+    @property
+    def name(self) -> str:
+        """The operator without its overload: "aten.relu_"."""
+        return operator_name(self.operator)
+
+    @property
+    def base_name(self) -> str:
+        """The same without aten's namespace and without the mark of the in-place form: "relu"."""
+        name = self.name.removeprefix("aten.")
+        return name[:-1] if name.endswith("_") and not name.endswith("__") else name
+
+    @property
+    def result(self) -> Tensor:
+        """The first tensor of the output."""
+        return next(tensors(self.output))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModuleCall:
+    """One call of one module, with the arguments it got."""
+
+    path: str
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trace:
+    """What one forward called, in order.
+
+    operators:  every operator call; holds its tensors, so that a storage stands for one tensor only
+    modules:    every module call, outer ones before inner ones
+    choices:    (path of the module, choice of a backend) of every convolution that went through the registry
+    learned:    storages of the model's parameters
+    batch_size: of the first input
+    """
+
+    operators: tuple[OperatorCall, ...]
+    modules: tuple[ModuleCall, ...]
+    choices: tuple[tuple[str, Choice], ...]
+    learned: frozenset[StorageWeakRef]
+    batch_size: int
+
+
+def trace(
+    model: nn.Module,
+    input_size: InputSize,
+    *,
+    whole: Container[str] = (),
+    closed: tuple[type[nn.Module], ...] = (),
+) -> Trace:
+    """Call `model` once on fake tensors and record what runs.
+
+    input_size: (channels, *spatial) for a batch of one, or a tuple of such sizes, one per input; or example inputs
+    whole:      names of operators to record as one call, though torch could take them apart
+    closed:     modules that are not looked into: a separable layer that is may run otherwise than one that is not
+
+    The model's own hooks run too. What a forward assigns to its modules is undone; what it appends to a list is not.
+
+    >>> [call.name for call in trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), (3, 7, 7)).operators]
+    ['aten.convolution', 'aten.relu']
+    """
+    _check_model(model)
+    fake_mode = FakeTensorMode()
+    fakes = _Fakes(fake_mode)
+    inputs = _inputs(model, input_size, fakes)
+    parameters = {name: fakes(parameter) for name, parameter in model.named_parameters()}
+    state = {**parameters, **{name: fakes(buffer) for name, buffer in model.named_buffers()}}
+    recorder = _Recorder(model, fakes, whole, closed)
+    with ExitStack() as stack:
+        for context in (
+            _restored(model),
+            _plain_kernels(),
+            _unlogged(),
+            torch.no_grad(),
+            recorder.hooks(),
+            recorder.choosing(),
+        ):
+            stack.enter_context(context)
+        stack.enter_context(fake_mode)
+        stack.enter_context(recorder)
+        for module in model.modules():
+            module.training = False
+        try:
+            torch.func.functional_call(model, state, inputs)
+        except FORWARD_ERRORS as error:
+            raise DepthwiseError(_failure(error, recorder.where(), [tuple(x.shape) for x in inputs])) from error
+    learned = frozenset(storage(parameter) for parameter in parameters.values())
+    batch_size = inputs[0].shape[0] if inputs[0].ndim else 1
+    operators, modules, choices = recorder.operators, recorder.modules, recorder.choices
+    return Trace(tuple(operators), tuple(modules), tuple(choices), learned, batch_size)
+
+
+def tensors(value: object) -> Iterator[Tensor]:
+    """Every strided tensor in nested lists, tuples and dicts."""
+    if isinstance(value, Tensor):
+        if value.layout is torch.strided:
+            yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from tensors(item)
+    elif isinstance(value, dict):
+        yield from tensors(list(value.values()))
+
+
+def storage(tensor: Tensor) -> StorageWeakRef:
+    """The memory a tensor is a view of, as something that can be compared and hashed."""
+    return StorageWeakRef(tensor.untyped_storage())
+
+
+def operator_name(overload: OpOverload) -> str:
+    name: str = overload.name()
+    return name.split(".")[0].replace("::", ".")
+
+
+class _Fakes:
+    """A tensor without data for every tensor with data, always the same one."""
+
+    def __init__(self, fake_mode: FakeTensorMode) -> None:
+        self.fake_mode = fake_mode
+        # The tensor itself is kept too, so that no other gets its id.
+        self._known: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        if isinstance(tensor, FakeTensor):
+            return tensor
+        if id(tensor) not in self._known:
+            self._known[id(tensor)] = tensor, self._new(tensor)
+        return self._known[id(tensor)][1]
+
+    def _new(self, tensor: Tensor) -> Tensor:
+        if not tensor.is_meta:
+            return self.fake_mode.from_tensor(tensor)
+        # A forward makes its own tensors on the CPU, and those do not mix with tensors on the meta device.
+        with self.fake_mode:
+            return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=_device(tensor))
+
+
+class _Recorder(TorchDispatchMode):
+    """Sees each operator, and through hooks the module that called it."""
+
+    def __init__(
+        self, model: nn.Module, fakes: _Fakes, whole: Container[str], closed: tuple[type[nn.Module], ...]
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.paths = {id(module): path.replace("_orig_mod.", "") for path, module in model.named_modules()}
+        self.fakes = fakes
+        self.whole = whole
+        self.closed = closed
+        self.model = model
+        self.active: list[nn.Module] = []
+        self.operators: list[OperatorCall] = []
+        self.modules: list[ModuleCall] = []
+        self.choices: list[tuple[str, Choice]] = []
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        # A constant that the forward makes keeps its value, so that it can be asked for.
+        if func.namespace == "prim" or operator_name(func) == "aten.lift_fresh":
+            return func(*args, **kwargs)
+        # Modules keep tensors in places that functional_call does not reach, as nn.LSTM does its parameters.
+        args, kwargs = self._faked(args), self._faked(kwargs)
+        if operator_name(func) not in self.whole:
+            with self:
+                output = func.decompose(*args, **kwargs)
+            if output is not NotImplemented:
+                return output
+        output = func(*args, **kwargs)
+        path, module = self.where()
+        self.operators.append(OperatorCall(path, module, func, args, kwargs, output))
+        return output
+
+    def _faked(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self.fakes(value)
+        if isinstance(value, list | tuple):
+            return type(value)(self._faked(item) for item in value)
+        if isinstance(value, dict):
+            return {key: self._faked(item) for key, item in value.items()}
+        return value
+
+    def where(self) -> tuple[str, nn.Module]:
+        """The innermost module that is running, or that was when the forward failed."""
+        module = self.active[-1] if self.active else self.model
+        return self.paths[id(module)], module
+
+    @contextmanager
+    def hooks(self) -> Iterator[None]:
+        """Follow the modules' calls, their own hooks included."""
+        with ExitStack() as stack:
+            for module in self._open_modules():
+                handle = module.register_forward_pre_hook(self._enter, prepend=True, with_kwargs=True)
+                stack.callback(handle.remove)
+                stack.callback(module.register_forward_hook(self._leave).remove)
+            yield
+
+    def _open_modules(self) -> Iterator[nn.Module]:
+        closed = [module for module in self.model.modules() if isinstance(module, self.closed)]
+        inside = {part for module in closed for part in module.modules() if part is not module}
+        return (module for module in self.model.modules() if module not in inside)
+
+    def choosing(self) -> AbstractContextManager[None]:
+        """Follow the choices of backends."""
+        return observed_choices(lambda choice: self.choices.append((self.where()[0], choice)))
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.active.append(module)
+        self.modules.append(ModuleCall(self.paths[id(module)], module, args, kwargs))
+
+    def _leave(self, module: nn.Module, *_: object) -> None:
+        # A module that failed stays on the list, for the error's message; where its caller catches the exception,
+        # the caller's own end takes it away.
+        while self.active and self.active.pop() is not module:
+            pass
+
+
+@contextmanager
+def _restored(model: nn.Module) -> Iterator[None]:
+    """Undo what is assigned to the modules: training flags, caches, buffers."""
+    saved = [
+        (space, dict(space))
+        for module in model.modules()
+        for space in (vars(module), module._parameters, module._buffers, module._modules)
+    ]
+    try:
+        yield
+    finally:
+        for space, content in saved:
+            for key in space.keys() - content.keys():
+                del space[key]
+            space.update(content)
+
+
+@contextmanager
+def _plain_kernels() -> Iterator[None]:
+    """Keep attention layers and compiled modules in operators that can be told apart."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """Leave failures to the exception: torch logs each with a traceback of its own insides."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    disabled, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = disabled
+
+
+def _check_model(model: object) -> None:
+    if isinstance(model, torch.jit.ScriptModule):
+        raise DepthwiseError("a TorchScript module hides its operators; give the nn.Module it was made from")
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        raise DepthwiseError(f"expected a model, got the class {model.__name__}; make one: {model.__name__}(...)")
+    if not isinstance(model, nn.Module):
+        raise DepthwiseError(
+            f"expected a torch.nn.Module, got {type(model).__name__}; call a function from a module's forward"
+        )
+    for path, module in model.named_modules():
+        if any(is_lazy(tensor) for tensor in (*module._parameters.values(), *module._buffers.values())):
+            raise DepthwiseError(
+                f"{_described(path, module)} does not know its shape yet; call the model once on a real input, "
+                f"which initialises lazy modules"
+            )
+
+
+def _inputs(model: nn.Module, input_size: InputSize, fakes: _Fakes) -> tuple[Tensor, ...]:
+    items: Sequence[object] = (input_size,) if isinstance(input_size, Tensor) else _sequence(input_size, input_size)
+    examples = [item for item in items if isinstance(item, Tensor)]
+    if len(examples) == len(items):
+        return tuple(fakes(example) for example in examples)
+    if not examples and any(isinstance(item, SupportsIndex) for item in items):
+        items = (items,)
+    sizes = [tuple(positive(n, "input_size") for n in _sequence(item, input_size)) for item in items]
+    floating = next((tensor for tensor in model.parameters() if tensor.is_floating_point()), None)
+    dtype = torch.get_default_dtype() if floating is None else floating.dtype
+    device = torch.device("cpu") if floating is None else _device(floating)
+    with fakes.fake_mode:
+        return tuple(torch.empty((1, *size), dtype=dtype, device=device) for size in sizes)
+
+
+def _sequence(item: object, input_size: object) -> Sequence[object]:
+    if isinstance(item, Sequence) and not isinstance(item, str) and item:
+        return item
+    raise DepthwiseError(
+        f"input_size is (channels, *spatial), a tuple of such sizes, an example tensor or a tuple of example "
+        f"tensors; got {input_size!r}"
+    )
+
+
+def _device(tensor: Tensor) -> torch.device:
+    return torch.device("cpu") if tensor.is_meta else tensor.device
+
+
+def _described(path: str, module: nn.Module) -> str:
+    return f"{path} ({type(module).__name__})" if path else f"the model ({type(module).__name__})"
+
+
+def _failure(error: Exception, where: tuple[str, nn.Module], sizes: list[tuple[int, ...]]) -> str:
+    place, given = _described(*where), ", ".join(map(str, sizes))
+    if isinstance(error, UnsupportedOperatorException):
+        return (
+            f"{place} calls {error.func}, an operator that says nothing about its output's shape; describe it with "
+            f"torch.library.register_fake"
+        )
+    if isinstance(error, DataDependentOutputException | DynamicOutputShapeException):
+        return (
+            f"{place} needs the numbers in a tensor ({error.func}), and no arithmetic is run here; take the value from "
+            f"shapes or from an attribute, or give the modules around it one by one"
+        )
+    return (
+        f"{place} failed; the model's input was {given}, batch first: {type(error).__name__}: {error}; for inputs of "
+        f"another kind, indices for instance, give example inputs"
+    )

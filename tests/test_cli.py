@@ -1,0 +1,153 @@
+"""The command line as a user meets it: results, files, messages, exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from depthwise import cli, count, explain
+from depthwise.blocks import MobileNetV1Block
+from depthwise.cli import parse_padding, parse_size
+from tests.support.networks import timm_model
+
+
+class Ran:
+    """What a command printed and how it ended."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, " ".join(err.split())
+
+
+class Command:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.monkeypatch, self.capsys = monkeypatch, capsys
+
+    def __call__(self, *arguments: str) -> Ran:
+        self.monkeypatch.setattr(sys, "argv", ["depthwise", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = self.capsys.readouterr()
+        code = ended.value.code
+        return Ran(code if isinstance(code, int) else 0, captured.out, captured.err)
+
+
+@pytest.fixture
+def depthwise(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    return Command(monkeypatch, capsys)
+
+
+EXPLAIN = ("explain", "3x7x7", "--filters", "128", "--kernel", "3")
+MODEL = "depthwise.blocks:MobileNetV1Block"
+
+
+def test_explain(depthwise: Command) -> None:
+    ran = depthwise(*EXPLAIN)
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out == str(explain((3, 7, 7), 128, 3)) + "\n"
+
+
+def test_explain_takes_every_option(depthwise: Command) -> None:
+    options = ["--stride", "2x1", "--padding", "1:0x2", "--dilation", "1x2", "--multiplier", "2", "--json"]
+    ran = depthwise("explain", "4x9x9", "--filters", "8", "--kernel", "3x2", *options)
+    expected = explain((4, 9, 9), 8, (3, 2), (2, 1), ((1, 0), (2, 2)), (1, 2), depth_multiplier=2)
+    assert json.loads(ran.out) == expected.to_dict()
+
+
+def test_explain_writes_its_files(depthwise: Command, tmp_path: Path) -> None:
+    svg, html = tmp_path / "picture.svg", tmp_path / "page.html"
+    ran = depthwise(*EXPLAIN, "--svg", str(svg), "--html", str(html))
+    assert ran.code == 0
+    assert svg.read_text().startswith("<svg")
+    assert "86,400" in html.read_text()
+    assert f"wrote {svg}"[:20] in ran.err
+    ran = depthwise(*EXPLAIN, "--svg", str(tmp_path / "no" / "picture.svg"))
+    assert ran.code == 1
+    assert "error: cannot write" in ran.err
+
+
+def test_count(depthwise: Command, tmp_path: Path) -> None:
+    timm_model("resnet18")
+    page = tmp_path / "count.html"
+    ran = depthwise("count", "timm:mobilenetv2_100", "--input", "3x224x224", "--html", str(page))
+    assert ran.code == 0
+    assert "300,774,272 MACs" in ran.out
+    assert "300,774,272" in page.read_text()
+
+
+def test_count_json_and_several_inputs(depthwise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "two.py").write_text(
+        "import torch\nclass Sum(torch.nn.Module):\n    def forward(self, a, b):\n        return a + b\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    ran = depthwise("count", "two:Sum", "--input", "3x4x4", "--input", "4", "--json")
+    assert json.loads(ran.out)["total"]["additions"] == 48
+
+
+def test_doctor(depthwise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "eager    runs: PyTorch's own operators" in depthwise("doctor").out
+    assert json.loads(depthwise("doctor", "--json").out)["backends"][0]["runs"] is True
+    (tmp_path / "mine.py").write_text(
+        "from depthwise.blocks import MobileNetV1Block\ndef net():\n    return MobileNetV1Block(3, 8)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert "(the model)" in depthwise("doctor", "mine:net", "--input", "3x9x9").out
+    rows = json.loads(depthwise("doctor", "mine:net", "--input", "3x9x9", "--json").out)
+    assert [(row["kind"], row["backend"]) for row in rows] == [("MobileNetV1Block", "eager")]
+    counted = json.loads(depthwise("count", "mine:net", "--input", "3x9x9", "--json").out)
+    assert counted == json.loads(json.dumps(count(MobileNetV1Block(3, 8), (3, 9, 9)).to_dict()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("explain", "3xAx7", "--filters", "8", "--kernel", "3"), 2, "'3xAx7' is not numbers joined by x"),
+        ((*EXPLAIN, "--padding", "much"), 2, "'much' is not 1, 1x2, 3:0 (before:after), same or valid"),
+        (("explain", "3x7x7", "--kernel", "3"), 2, "Missing option '--filters'"),
+        ((*EXPLAIN[:-1], "9"), 1, "error: the kernel covers 9 pixels along the height"),
+        (("explain", "7", "--filters", "8", "--kernel", "3"), 1, "error: input_size is (channels, *spatial)"),
+        (("count", MODEL), 2, "needs the model's input, such as --input 3x224x224"),
+        (("doctor", MODEL), 2, "needs the model's input"),
+        (("count", "resnet", "--input", "3"), 1, "error: a model is timm:NAME or package.module:callable"),
+        (("count", "torch.nn:Conv3d", "--input", "3"), 1, "error: torch.nn:Conv3d raised TypeError"),
+        (("count", "depthwise.demo:nothing", "--input", "3"), 1, "has no attribute 'nothing'"),
+        (("nothing",), 2, "No such command 'nothing'"),
+    ],
+)
+def test_messages_and_exit_codes(depthwise: Command, arguments: tuple[str, ...], code: int, message: str) -> None:
+    ran = depthwise(*arguments)
+    assert ran.code == code
+    assert message in ran.err.replace("│ ", "")
+    assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize("command", ["explain", "count", "doctor", "demo"])
+def test_every_help_has_an_example(depthwise: Command, command: str) -> None:
+    ran = depthwise(command, "--help")
+    assert ran.code == 0
+    assert f"depthwise {command}" in ran.out.partition("Examples")[2]
+
+
+def test_no_arguments_shows_the_commands(depthwise: Command) -> None:
+    assert "explain" in depthwise().out
+
+
+@pytest.mark.parametrize("command", [["-m", "depthwise"], ["-c", "from depthwise.cli import main; main()"]])
+def test_both_ways_to_start_it(command: list[str]) -> None:
+    done = subprocess.run([sys.executable, *command, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == "0.1.0\n"
+
+
+def test_sizes_and_paddings() -> None:
+    assert parse_size("3x224X224") == (3, 224, 224)
+    assert parse_size("7") == (7,)
+    assert [parse_padding(text) for text in ("same", "1", "1x2", "3:0", "1:0x2")] == [
+        "same",
+        (1,),
+        (1, 2),
+        ((3, 0),),
+        ((1, 0), (2, 2)),
+    ]

@@ -1,0 +1,89 @@
+"""What runs where, and why."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import depthwise
+from depthwise import SeparableConv2d, backends, functional
+from depthwise.backends import EAGER
+from depthwise.blocks import InvertedResidual, MobileNetV1Block
+from depthwise.doctor import machine_report, model_report
+from tests.test_backends import Doubling
+
+
+class Functional(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.depthwise_conv2d(x, torch.ones(16, 1, 3, 3))
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        MobileNetV1Block(8, 16),
+        InvertedResidual(16, 16),
+        nn.Conv2d(16, 16, 3, groups=16),
+        Functional(),
+        SeparableConv2d(16, 4, 3),
+        nn.ConvTranspose2d(4, 4, 2),
+    )
+
+
+def test_every_convolution_of_a_model() -> None:
+    rows = {row.name: (row.kind, row.backend, row.reason) for row in model_report(network(), (3, 20, 20))}
+    eager = "PyTorch's own operators"
+    assert rows == {
+        "0": ("Conv2d", "torch", "not depthwise: PyTorch's operator"),
+        "1": ("MobileNetV1Block", "eager", f"parts run one by one; {eager}"),
+        "2.expand.0": ("Conv2d", "torch", "not depthwise: PyTorch's operator"),
+        "2.separable": ("SeparableConv2d", "eager", f"parts run one by one; {eager}"),
+        "3": ("Conv2d", "torch", "depthwise, but Conv2d calls PyTorch's operator; DepthwiseConv2d does not"),
+        "4": ("Functional", "eager", eager),
+        "5": ("SeparableConv2d", "eager", eager),
+        "6": ("ConvTranspose2d", "torch", "transposed: PyTorch's operator"),
+    }
+
+
+def test_a_shared_layer_stands_once_for_each_call_of_the_registry() -> None:
+    shared = SeparableConv2d(4, 4, 3, padding=1)
+    rows = model_report(nn.Sequential(shared, nn.ReLU(), shared), (4, 9, 9))
+    assert [row.name for row in rows] == ["0", "0"]
+    conv = nn.Conv2d(4, 4, 3)
+    assert len(model_report(nn.Sequential(conv, conv), (4, 9, 9))) == 1
+
+
+def test_refusals_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "BACKENDS", (Doubling(), EAGER))
+    monkeypatch.setattr("depthwise.doctor.BACKENDS", (Doubling(), EAGER))
+    layer = SeparableConv2d(4, 4, 3, dtype=torch.float64)
+    (row,) = model_report(layer, (4, 9, 9))
+    assert (row.backend, row.reason) == ("eager", "doubling refuses: torch.float64 is not supported")
+    (row,) = model_report(layer.float(), (4, 9, 9))
+    assert (row.backend, row.reason) == ("doubling", "twice the result")
+    report = machine_report()
+    assert [(row.name, row.runs) for row in report.backends] == [("doubling", True), ("eager", True)]
+    assert "doubling runs: twice the result" in str(report)
+
+
+def test_this_machine() -> None:
+    with depthwise.backend("eager"):
+        report = machine_report()
+    assert (report.torch, report.asked_backend) == (torch.__version__, "eager")
+    assert report.threads == torch.get_num_threads()
+    assert json.loads(json.dumps(report.to_dict()))["backends"][0]["name"] == "eager"
+    assert "backend    eager" in str(report)
+
+
+def test_a_layer_that_refuses_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing(Doubling):
+        name = "refusing"
+
+        def refusal(self, call: object) -> str:
+            return "no such instruction here"
+
+    monkeypatch.setattr("depthwise.doctor.BACKENDS", (Refusing(), EAGER))
+    assert "refusing refuses: no such instruction here" in str(machine_report())
