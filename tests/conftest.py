@@ -10,7 +10,12 @@ from hypothesis import HealthCheck, settings
 
 settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=60, database=None)
 settings.register_profile(
-    "long", deadline=None, max_examples=2000, database=None, suppress_health_check=[HealthCheck.too_slow]
+    "long",
+    derandomize=True,
+    deadline=None,
+    max_examples=1500,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 torch.set_num_threads(1)

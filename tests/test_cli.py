@@ -69,13 +69,11 @@ def test_explain_writes_its_files(depthwise: Command, tmp_path: Path) -> None:
     assert "error: cannot write" in ran.err
 
 
-def test_count(depthwise: Command, tmp_path: Path) -> None:
+def test_count(depthwise: Command) -> None:
     timm_model("resnet18")
-    page = tmp_path / "count.html"
-    ran = depthwise("count", "timm:mobilenetv2_100", "--input", "3x224x224", "--html", str(page))
+    ran = depthwise("count", "timm:mobilenetv2_100", "--input", "3x224x224")
     assert ran.code == 0
     assert "300,774,272 MACs" in ran.out
-    assert "300,774,272" in page.read_text()
 
 
 def test_count_json_and_several_inputs(depthwise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,7 +60,6 @@ OptionalModel = Annotated[
     str | None, typer.Argument(metavar="MODEL", help="timm:NAME or package.module:callable.", show_default=False)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
-Html = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page that needs no network.")]
 Inputs = Annotated[
     list[Any] | None,
     typer.Option("--input", metavar="SIZE", parser=parse_size, help="Input without its batch; once for each input."),
@@ -89,7 +88,7 @@ def explain(
     dilation: Annotated[Any, typer.Option(help="Dilation: 2, or 2x1.", **PER_AXIS)] = "1",
     multiplier: Annotated[int, typer.Option(help="Depth multiplier: filters per input channel.")] = 1,
     svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the picture.")] = None,
-    html: Html = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page that needs no network.")] = None,
     as_json: Json = False,
 ) -> None:
     """Show the arithmetic of a convolution, dense and separable.
@@ -109,7 +108,7 @@ def explain(
 
 
 @app.command()
-def count(model: Model, inputs: Inputs = None, html: Html = None, as_json: Json = False) -> None:
+def count(model: Model, inputs: Inputs = None, as_json: Json = False) -> None:
     """Count what a model costs, operator by operator, without running it.
 
     [bold]Examples[/bold]
@@ -125,7 +124,6 @@ def count(model: Model, inputs: Inputs = None, html: Html = None, as_json: Json 
     with _working(f"counting {model}"):
         result = counted(loaded, sizes)
     typer.echo(json.dumps(result.to_dict(), indent=2) if as_json else result)
-    _write(html, f"<!DOCTYPE html><meta charset='utf-8'><title>{model}</title>{result._repr_html_()}")
 
 
 @app.command()

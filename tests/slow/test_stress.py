@@ -1,0 +1,68 @@
+"""Long fuzzing, many threads, many calls."""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from depthwise import SeparableConv1d, SeparableConv2d, SeparableConv3d, functional
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+
+
+def test_long_fuzzing() -> None:
+    suites = ["tests/test_reference.py", "tests/test_functional.py", "tests/test_geometry.py", "tests/layers"]
+    names = "bit_equal or bound or gradients or same or out_spatial or torchs or exact"
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "-k", names, *suites]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"HYPOTHESIS_PROFILE": "long"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-5000:]
+
+
+def test_eight_threads_give_what_one_gives() -> None:
+    layers = [
+        SeparableConv1d(4, 6, 3, padding="same"),
+        SeparableConv2d(4, 6, 3, 2, "same", depthwise_activation=nn.ReLU),
+        SeparableConv3d(4, 6, 3, padding=((1, 0), (0, 1), (1, 1))),
+    ]
+    inputs = [torch.randn(2, 4, *(9,) * rank) for rank in (1, 2, 3)]
+    expected = [layer(x) for layer, x in zip(layers, inputs, strict=True)]
+
+    def work(_: int) -> bool:
+        return all(
+            torch.equal(layer(x), out)
+            for layer, x, out in zip(layers, inputs, expected, strict=True)
+            for _ in range(200)
+        )
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(8)))
+
+
+def test_memory_does_not_grow_with_calls_or_with_sizes() -> None:
+    weight, pointwise = torch.randn(8, 1, 3), torch.randn(4, 8, 1)
+
+    def call(length: int) -> None:
+        with torch.no_grad():
+            functional.separable_conv1d(torch.empty(1, 8, length), weight, pointwise)
+
+    for length in range(10, 5_010):
+        call(length)
+    gc.collect()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for length in range(10, 20_010):
+        call(length % 10_000 + 10)
+    gc.collect()
+    grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown_kib < 32 * 1024

@@ -1,0 +1,70 @@
+"""What the README and docs/ say is so; their examples run as doctests."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer.main
+
+import depthwise
+from depthwise import explain
+from depthwise.cli import app
+from depthwise.cost import separable_cost
+from depthwise.geometry import geometry
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_readmes_numbers() -> None:
+    cost = separable_cost(geometry((3, 7, 7), 3, out_channels=128))
+    dense, first, second = (c.multiplications for c in (cost.dense, cost.depthwise, cost.pointwise))
+    sentence = f"costs {dense:,} multiplications; its separable form costs {first:,} + {second:,} = {first + second:,}"
+    assert sentence in " ".join(README.split())
+    assert f"that is {100 * cost.ratio:.1f} %" in README
+
+
+def test_the_readmes_picture_is_what_explain_draws() -> None:
+    drawn = explain((3, 7, 7), 128, 3).svg
+    again = "depthwise explain 3x7x7 --filters 128 --kernel 3 --svg docs/example.svg"
+    assert (ROOT / "docs" / "example.svg").read_text() == drawn, f"draw it again: {again}"
+
+
+def test_the_two_commands_stand_on_the_first_screen() -> None:
+    first_screen = README.splitlines()[:12]
+    for command in ("make demo", "make test"):
+        assert any(line.strip().startswith(command) for line in first_screen)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_make_targets_and_commands_exist(page: Path) -> None:
+    text, makefile = page.read_text(), (ROOT / "Makefile").read_text()
+    for target in re.findall(r"(?:^ +|`)make ([a-z-]+)", text, flags=re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), f"{page.name} says make {target}"
+    commands = typer.main.get_command(app)
+    for line in re.findall(r"(?:\$ |`)depthwise ([a-z].*?)(?:`|$)", text, flags=re.MULTILINE):
+        name, *arguments = shlex.split(line)
+        assert name in commands.commands, f"{page.name} says depthwise {name}"  # type: ignore[attr-defined]
+        if any(argument.startswith("--") for argument in arguments):
+            known = {option for parameter in commands.commands[name].params for option in parameter.opts}  # type: ignore[attr-defined]
+            assert {a for a in arguments if a.startswith("--")} <= known, line
+
+
+def test_the_public_face_is_short_and_complete() -> None:
+    assert len(depthwise.__all__) < 20
+    assert all(hasattr(depthwise, name) for name in depthwise.__all__)
+
+
+def test_every_public_name_is_documented() -> None:
+    for name in depthwise.__all__:
+        assert getattr(depthwise, name).__doc__, name
