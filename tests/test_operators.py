@@ -25,7 +25,7 @@ def test_opcheck(requires_grad: bool) -> None:
     w, p = (t.clone().requires_grad_(requires_grad) for t in (W, P))
     window = ([2, 2], [0, 1, 1, 0], [1, 1])
     torch.library.opcheck(OPERATORS.depthwise_conv.default, (x, w, None, *window))
-    rest = (None, B, None, *window, 1, "elu", None, 0.5, 0.0)
+    rest = (None, B, None, *window, 1, "elu", 0.5, None, 0.0)
     torch.library.opcheck(OPERATORS.separable_conv.default, (x, w, p, *rest))
 
 
@@ -80,6 +80,13 @@ def test_vmap_over_inputs_and_over_weights() -> None:
     together = torch.func.vmap(lambda x, w: functional.separable_conv2d(x, w, P, padding=1))(xs, ws)
     for x, w, out in zip(xs, ws, together, strict=True):
         torch.testing.assert_close(out, functional.separable_conv2d(x, w, P, padding=1))
+
+
+def test_vmap_over_the_operators_themselves() -> None:
+    xs = torch.randn(5, 2, 4, 9, 9)
+    window = ([1, 1], [1, 1, 1, 1], [1, 1])
+    together = torch.func.vmap(lambda x: OPERATORS.depthwise_conv(x, W, None, *window))(xs)
+    torch.testing.assert_close(together[3], functional.depthwise_conv2d(xs[3], W, padding=1))
 
 
 def test_per_sample_gradients() -> None:

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Size, Tensor
 
-from .backends.base import Activation
+from . import operators
+from .backends.base import Activation, SeparableTensors
 from .backends.eager import ACTIVATIONS, DEFAULT_SLOPES
 from .errors import DepthwiseError
 from .geometry import AXES, Geometry, IntOrTuple, Padding, geometry
-from .operators import exporting, run_depthwise, run_separable
 
 ActivationName = str | tuple[str, float] | None
 
@@ -201,8 +201,7 @@ def depthwise_conv(
     _check_tensors(x, weight=weight, bias=bias)
     shapes = Shapes(x.shape, weight.shape, _shape(bias))
     g = _settled(rank, shapes, stride, padding, dilation, 1)
-    run = run_depthwise if exporting() else torch.ops.depthwise.depthwise_conv.default
-    out: Tensor = run(x, weight, bias, g.stride, _flat(g), g.dilation)
+    out = operators.depthwise(x, weight, bias, g)
     return out.squeeze(0) if unbatched else out
 
 
@@ -233,9 +232,8 @@ def separable_conv(
         x.shape, depthwise_weight.shape, _shape(biases[0]), pointwise_weight.shape, _shape(biases[1]), _shape(residual)
     )
     g = _settled(rank, shapes, *window, groups)
-    names, slopes = zip(*(activation_of(name) or (None, 0.0) for name in activations), strict=True)
-    run = run_separable if exporting() else torch.ops.depthwise.separable_conv.default
-    out: Tensor = run(x, *weights, *biases, residual, g.stride, _flat(g), g.dilation, groups, *names, *slopes)
+    first, last = (activation_of(name) for name in activations)
+    out = operators.separable(x, SeparableTensors(*weights, *biases, first, last, residual), g)
     return out.squeeze(0) if unbatched else out
 
 
@@ -293,10 +291,6 @@ _remembered_geometry = lru_cache(maxsize=4096)(_checked_geometry)
 
 def _shape(tensor: Tensor | None) -> Size | None:
     return None if tensor is None else tensor.shape
-
-
-def _flat(g: Geometry) -> list[int]:
-    return [amount for pair in g.padding for amount in pair]
 
 
 def batched(x: Tensor, rank: int) -> tuple[Tensor, bool]:

@@ -1,8 +1,8 @@
-"""The operators behind the functional forms: `torch.ops.depthwise.depthwise_conv` and `separable_conv`.
+"""Hand a checked call to the chosen backend, or put one node for it into a program that torch compiles.
 
-Through them a traced program holds one node whatever runs behind it. They are composite: autograd, autocast, vmap and
-fake tensors see what the chosen backend does. While a program is exported they are left out, and plain aten
-convolutions stand in the result.
+The nodes are `torch.ops.depthwise.depthwise_conv` and `separable_conv`. They are composite: when the program is lowered
+they become what the chosen backend does, so that autograd, autocast and fake tensors need nothing of their own. An
+exported program holds no such node: plain aten convolutions stand in it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,62 @@ from .cost import convolution_cost
 from .geometry import Geometry
 
 
-def run_depthwise(
+def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
+    """The depthwise convolution of `x`, (batch, *g.input_size)."""
+    if not _becomes_a_node():
+        return _chosen("depthwise", g, x).depthwise(x, weight, bias, g)
+    out: Tensor = torch.ops.depthwise.depthwise_conv.default(x, weight, bias, g.stride, _flat(g), g.dilation)
+    return out
+
+
+def separable(x: Tensor, tensors: SeparableTensors, g: Geometry) -> Tensor:
+    """The separable convolution of `x`, (batch, *g.input_size)."""
+    if not _becomes_a_node():
+        return _chosen("separable", g, x).separable(x, tensors, g)
+    first, last = tensors.depthwise_activation, tensors.pointwise_activation
+    out: Tensor = torch.ops.depthwise.separable_conv.default(
+        x,
+        tensors.depthwise_weight,
+        tensors.pointwise_weight,
+        tensors.depthwise_bias,
+        tensors.pointwise_bias,
+        tensors.residual,
+        g.stride,
+        _flat(g),
+        g.dilation,
+        g.groups,
+        *(first or (None, 0.0)),
+        *(last or (None, 0.0)),
+    )
+    return out
+
+
+def _becomes_a_node() -> bool:
+    return torch.compiler.is_compiling() and not _exporting()
+
+
+def _exporting() -> bool:
+    return (
+        torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    )
+
+
+def _chosen(operation: Operation, g: Geometry, x: Tensor) -> Backend:
+    return EAGER if _exporting() else choose(Call(operation, g, x.dtype, x.device.type)).backend
+
+
+_LIBRARY = torch.library.Library("depthwise", "DEF")
+_LIBRARY.define(
+    "depthwise_conv(Tensor x, Tensor weight, Tensor? bias, int[] stride, SymInt[] padding, int[] dilation) -> Tensor"
+)
+_LIBRARY.define(
+    "separable_conv(Tensor x, Tensor depthwise_weight, Tensor pointwise_weight, Tensor? depthwise_bias, "
+    "Tensor? pointwise_bias, Tensor? residual, int[] stride, SymInt[] padding, int[] dilation, int groups, "
+    "str? depthwise_activation, float depthwise_slope, str? pointwise_activation, float pointwise_slope) -> Tensor"
+)
+
+
+def _depthwise_conv(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -27,12 +82,11 @@ def run_depthwise(
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> Tensor:
-    """Body of `torch.ops.depthwise.depthwise_conv`: arguments checked, padding flat: (before, after, before, ...)."""
-    g = _operator_geometry(x, weight, stride, padding, dilation)
+    g = _geometry(x, weight, stride, padding, dilation)
     return _chosen("depthwise", g, x).depthwise(x, weight, bias, g)
 
 
-def run_separable(
+def _separable_conv(
     x: Tensor,
     depthwise_weight: Tensor,
     pointwise_weight: Tensor,
@@ -44,12 +98,11 @@ def run_separable(
     dilation: Sequence[int],
     groups: int,
     depthwise_activation: str | None,
-    pointwise_activation: str | None,
     depthwise_slope: float,
+    pointwise_activation: str | None,
     pointwise_slope: float,
 ) -> Tensor:
-    """Body of `torch.ops.depthwise.separable_conv`, as `run_depthwise`."""
-    g = _operator_geometry(x, depthwise_weight, stride, padding, dilation, pointwise_weight, groups)
+    g = _geometry(x, depthwise_weight, stride, padding, dilation, pointwise_weight.shape[0], groups)
     tensors = SeparableTensors(
         depthwise_weight,
         pointwise_weight,
@@ -62,13 +115,24 @@ def run_separable(
     return _chosen("separable", g, x).separable(x, tensors, g)
 
 
-def _operator_geometry(
+# functorch finds no composite kernel written in Python by itself, and would loop over the batch.
+for _key in ("CompositeImplicitAutograd", "FuncTorchBatchedDecomposition"):
+    _LIBRARY.impl("depthwise_conv", _depthwise_conv, _key)
+    _LIBRARY.impl("separable_conv", _separable_conv, _key)
+
+
+def _flat(g: Geometry) -> list[int]:
+    """Padding as an operator takes it: before, after, before, ..."""
+    return [amount for pair in g.padding for amount in pair]
+
+
+def _geometry(
     x: Tensor,
     weight: Tensor,
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
-    pointwise_weight: Tensor | None = None,
+    out_channels: int | None = None,
     groups: int = 1,
 ) -> Geometry:
     return Geometry(
@@ -78,32 +142,9 @@ def _operator_geometry(
         padding=tuple(zip(padding[::2], padding[1::2], strict=True)),
         dilation=tuple(dilation),
         depth_multiplier=weight.shape[0] // x.shape[1],
-        out_channels=None if pointwise_weight is None else pointwise_weight.shape[0],
+        out_channels=out_channels,
         groups=groups,
     )
-
-
-def _chosen(operation: Operation, g: Geometry, x: Tensor) -> Backend:
-    return EAGER if exporting() else choose(Call(operation, g, x.dtype, x.device.type)).backend
-
-
-def exporting() -> bool:
-    return torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-
-
-_LIBRARY = torch.library.Library("depthwise", "DEF")
-_LIBRARY.define(
-    "depthwise_conv(Tensor x, Tensor weight, Tensor? bias, int[] stride, SymInt[] padding, int[] dilation) -> Tensor"
-)
-_LIBRARY.define(
-    "separable_conv(Tensor x, Tensor depthwise_weight, Tensor pointwise_weight, Tensor? depthwise_bias, "
-    "Tensor? pointwise_bias, Tensor? residual, int[] stride, SymInt[] padding, int[] dilation, int groups, "
-    "str? depthwise_activation, str? pointwise_activation, float depthwise_slope, float pointwise_slope) -> Tensor"
-)
-# functorch finds no composite kernel written in Python by itself, and would loop over the batch.
-for _key in ("CompositeImplicitAutograd", "FuncTorchBatchedDecomposition"):
-    _LIBRARY.impl("depthwise_conv", run_depthwise, _key)
-    _LIBRARY.impl("separable_conv", run_separable, _key)
 
 
 @register_flop_formula(torch.ops.depthwise.depthwise_conv)
