@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import depthwise
 from depthwise import SeparableConv2d, backends, functional
 from depthwise.backends import EAGER
 from depthwise.blocks import InvertedResidual, MobileNetV1Block
-from depthwise.doctor import machine_report, model_report
+from depthwise.doctor import cpu_name, machine_report, model_report
 from tests.test_backends import Doubling
 
 
@@ -87,3 +88,10 @@ def test_a_layer_that_refuses_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("depthwise.doctor.BACKENDS", (Refusing(), EAGER))
     assert "refusing refuses: no such instruction here" in str(machine_report())
+
+
+def test_the_processor_has_a_name(tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor\t: 0\nmodel name\t: A Processor: Model 7\n")
+    assert cpu_name(cpuinfo) == "A Processor: Model 7"
+    assert cpu_name(tmp_path / "none")

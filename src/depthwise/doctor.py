@@ -116,9 +116,8 @@ def model_report(model: nn.Module, input_size: InputSize) -> tuple[LayerReport, 
     return tuple(row for group in rows.values() for row in group)
 
 
-def cpu_name() -> str:
-    """The processor's name, where the system tells it."""
-    cpuinfo = Path("/proc/cpuinfo")
+def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name as Linux tells it, or what Python knows elsewhere."""
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,80 @@
+"""The network of the demo, and its training: the class of the convolutions is the only difference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..layers import SeparableConv2d
+from .data import SEED, Digits
+
+TRAIN_BATCH = 64
+LEARNING_RATE = 3e-3
+
+
+def small_cnn(conv_class: type[nn.Module] = nn.Conv2d) -> nn.Sequential:
+    def conv(in_channels: int, out_channels: int) -> nn.Sequential:
+        layer = conv_class(in_channels, out_channels, 3, padding=1, bias=False)
+        return nn.Sequential(layer, nn.BatchNorm2d(out_channels), nn.ReLU())
+
+    return nn.Sequential(
+        conv(1, 32),
+        nn.MaxPool2d(2),
+        conv(32, 64),
+        conv(64, 64),
+        nn.MaxPool2d(2),
+        conv(64, 128),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(128 * 3 * 3, 10),
+    )
+
+
+def trained(
+    conv_class: type[nn.Module], digits: Digits, epochs: int, on_step: Callable[[], object] = lambda: None
+) -> nn.Sequential:
+    """A `small_cnn`, trained from one seed; torch's own random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        model = small_cnn(conv_class)
+        _fit(model, digits, epochs, on_step)
+    return model.eval()
+
+
+def steps_of(digits: Digits, epochs: int) -> int:
+    """How many steps a training takes."""
+    return epochs * -(-len(digits.train_labels) // TRAIN_BATCH)
+
+
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """The share of the images whose highest output is their label's."""
+    with torch.inference_mode():
+        hits = model(images).argmax(1) == labels
+    return float(hits.double().mean())
+
+
+def dense_twin(model: nn.Module) -> nn.Module:
+    """A copy that computes the same with each separable layer as the dense convolution it equals."""
+    twin = deepcopy(model)
+    for name, layer in list(twin.named_modules()):
+        if isinstance(layer, SeparableConv2d):
+            twin.set_submodule(name, layer.to_dense())
+    return twin
+
+
+def _fit(model: nn.Module, digits: Digits, epochs: int, on_step: Callable[[], object]) -> None:
+    images, labels = digits.train_images, digits.train_labels
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps_of(digits, epochs))
+    for _ in range(epochs):
+        for batch in torch.randperm(len(labels)).split(TRAIN_BATCH):
+            loss = F.cross_entropy(model(images[batch]), labels[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            on_step()

