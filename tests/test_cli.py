@@ -122,6 +122,13 @@ def test_messages_and_exit_codes(depthwise: Command, arguments: tuple[str, ...],
     assert "Traceback" not in ran.err
 
 
+def test_brackets_in_a_message_are_kept(depthwise: Command) -> None:
+    assert (
+        "error: a model is timm:NAME or package.module:callable; got '[bold]x'"
+        in depthwise("count", "[bold]x", "--input", "3").err
+    )
+
+
 @pytest.mark.parametrize("command", ["explain", "count", "doctor", "demo"])
 def test_every_help_has_an_example(depthwise: Command, command: str) -> None:
     ran = depthwise(command, "--help")

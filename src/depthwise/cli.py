@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
@@ -151,7 +152,7 @@ def doctor(model: OptionalModel = None, inputs: Inputs = None, as_json: Json = F
         return
     table = Table("layer", "kind", "backend", "why", box=None, pad_edge=False)
     for row in rows:
-        table.add_row(row.name or "(the model)", row.kind, row.backend, row.reason)
+        table.add_row(escape(row.name) or "(the model)", row.kind, row.backend, escape(row.reason))
     stdout.print(table)
 
 
@@ -180,7 +181,7 @@ def main() -> None:
     try:
         app()
     except DepthwiseError as error:
-        stderr.print(f"[bold red]error:[/] {error}", highlight=False)
+        stderr.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(1)
 
 
@@ -198,7 +199,7 @@ def _load(name: str) -> nn.Module:
 @contextmanager
 def _working(what: str) -> Iterator[None]:
     """Show on a terminal that something longer goes on."""
-    with stderr.status(f"{what} ...") if stderr.is_terminal else nullcontext():
+    with stderr.status(f"{escape(what)} ...") if stderr.is_terminal else nullcontext():
         yield
 
 
@@ -209,4 +210,4 @@ def _write(path: Path | None, content: str) -> None:
         path.write_text(content, encoding="utf-8")
     except OSError as error:
         raise DepthwiseError(f"cannot write {path}: {error.strerror}") from error
-    stderr.print(f"wrote {path}", highlight=False)
+    stderr.print(f"wrote {escape(str(path))}", highlight=False, soft_wrap=True)
