@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from depthwise import blocks
+from depthwise import DepthwiseError, blocks
 from depthwise.blocks import (
     BlueprintConv2d,
     ConvNeXtBlock,
@@ -102,6 +102,22 @@ def test_a_blueprint_filter_is_a_scaled_copy_per_channel() -> None:
     torch.testing.assert_close(block(x), nn.functional.conv2d(x, dense, padding=1), rtol=1e-4, atol=1e-5)
 
 
+def test_xception_activates_before_each_separable_convolution() -> None:
+    step = ["ReLU", "DepthwiseConv2d", "Conv2d", "BatchNorm2d"]
+    assert order(XceptionBlock(8, 8, repeats=2)) == [*step, *step, "Identity"]
+
+
+def test_sizes_are_checked() -> None:
+    with pytest.raises(DepthwiseError, match="squeeze_channels must be at least 1; got 0"):
+        SqueezeExcite(8, 0)
+    with pytest.raises(DepthwiseError, match="out_channels=9 is not divisible by groups=2"):
+        BlueprintConv2d(8, 9, 3, groups=2)
+    with pytest.raises(DepthwiseError, match="pointwise_norm must be a callable"):
+        BlueprintConv2d(8, 8, 3, pointwise_norm=3)  # type: ignore[arg-type]
+    assert InvertedResidual(8, 8, (3, 5), (1, 1)).adds_input
+    assert InvertedResidual(8, 8, (3, 5), (1, 1))(X).shape == X.shape
+
+
 def test_xception_leaves_its_input_alone() -> None:
     before = X.clone()
     XceptionBlock(8, 8)(X)
@@ -109,6 +125,8 @@ def test_xception_leaves_its_input_alone() -> None:
 
 
 def test_convnext_starts_as_the_identity() -> None:
+    assert ConvNeXtBlock(8).norm.eps == 1e-6
+
     def distance(scale: float) -> float:
         return float((ConvNeXtBlock(8, layer_scale=scale)(X) - X).abs().max().detach())
 

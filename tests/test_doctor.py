@@ -22,6 +22,11 @@ class Functional(nn.Module):
         return functional.depthwise_conv2d(x, torch.ones(16, 1, 3, 3))
 
 
+class TorchsFunctional(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(x, torch.ones(2, 4, 1, 1))
+
+
 def network() -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(3, 8, 3),
@@ -31,6 +36,7 @@ def network() -> nn.Sequential:
         Functional(),
         SeparableConv2d(16, 4, 3),
         nn.ConvTranspose2d(4, 4, 2),
+        TorchsFunctional(),
     )
 
 
@@ -39,13 +45,14 @@ def test_every_convolution_of_a_model() -> None:
     eager = "PyTorch's own operators"
     assert rows == {
         "0": ("Conv2d", "torch", "not depthwise: PyTorch's operator"),
-        "1": ("MobileNetV1Block", "eager", f"parts run one by one; {eager}"),
+        "1.separable": ("SeparableConv2d", "eager", f"{eager}; part by part: depthwise_norm is there"),
         "2.expand.0": ("Conv2d", "torch", "not depthwise: PyTorch's operator"),
-        "2.separable": ("SeparableConv2d", "eager", f"parts run one by one; {eager}"),
-        "3": ("Conv2d", "torch", "depthwise, but Conv2d calls PyTorch's operator; DepthwiseConv2d does not"),
+        "2.separable": ("SeparableConv2d", "eager", f"{eager}; part by part: depthwise_norm is there"),
+        "3": ("Conv2d", "torch", "depthwise, but PyTorch's operator; a DepthwiseConv2d goes through the backends"),
         "4": ("Functional", "eager", eager),
         "5": ("SeparableConv2d", "eager", eager),
         "6": ("ConvTranspose2d", "torch", "transposed: PyTorch's operator"),
+        "7": ("TorchsFunctional", "torch", "calls PyTorch's operator"),
     }
 
 

@@ -72,3 +72,8 @@ def test_errors() -> None:
         factorize(torch.zeros(4, 2, 3, 3), 5)
     with pytest.raises(DepthwiseError, match="depth_multiplier must be at least 1; got 0"):
         factorize(torch.zeros(4, 2, 3, 3), 0)
+    with pytest.raises(DepthwiseError, match="out_channels=6 is not divisible by groups=4"):
+        factorize(torch.zeros(6, 4, 3, 3), 1, groups=4)
+    for wrong in (torch.full((4, 2, 3), float("nan")), torch.zeros(4, 2, 3, dtype=torch.complex64)):
+        with pytest.raises(DepthwiseError, match="must be made of finite floating-point numbers"):
+            factorize(wrong)

@@ -196,6 +196,7 @@ X, D, P = torch.zeros(1, 16, 9, 9), torch.zeros(16, 1, 3, 3), torch.zeros(8, 16,
         ({"weight": torch.zeros(0, 1, 3, 3)}, "weight has 0 filters"),
         ({"weight": D.double()}, "weight has dtype torch.float64 and x torch.float32; convert one"),
         ({"weight": D.to("meta")}, "weight is on meta and x on cpu; move one"),
+        ({"weight": None}, "weight must be a torch.Tensor; got NoneType"),
         ({"weight": [1.0]}, "weight must be a torch.Tensor; got list"),
         ({"x": torch.zeros(9, 9)}, r"x must be \(batch, channels, height, width\) or .*; got the shape \(9, 9\)"),
         ({"x": X.to(torch.complex64)}, "x must have a floating-point dtype; got torch.complex64"),
@@ -227,6 +228,9 @@ def test_depthwise_errors(arguments: dict[str, Any], message: str) -> None:
         ({"depthwise_bias": torch.zeros(3)}, r"depthwise_bias must have the shape \(16,\); got \(3,\)"),
         ({"pointwise_bias": torch.zeros(3)}, r"pointwise_bias must have the shape \(8,\); got \(3,\)"),
         ({"residual": torch.zeros(1, 8, 9, 9)}, r"residual must have the output's shape \(1, 8, 7, 7\); got \(1, 8, 9"),
+        ({"residual": 3}, "residual must be a torch.Tensor; got int"),
+        ({"x": X[0], "residual": 3}, "residual must be a torch.Tensor; got int"),
+        ({"depthwise_activation": ("leaky_relu", "big")}, "the slope of 'leaky_relu' must be a number; got 'big'"),
         ({"groups": 3}, "in_channels=16 is not divisible by groups=3"),
         ({"pointwise_activation": "swish"}, "unknown activation 'swish'; known: None, relu, relu6, silu"),
         ({"depthwise_activation": ("relu", 0.1)}, "the activation 'relu' has no slope"),
@@ -245,3 +249,19 @@ def test_separable_errors(arguments: dict[str, Any], message: str) -> None:
 )
 def test_activation_of(given_name: ActivationName, settled: object) -> None:
     assert activation_of(given_name) == settled
+
+
+def test_what_was_accepted_once_is_still_checked() -> None:
+    functional.depthwise_conv2d(X, D, stride=1)
+    for wrong in (1.0, True):
+        with pytest.raises(DepthwiseError, match="stride must be an integer"):
+            functional.depthwise_conv2d(X, D, stride=wrong)  # type: ignore[arg-type]
+
+
+def test_shapes_are_checked_once() -> None:
+    x, weight = torch.zeros(1, 3, 11, 13), torch.zeros(3, 1, 3, 3)
+    functional.depthwise_conv2d(x, weight)
+    before = functional._remembered_geometry.cache_info()
+    functional.depthwise_conv2d(x, weight)
+    after = functional._remembered_geometry.cache_info()
+    assert (after.hits - before.hits, after.misses) == (1, before.misses)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import ceil
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -104,6 +105,10 @@ def test_torch_padding_says_where_torch_has_none() -> None:
         ({"groups": 2}, "in_channels=3 is not divisible by groups=2"),
         ({"groups": 3, "out_channels": 4}, "out_channels=4 is not divisible by groups=3"),
         ({"input_size": (3,)}, r"input_size is \(channels, \*spatial\) .* got \(3,\)"),
+        ({"kernel_size": torch.tensor(3.5)}, "kernel_size must be an integer; got tensor"),
+        ({"stride": np.array([1, 1])}, r"stride must be an integer; got array"),
+        ({"padding": np.array([1, 1])}, r"padding must be an integer; got array"),
+        ({"input_size": (3, 7), "padding": (2, 0)}, r"got \(2, 0\); for one axis write \(\(2, 0\),\)"),
         ({"input_size": 7}, "1, 2 or 3 spatial dimensions; got 7"),
         ({"input_size": (3, 1, 1, 1, 1)}, "1, 2 or 3 spatial dimensions"),
         ({"input_size": (0, 7, 7)}, "channels of the input must be at least 1; got 0"),
@@ -119,3 +124,8 @@ def test_errors(arguments: dict[str, Any], message: str) -> None:
 
 def test_per_axis_takes_a_single_element_for_all() -> None:
     assert per_axis([3], 3, "stride") == (3, 3, 3)
+
+
+def test_numpys_integers_become_pythons() -> None:
+    g = geometry((np.int64(3), 7, np.int32(7)), np.int64(3), padding=np.int64(1), out_channels=np.int64(8))  # type: ignore[arg-type]
+    assert {type(n) for n in (*g.input_size, *g.kernel_size, *g.padding[0], *g.output_size)} == {int}

@@ -23,6 +23,8 @@ def text():
     return "not a model"
 def broken():
     raise KeyError("weights")
+def leaves():
+    raise SystemExit(3)
 def needs(width):
     return nn.Linear(width, width)
 """
@@ -64,11 +66,13 @@ def test_timm() -> None:
     ("name", "message"),
     [
         ("resnet", "a model is timm:NAME or package.module:callable; got 'resnet'"),
+        (".mm:build", "a model is timm:NAME or package.module:callable; got '.mm:build'"),
+        ("made_here:leaves", "made_here:leaves raised SystemExit when called without arguments: 3"),
         (":build", "got ':build'"),
         ("not_there:build", "not_there:build does not load: ModuleNotFoundError: .*; pip install not_there, or run"),
         ("half_done:build", "half_done:build does not load: ModuleNotFoundError: No module named 'not_installed_any"),
         ("made_here:nothing", "made_here:nothing does not load: module 'made_here' has no attribute 'nothing'"),
-        ("made_here:number", "made_here:number is a int; expected a torch.nn.Module or a callable making one"),
+        ("made_here:number", "made_here:number is of type int; expected a torch.nn.Module or a callable making one"),
         ("made_here:text", r"made_here:text\(\) made a str; expected a torch.nn.Module"),
         ("made_here:broken", "made_here:broken raised KeyError when called without arguments: 'weights'"),
         ("made_here:needs", "made_here:needs raised TypeError when called without arguments: .*width"),
@@ -83,3 +87,9 @@ def test_without_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "timm", None)
     with pytest.raises(DepthwiseError, match="timm:resnet18 does not load: ModuleNotFoundError"):
         load_model("timm:resnet18")
+
+
+def test_a_torchvision_for_another_torch_is_told(folder: Path) -> None:
+    (folder / "sees_no_nms.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')\n")
+    with pytest.raises(DepthwiseError, match="torchvision here was not built for the torch here: install the pair"):
+        load_model("sees_no_nms:build")

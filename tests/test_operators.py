@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from depthwise import functional
+from depthwise.backends import Choice, observed_choices
 
 W, P, B = torch.randn(8, 1, 3, 3), torch.randn(6, 8, 1, 1), torch.randn(6)
 OPERATORS = torch.ops.depthwise
@@ -52,27 +53,19 @@ def test_a_dynamic_graph_is_not_compiled_again_for_another_size() -> None:
     assert "depthwise.separable_conv" in str(graphs[0].graph)
 
 
-def test_export_keeps_the_sizes_open() -> None:
+@pytest.mark.parametrize("strict", [False, True])
+def test_export_keeps_the_sizes_open(strict: bool) -> None:
     class Model(torch.nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return separable(x, stride=2, padding="same")
 
     sizes = {0: torch.export.Dim("n"), 2: torch.export.Dim("h", min=4), 3: torch.export.Dim("w", min=4)}
-    program = torch.export.export(Model(), (torch.randn(2, 4, 9, 9),), dynamic_shapes={"x": sizes})
+    program = torch.export.export(Model(), (torch.randn(2, 4, 9, 9),), dynamic_shapes={"x": sizes}, strict=strict)
     called = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
     assert "aten.conv2d.default" in called
     assert not any("depthwise" in target for target in called)
     x = torch.randn(3, 4, 12, 17)
     assert torch.equal(program.module()(x), separable(x, stride=2, padding="same"))
-
-
-def test_export_strict() -> None:
-    class Model(torch.nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return separable(x, padding="same")
-
-    x = torch.randn(2, 4, 9, 9)
-    assert torch.equal(torch.export.export(Model(), (x,), strict=True).module()(x), separable(x, padding="same"))
 
 
 def test_vmap_over_inputs_and_over_weights() -> None:
@@ -105,6 +98,15 @@ def test_autocast() -> None:
         assert separable(x).dtype == torch.bfloat16
         assert separable(x.bfloat16()).dtype == torch.bfloat16
     assert separable(x).dtype == torch.float32
+
+
+def test_a_backend_is_asked_for_the_dtype_of_autocast() -> None:
+    choices: list[Choice] = []
+    x = torch.randn(2, 4, 9, 9)
+    with observed_choices(choices.append), torch.autocast("cpu", dtype=torch.bfloat16):
+        separable(x)
+        functional.depthwise_conv2d(x.double(), W.double())
+    assert [choice.call.dtype for choice in choices] == [torch.bfloat16, torch.float64]
 
 
 def test_meta() -> None:

@@ -272,9 +272,10 @@ def test_indices_need_example_inputs() -> None:
         trace(nn.Embedding(10, 3), (4,))
 
 
-def test_a_bug_in_the_model_passes_through() -> None:
-    with pytest.raises(AttributeError, match="no_such"):
+def test_a_bug_in_the_model_is_told_with_its_cause() -> None:
+    with pytest.raises(DepthwiseError, match=r"AttributeError: .* has no attribute 'no_such'") as told:
         trace(Calls(lambda x: x.no_such), (3,))
+    assert isinstance(told.value.__cause__, AttributeError)
 
 
 def test_lazy_modules_must_be_initialised() -> None:

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .geometry import IntOrTuple, Padding, positive
+from .geometry import IntOrTuple, Padding, check_groups, per_axis, positive
 from .layers import DepthwiseConv2d, SeparableConv2d
-from .layers.separable import MakeModule
+from .layers.separable import MakeModule, made
 
 
-class MobileNetV1Block(SeparableConv2d):
+class MobileNetV1Block(nn.Module):
     """Depthwise 3x3, batch norm, ReLU6, pointwise, batch norm, ReLU6.
 
     MobileNets, arXiv 1704.04861, figure 3, with the ReLU6 of its published weights.
@@ -25,7 +25,8 @@ class MobileNetV1Block(SeparableConv2d):
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1, device: Any = None, dtype: Any = None):
-        super().__init__(
+        super().__init__()
+        self.separable = SeparableConv2d(
             in_channels,
             out_channels,
             3,
@@ -39,6 +40,10 @@ class MobileNetV1Block(SeparableConv2d):
             pointwise_norm=nn.BatchNorm2d,
             pointwise_activation=nn.ReLU6,
         )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.separable(x)
+        return out
 
 
 class SqueezeExcite(nn.Module):
@@ -59,6 +64,7 @@ class SqueezeExcite(nn.Module):
         dtype: Any = None,
     ):
         super().__init__()
+        positive(squeeze_channels, "squeeze_channels")
         self.reduce = nn.Conv2d(channels, squeeze_channels, 1, device=device, dtype=dtype)
         self.activation = activation()
         self.expand = nn.Conv2d(squeeze_channels, channels, 1, device=device, dtype=dtype)
@@ -87,8 +93,8 @@ class InvertedResidual(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int = 3,
-        stride: int = 1,
+        kernel_size: IntOrTuple = 3,
+        stride: IntOrTuple = 1,
         expansion: float = 6,
         squeeze_channels: int | None = None,
         activation: MakeModule = nn.ReLU6,
@@ -98,7 +104,8 @@ class InvertedResidual(nn.Module):
         super().__init__()
         to: Any = {"device": device, "dtype": dtype}
         hidden = positive(round(in_channels * expansion), "in_channels * expansion")
-        self.adds_input = stride == 1 and in_channels == out_channels
+        kernel_size = per_axis(kernel_size, 2, "kernel_size")
+        self.adds_input = per_axis(stride, 2, "stride") == (1, 1) and in_channels == out_channels
         self.expand: nn.Module | None = None
         if hidden != in_channels:
             self.expand = nn.Sequential(
@@ -115,7 +122,7 @@ class InvertedResidual(nn.Module):
             out_channels,
             kernel_size,
             stride,
-            padding=kernel_size // 2,
+            padding=tuple(k // 2 for k in kernel_size),
             bias=False,
             depthwise_norm=nn.BatchNorm2d,
             depthwise_activation=middle,
@@ -159,8 +166,9 @@ class BlueprintConv2d(nn.Module):
     ):
         super().__init__()
         to: Any = {"device": device, "dtype": dtype}
+        check_groups(in_channels, out_channels, positive(groups, "groups"))
         self.pointwise = nn.Conv2d(in_channels, out_channels, 1, groups=groups, bias=False, **to)
-        self.pointwise_norm = None if pointwise_norm is None else pointwise_norm(out_channels).to(**to)
+        self.pointwise_norm = made("pointwise_norm", pointwise_norm, out_channels, **to)
         self.depthwise = DepthwiseConv2d(out_channels, kernel_size, stride, padding, dilation, bias, padding_mode, **to)
 
     def forward(self, x: Tensor) -> Tensor:

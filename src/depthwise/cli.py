@@ -153,7 +153,8 @@ def doctor(model: OptionalModel = None, inputs: Inputs = None, as_json: Json = F
     table = Table("layer", "kind", "backend", "why", box=None, pad_edge=False)
     for row in rows:
         table.add_row(escape(row.name) or "(the model)", row.kind, row.backend, escape(row.reason))
-    stdout.print(table)
+    # A file or a pipe has no width to wrap at.
+    stdout.print(table, width=None if stdout.is_terminal else 200)
 
 
 @app.command()
@@ -181,7 +182,7 @@ def main() -> None:
     try:
         app()
     except DepthwiseError as error:
-        stderr.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        stderr.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)
 
 

@@ -107,12 +107,15 @@ def model_report(model: nn.Module, input_size: InputSize) -> tuple[LayerReport, 
     chosen: dict[str, list[Choice]] = {}
     for path, choice in seen.choices:
         chosen.setdefault(path, []).append(choice)
+    called = {call.path for call in seen.operators if call.base_name == "convolution"}
     rows: dict[str, list[LayerReport]] = {}
     for path, module in ((call.path, call.module) for call in seen.modules):
         if path in chosen:
             rows.setdefault(path, [_ours(path, module, choice) for choice in chosen[path]])
         elif isinstance(module, _ConvNd):
             rows.setdefault(path, [LayerReport(path, type(module).__name__, "torch", _foreign(module))])
+        elif path in called:
+            rows.setdefault(path, [LayerReport(path, type(module).__name__, "torch", "calls PyTorch's operator")])
     return tuple(row for group in rows.values() for row in group)
 
 
@@ -124,15 +127,14 @@ def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def _ours(path: str, module: nn.Module, choice: Choice) -> LayerReport:
-    by_parts = isinstance(module, _SeparableConv) and choice.call.operation == "depthwise"
-    reason = f"parts run one by one; {choice.reason}" if by_parts else choice.reason
+    by_parts = module.parts_reason() if isinstance(module, _SeparableConv) else None
+    reason = choice.reason if by_parts is None else f"{choice.reason}; part by part: {by_parts}"
     return LayerReport(path, type(module).__name__, choice.backend.name, reason)
 
 
 def _foreign(conv: _ConvNd) -> str:
-    kind = type(conv).__name__
     if conv.transposed:
         return "transposed: PyTorch's operator"
     if conv.groups == conv.in_channels > 1:
-        return f"depthwise, but {kind} calls PyTorch's operator; {kind.replace('Conv', 'DepthwiseConv')} does not"
+        return f"depthwise, but PyTorch's operator; a DepthwiseConv{len(conv.kernel_size)}d goes through the backends"
     return "not depthwise: PyTorch's operator"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .errors import DepthwiseError
-from .geometry import positive
+from .geometry import check_groups, positive
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,9 @@ def factorize(weight: Tensor, depth_multiplier: int = 1, groups: int = 1) -> Fac
     (torch.Size([4, 1, 3, 3]), torch.Size([8, 4, 1, 1]), 0.0)
     """
     out_channels, group_channels, *kernel_size = weight.shape
+    if not weight.is_floating_point() or not bool(weight.isfinite().all()):
+        raise DepthwiseError("the dense kernel must be made of finite floating-point numbers")
+    check_groups(group_channels * groups, out_channels, groups)
     area, group_outputs = prod(kernel_size), out_channels // groups
     positive(depth_multiplier, "depth_multiplier")
     if depth_multiplier > min(group_outputs, area):

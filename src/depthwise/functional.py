@@ -182,6 +182,8 @@ def activation_of(name: ActivationName) -> Activation:
     label, slope = name if isinstance(name, tuple) and len(name) == 2 else (name, None)
     if not isinstance(label, str) or label not in ACTIVATIONS:
         raise DepthwiseError(f"unknown activation {name!r}; known: None, {', '.join(ACTIVATIONS)}, or (name, slope)")
+    if slope is not None and not isinstance(slope, int | float):
+        raise DepthwiseError(f"the slope of {label!r} must be a number; got {slope!r}")
     if slope is not None and label not in DEFAULT_SLOPES:
         raise DepthwiseError(f"the activation {label!r} has no slope; got {name!r}")
     return label, DEFAULT_SLOPES.get(label, 0.0) if slope is None else float(slope)
@@ -198,7 +200,7 @@ def depthwise_conv(
 ) -> Tensor:
     """`depthwise_conv1d`, `2d` or `3d` by rank."""
     x, unbatched = batched(x, rank)
-    _check_tensors(x, weight=weight, bias=bias)
+    _check_tensors(x, {"weight": weight}, {"bias": bias})
     shapes = Shapes(x.shape, weight.shape, _shape(bias))
     g = _settled(rank, shapes, stride, padding, dilation, 1)
     out = operators.depthwise(x, weight, bias, g)
@@ -218,16 +220,13 @@ def separable_conv(
     """`separable_conv1d`, `2d` or `3d` by rank; pairs are (depthwise, pointwise), window: stride, padding, dilation."""
     x, unbatched = batched(x, rank)
     depthwise_weight, pointwise_weight = weights
-    if residual is not None and unbatched:
-        residual = residual.unsqueeze(0)
     _check_tensors(
         x,
-        depthwise_weight=depthwise_weight,
-        pointwise_weight=pointwise_weight,
-        depthwise_bias=biases[0],
-        pointwise_bias=biases[1],
-        residual=residual,
+        {"depthwise_weight": depthwise_weight, "pointwise_weight": pointwise_weight},
+        {"depthwise_bias": biases[0], "pointwise_bias": biases[1], "residual": residual},
     )
+    if residual is not None and unbatched:
+        residual = residual.unsqueeze(0)
     shapes = Shapes(
         x.shape, depthwise_weight.shape, _shape(biases[0]), pointwise_weight.shape, _shape(biases[1]), _shape(residual)
     )
@@ -286,7 +285,8 @@ def _checked_geometry(
     return g
 
 
-_remembered_geometry = lru_cache(maxsize=4096)(_checked_geometry)
+# Typed: 1.0 and True are as good as 1 to a dict, and not to a check.
+_remembered_geometry = lru_cache(maxsize=4096, typed=True)(_checked_geometry)
 
 
 def _shape(tensor: Tensor | None) -> Size | None:
@@ -306,12 +306,11 @@ def batched(x: Tensor, rank: int) -> tuple[Tensor, bool]:
     return (x.unsqueeze(0) if unbatched else x), unbatched
 
 
-def _check_tensors(x: Tensor, **others: Tensor | None) -> None:
+def _check_tensors(x: Tensor, required: dict[str, Tensor], optional: dict[str, Tensor | None]) -> None:
     if not x.is_floating_point():
         raise DepthwiseError(f"x must have a floating-point dtype; got {x.dtype}; convert it with x.float()")
-    for name, tensor in others.items():
-        if tensor is None:
-            continue
+    present = {name: tensor for name, tensor in optional.items() if tensor is not None}
+    for name, tensor in (required | present).items():
         if not isinstance(tensor, Tensor):
             raise DepthwiseError(f"{name} must be a torch.Tensor; got {type(tensor).__name__}")
         if tensor.device != x.device:

@@ -10,6 +10,7 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from numbers import Integral
 from typing import SupportsIndex, cast
 
 from .errors import DepthwiseError
@@ -92,16 +93,14 @@ def geometry(
     """
     if not isinstance(input_size, Sequence) or len(input_size) - 1 not in AXES:
         raise DepthwiseError(f"input_size is (channels, *spatial) with 1, 2 or 3 spatial dimensions; got {input_size}")
-    channels, *spatial = input_size
-    rank = len(spatial)
-    positive(channels, "channels of the input")
-    for axis, size in zip(AXES[rank], spatial, strict=True):
-        _at_least(size, 1, f"the input's {axis}")
+    rank = len(input_size) - 1
+    channels = _at_least(input_size[0], 1, "channels of the input")
+    spatial = [_at_least(n, 1, f"the input's {axis}") for axis, n in zip(AXES[rank], input_size[1:], strict=True)]
     kernel_size = per_axis(kernel_size, rank, "kernel_size")
     stride = per_axis(stride, rank, "stride")
     dilation = per_axis(dilation, rank, "dilation")
     if out_channels is not None:
-        positive(out_channels, "out_channels")
+        out_channels = positive(out_channels, "out_channels")
     g = Geometry(
         (channels, *spatial),
         kernel_size,
@@ -169,7 +168,8 @@ def fixed_padding(padding: Padding, rank: int) -> Pairs | str:
             )
         return tuple((_padding(before), _padding(after)) for before, after in pairs)
     if len(amounts) not in (1, rank):
-        raise DepthwiseError(f"padding is one int, or {rank} for a {rank}-d convolution; got {amounts}")
+        pair = f"; for one axis write (({amounts[0]}, {amounts[1]}),)" if rank == 1 and len(amounts) == 2 else ""
+        raise DepthwiseError(f"padding is one int, or {rank} for a {rank}-d convolution; got {amounts}{pair}")
     return tuple((_padding(p), _padding(p)) for p in amounts) * (rank if len(amounts) == 1 else 1)
 
 
@@ -192,7 +192,10 @@ def per_axis(value: IntOrTuple, rank: int, name: str) -> tuple[int, ...]:
 
 def positive(value: object, name: str) -> int:
     """`value`, checked to be an int of at least 1."""
-    return operator.index(_at_least(value, 1, name))
+    try:
+        return operator.index(_at_least(value, 1, name))
+    except TypeError:
+        raise DepthwiseError(f"{name} must be an integer; got {value!r}") from None
 
 
 def check_groups(in_channels: int, out_channels: int | None, groups: int) -> None:
@@ -207,13 +210,19 @@ def _padding(value: object) -> int:
 
 
 def _at_least(value: object, least: int, name: str) -> int:
-    # Checked and not converted: what comes from a traced size stays symbolic.
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    if not is_int and not _is_one_index(value):
         raise DepthwiseError(f"{name} must be an integer; got {value!r}")
     number = cast(int, value)
     if number < least:
         raise DepthwiseError(f"{name} must be at least {least}; got {number}")
-    return number
+    # numpy's integers become Python's; what comes from a traced size stays symbolic.
+    return operator.index(value) if isinstance(value, Integral) and not is_int else number
+
+
+def _is_one_index(value: object) -> bool:
+    # An array has __index__ too, and no single value.
+    return isinstance(value, SupportsIndex) and not isinstance(value, bool) and getattr(value, "shape", ()) == ()
 
 
 def _same(n: int, k: int, s: int, d: int) -> tuple[int, int]:

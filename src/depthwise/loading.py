@@ -22,7 +22,7 @@ def load_model(name: str) -> nn.Module:
     Identity()
     """
     place, colon, attribute = name.partition(":")
-    if not (place and colon and attribute):
+    if not (place and colon and attribute) or place.startswith("."):
         raise DepthwiseError(f"a model is timm:NAME or package.module:callable; got {name!r}")
     if place == "timm":
         return _timm_model(attribute)
@@ -30,11 +30,13 @@ def load_model(name: str) -> nn.Module:
     if isinstance(found, nn.Module):
         return found
     if not callable(found):
-        raise DepthwiseError(f"{name} is a {type(found).__name__}; expected a torch.nn.Module or a callable making one")
+        raise DepthwiseError(
+            f"{name} is of type {type(found).__name__}; expected a torch.nn.Module or a callable making one"
+        )
     # The user's code may raise anything, here and when it is imported.
     try:
         model = found()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DepthwiseError(f"{name} raised {type(error).__name__} when called without arguments: {error}") from error
     if not isinstance(model, nn.Module):
         raise DepthwiseError(f"{name}() made a {type(model).__name__}; expected a torch.nn.Module")
@@ -56,10 +58,13 @@ def _imported(module: str, name: str) -> Any:
     sys.path.insert(0, folder)
     try:
         return importlib.import_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         top = module.partition(".")[0]
-        missing = isinstance(error, ModuleNotFoundError) and error.name == top
-        advice = f"; pip install {top}, or run this from its folder" if missing else ""
+        advice = ""
+        if isinstance(error, ModuleNotFoundError) and error.name == top:
+            advice = f"; pip install {top}, or run this from its folder"
+        elif "torchvision::" in str(error):
+            advice = "; the torchvision here was not built for the torch here: install the pair that belongs together"
         raise DepthwiseError(f"{name} does not load: {type(error).__name__}: {error}{advice}") from error
     finally:
         sys.path.remove(folder)

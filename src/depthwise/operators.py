@@ -60,7 +60,15 @@ def _exporting() -> bool:
 
 
 def _chosen(operation: Operation, g: Geometry, x: Tensor) -> Backend:
-    return EAGER if _exporting() else choose(Call(operation, g, x.dtype, x.device.type)).backend
+    return EAGER if _exporting() else choose(Call(operation, g, _dtype(x), x.device.type)).backend
+
+
+def _dtype(x: Tensor) -> torch.dtype:
+    """The dtype that the convolution runs in."""
+    device = x.device.type
+    if x.dtype == torch.float64 or not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return x.dtype
+    return torch.get_autocast_dtype(device)
 
 
 _LIBRARY = torch.library.Library("depthwise", "DEF")

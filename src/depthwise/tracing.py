@@ -32,10 +32,6 @@ from .geometry import positive
 
 InputSize = Sequence[int] | Sequence[Sequence[int]] | Tensor | Sequence[Tensor]
 
-# What a forward raises on a shape, a dtype or a value it does not like. Any other exception is a bug in the model
-# and passes through as it is.
-FORWARD_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OperatorCall:
@@ -134,7 +130,8 @@ def trace(
             module.training = False
         try:
             torch.func.functional_call(model, state, inputs)
-        except FORWARD_ERRORS as error:
+        # The forward is the user's code, and may raise anything.
+        except Exception as error:
             raise DepthwiseError(_failure(error, recorder.where(), [tuple(x.shape) for x in inputs])) from error
     learned = frozenset(storage(parameter) for parameter in parameters.values())
     batch_size = inputs[0].shape[0] if inputs[0].ndim else 1

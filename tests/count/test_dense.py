@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from depthwise import SeparableConv2d
 from depthwise.cost import Cost
 from depthwise.count import Count, Row, count
 
@@ -164,3 +165,21 @@ def test_the_second_of_two_depthwise_convolutions_makes_the_pair() -> None:
     result = count(nn.Sequential(depthwise(8, 3), depthwise(8, 5), pointwise(8, 4)), (8, 6, 6))
     macs = [None if r.dense is None else r.dense.macs for r in result.rows]
     assert macs == [36 * 8 * 9 * 8, 0, 36 * 8 * 25 * 4]
+
+
+@pytest.mark.parametrize(
+    ("layer", "dense"),
+    [
+        (SeparableConv2d(8, 16, 3, groups=2, bias=False), nn.Conv2d(8, 16, 3, groups=2, bias=False)),
+        (SeparableConv2d(1, 8, 3, bias=False), nn.Conv2d(1, 8, 3, bias=False)),
+        (SeparableConv2d(3, 8, 5, 2, "same", depth_multiplier=2), nn.Conv2d(3, 8, 5, 2, padding=2)),
+    ],
+)
+def test_the_dense_cost_of_a_layer_is_that_of_the_convolution_it_replaces(layer: nn.Module, dense: nn.Conv2d) -> None:
+    size = (dense.in_channels, 10, 10)
+    ours, theirs = count(layer, size).dense, count(dense, size).total
+    assert (ours.multiplications, ours.additions, ours.parameters) == (
+        theirs.multiplications,
+        theirs.additions,
+        theirs.parameters,
+    )

@@ -48,6 +48,12 @@ def test_to_dense_folds_norms_and_biases(mode: str) -> None:
     assert not layer.to_dense().training
 
 
+def test_identities_are_nothing() -> None:
+    layer = SeparableConv2d(4, 6, 3, depthwise_norm=nn.Identity, pointwise_activation=nn.Identity)
+    x = torch.randn(2, 4, 9, 9)
+    torch.testing.assert_close(layer.to_dense()(x), layer(x), rtol=1e-4, atol=1e-5)
+
+
 def test_to_dense_keeps_the_absence_of_a_bias() -> None:
     assert SeparableConv2d(4, 6, 3, bias=False).to_dense().bias is None
     with_norm = SeparableConv2d(4, 6, 3, bias=False, depthwise_norm=lambda c: nn.BatchNorm2d(c, affine=False)).eval()
@@ -129,6 +135,7 @@ def test_a_layer_made_otherwise_has_no_error_to_read() -> None:
         (SeparableConv1d, nn.Linear(4, 6), 1, "takes a torch.nn.Conv1d; got Linear"),
         (SeparableConv2d, nn.Conv2d(4, 6, 3), 7, r"depth_multiplier=7 is more than a 6 x 9 slice .*: 6 \(out_channels"),
         (SeparableConv2d, nn.Conv2d(4, 60, 3), 10, "depth_multiplier=10 is more than a 60 x 9 slice"),
+        (SeparableConv2d, nn.LazyConv2d(4, 3), 1, "needs the weights, and LazyConv2d.* has none before its first call"),
         (SeparableConv3d, nn.Conv3d(4, 6, 3), 0, "depth_multiplier must be at least 1; got 0"),
         (SeparableConv2d, nn.Conv2d(4, 6, 3, device="meta"), 1, "needs the weights, and .* on the meta device"),
     ],

@@ -111,8 +111,9 @@ def test_device_and_dtype() -> None:
         ({"dilation": (1, 1, 1)}, "dilation is one int, or 2 for a 2-d convolution"),
         ({"padding": "full"}, "padding is an int, a tuple"),
         ({"padding_mode": "wrap"}, "padding_mode is one of zeros, reflect, replicate, circular; got 'wrap'"),
-        ({"dtype": torch.int32}, "dtype must be floating point; got torch.int32"),
-        ({"dtype": torch.complex64}, "dtype must be floating point; got torch.complex64"),
+        ({"dtype": torch.int32}, "dtype must be a floating-point torch.dtype; got torch.int32"),
+        ({"dtype": "float32"}, "dtype must be a floating-point torch.dtype; got float32"),
+        ({"dtype": torch.complex64}, "dtype must be a floating-point torch.dtype; got torch.complex64"),
     ],
 )
 def test_constructor_errors(arguments: dict[str, Any], message: str) -> None:
@@ -150,3 +151,12 @@ def test_unbatched_and_empty() -> None:
     torch.testing.assert_close(layer(x), layer(x.unsqueeze(0)).squeeze(0))
     assert layer(torch.zeros(0, 4, 9, 9)).shape == (0, 4, 9, 9)
     assert geometry((4, 9, 9), 3, padding="same").output_size == (4, 9, 9)
+
+
+def test_a_padding_set_afterwards_counts_and_shows() -> None:
+    layer = DepthwiseConv2d(4, 3)
+    layer.padding = 1  # type: ignore[assignment]
+    assert repr(layer) == "DepthwiseConv2d(4, kernel_size=(3, 3), padding=1)"
+    assert layer(torch.zeros(1, 4, 9, 9)).shape == (1, 4, 9, 9)
+    layer.padding = 0  # type: ignore[assignment]
+    assert repr(layer) == "DepthwiseConv2d(4, kernel_size=(3, 3))"

@@ -131,11 +131,11 @@ def test_repr_reads_like_the_call() -> None:
 # ---- one call or its parts
 
 
-def operations(layer: nn.Module, x: Tensor) -> list[str]:
+def operations(layer: nn.Module, x: Tensor) -> set[str]:
     choices: list[Choice] = []
     with observed_choices(choices.append):
         layer(x)
-    return [choice.call.operation for choice in choices]
+    return {choice.call.operation for choice in choices}
 
 
 X = torch.randn(2, 4, 9, 9)
@@ -165,6 +165,24 @@ def with_a_foreign_child(layer: SeparableConv2d) -> None:
     layer.pointwise = nn.Sequential(layer.pointwise)  # type: ignore[assignment]
 
 
+class Subclass(nn.Conv2d):
+    pass
+
+
+def with_a_subclass(layer: SeparableConv2d) -> None:
+    other = Subclass(4, 6, 1)
+    other.load_state_dict(layer.pointwise.state_dict())
+    layer.pointwise = other
+
+
+def with_a_backward_pre_hook(layer: SeparableConv2d) -> None:
+    layer.pointwise.register_full_backward_pre_hook(lambda *_: None)
+
+
+def with_a_compiled_child(layer: SeparableConv2d) -> None:
+    layer.depthwise.compile(backend="eager")
+
+
 def with_its_own_forward(layer: SeparableConv2d) -> None:
     layer.depthwise.forward = layer.depthwise.forward
 
@@ -178,15 +196,22 @@ def with_its_own_forward(layer: SeparableConv2d) -> None:
         with_parametrisation,
         with_pruning,
         with_a_foreign_child,
+        with_a_subclass,
+        with_a_backward_pre_hook,
+        with_a_compiled_child,
         with_its_own_forward,
     ],
 )
 def test_parts_run_one_by_one_where_something_sees_between(watch: Any) -> None:
     layer = SeparableConv2d(4, 6, 3)
-    assert operations(layer, X) == ["separable"]
+    assert operations(layer, X) == {"separable"}
+    assert layer.parts_reason() is None
     before = layer(X)
     watch(layer)
-    assert operations(layer, X) == ["depthwise"]
+    reason = layer.parts_reason()
+    assert reason is not None
+    assert "depthwise" in reason or "pointwise" in reason
+    assert operations(layer, X) == {"depthwise"}
     if watch is not with_pruning:
         torch.testing.assert_close(layer(X), before)
 
@@ -215,7 +240,7 @@ def test_a_global_hook_sees_the_parts() -> None:
 )
 def test_activations_the_functional_forms_know_are_part_of_the_call(activation: Any, expected: str) -> None:
     layer = SeparableConv2d(4, 6, 3, depthwise_activation=activation, pointwise_activation=activation)
-    assert operations(layer, X) == [expected]
+    assert operations(layer, X) == {expected}
     torch.testing.assert_close(layer(X), nn.Sequential(*layer.children())(X))
 
 
@@ -235,6 +260,25 @@ def test_pruning_and_parametrisation_train() -> None:
         watch(layer)
         layer(X).sum().backward()
         assert all(parameter.grad is not None for parameter in layer.parameters())
+
+
+def test_the_reason_why_parts_run_one_by_one() -> None:
+    reasons = {
+        SeparableConv2d(4, 6, 3, pointwise_norm=nn.BatchNorm2d).parts_reason(),
+        SeparableConv2d(4, 6, 3, depthwise_activation=nn.Mish).parts_reason(),
+        SeparableConv2d(4, 6, 3, depthwise_activation=lambda: nn.GELU("tanh")).parts_reason(),
+    }
+    assert reasons == {
+        "pointwise_norm is there",
+        "depthwise_activation is Mish()",
+        "depthwise_activation is GELU(approximate='tanh')",
+    }
+
+
+def test_a_wrapped_part_leaves_the_repr_readable() -> None:
+    layer = SeparableConv2d(4, 6, 3)
+    with_a_foreign_child(layer)
+    assert repr(layer).splitlines()[1] == "  4, 6"
 
 
 # ---- copies and state dicts
@@ -290,10 +334,35 @@ def test_a_hand_written_sequential_with_norms_loads() -> None:
     assert torch.equal(ours.eval()(X), theirs(X))
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_a_depthwise_bias_before_a_batch_norm_goes_into_its_mean(training: bool) -> None:
+    theirs = hand_written(nn.BatchNorm2d(8), nn.ReLU(), bias=True)
+    ours = SeparableConv2d(
+        4,
+        6,
+        3,
+        padding=1,
+        groups=2,
+        depth_multiplier=2,
+        depthwise_norm=nn.BatchNorm2d,
+        depthwise_activation=nn.ReLU,
+    )
+    ours.load_state_dict(theirs.state_dict())
+    torch.testing.assert_close(ours.train(training)(X), theirs.train(training)(X), rtol=1e-4, atol=1e-5)
+
+
 def test_a_depthwise_bias_that_has_no_place_is_not_dropped() -> None:
-    theirs = hand_written(nn.BatchNorm2d(8), bias=True)
-    ours = SeparableConv2d(4, 6, 3, padding=1, groups=2, depth_multiplier=2, depthwise_norm=nn.BatchNorm2d)
+    theirs = hand_written(nn.GroupNorm(2, 8), bias=True)
+    group_norm: Any = {"depthwise_norm": lambda channels: nn.GroupNorm(2, channels)}
+    ours = SeparableConv2d(4, 6, 3, padding=1, groups=2, depth_multiplier=2, **group_norm)
     with pytest.raises(RuntimeError, match=r"Unexpected key\(s\) in state_dict: \"depthwise.bias\""):
+        ours.load_state_dict(theirs.state_dict())
+
+
+def test_wrong_shapes_are_torchs_own_message() -> None:
+    ours = SeparableConv2d(4, 6, 3)
+    theirs = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 7, 1))
+    with pytest.raises(RuntimeError, match=r"size mismatch for pointwise.weight"):
         ours.load_state_dict(theirs.state_dict())
 
 
@@ -335,6 +404,14 @@ def test_unbatched_and_empty() -> None:
             "depthwise_norm must be a callable .* such as nn.BatchNorm2d, given the",
         ),
         ({"pointwise_norm": lambda channels: channels}, "pointwise_norm must make a torch.nn.Module; .* made 6"),
+        (
+            {"depthwise_activation": nn.functional.relu},
+            "depthwise_activation is called with no arguments, and <function",
+        ),
+        (
+            {"pointwise_norm": nn.GroupNorm},
+            "pointwise_norm is called with the number of channels, and .* raised TypeError",
+        ),
         ({"padding_mode": "wrap"}, "padding_mode is one of"),
     ],
 )

@@ -44,7 +44,8 @@ def backend(name: str | None) -> Iterator[None]:
     """Run the convolutions inside with the backend of this name; None restores the automatic choice.
 
     A call that the named backend refuses raises. The environment variable DEPTHWISE_BACKEND does the same for a whole
-    process. A program traced inside (torch.compile, torch.export) keeps the choice made while tracing.
+    process; `backend` holds for its own thread alone, and not inside a function that is compiled. A program traced
+    inside (torch.compile) keeps the choice made while tracing.
 
     >>> with backend("eager"):
     ...     asked_backend()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -56,7 +57,15 @@ class Eager(Backend):
 
 def _padded(x: Tensor, g: Geometry) -> tuple[Tensor, tuple[int, ...]]:
     """`x` and the padding left to torch's convolution, which pads both ends alike."""
-    # A symbolic amount, of a strided "same" in a traced program, is not compared: that would pin the input's size.
-    if all(isinstance(before, int) and isinstance(after, int) and before == after for before, after in g.padding):
+    if _is_even(g):
         return x, tuple(before for before, _ in g.padding)
     return F.pad(x, [amount for pair in reversed(g.padding) for amount in pair]), (0,) * g.rank
+
+
+def _is_even(g: Geometry) -> bool:
+    # The amounts of a strided "same" in a traced program are symbolic: to compare them would pin the input's size.
+    if torch.compiler.is_compiling():
+        from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+        return all(statically_known_true(before == after) for before, after in g.padding)
+    return all(isinstance(before, int) and isinstance(after, int) and before == after for before, after in g.padding)

@@ -2,7 +2,7 @@
 
 A depthwise convolution whose output flows through norms, activations, scales and per-channel biases alone into a
 pointwise convolution makes a separable pair with it. The pair's dense counterpart has the depthwise's input and kernel
-and the pointwise's output and bias. The counterpart of every other grouped convolution has one group.
+and the pointwise's output, bias and groups. The counterpart of every other grouped convolution has one group.
 """
 
 from __future__ import annotations
@@ -80,14 +80,13 @@ class DenseCosts:
 
     def _product(self, row: int, call: OperatorCall) -> Flow | None:
         kind = kind_of(call, self._learned)
-        if kind == "pointwise convolution":
-            flow = self._flow_of(call.args[0])
-            if flow is not None:
-                self._counterparts[row] = self._counterpart(flow, Flow(row, call))
-                self._paired.add(flow.row)
+        flow = self._flow_of(call.args[0]) if _is_pointwise(call, kind) else None
+        if flow is not None:
+            self._counterparts[row] = self._counterpart(flow, Flow(row, call), groups=call.args[8])
+            self._paired.add(flow.row)
         elif kind.startswith(("depthwise", "grouped")):
             flow = Flow(row, call)
-            self._counterparts[row] = self._counterpart(flow, flow)
+            self._counterparts[row] = self._counterpart(flow, flow, groups=1)
             return flow if kind.startswith("depthwise") else None
         return None
 
@@ -105,12 +104,12 @@ class DenseCosts:
         flow = self._flows.get(storage(tensor))
         return flow if flow is not None and tensor.shape == flow.shape else None
 
-    def _counterpart(self, first: Flow, last: Flow) -> Counterpart:
+    def _counterpart(self, first: Flow, last: Flow, groups: int) -> Counterpart:
         x, weight, *_ = first.call.args
         _, last_weight, bias, *_ = last.call.args
         transposed = first.call.args[6]
         out = last.call.result
-        terms = x.shape[1] * prod(weight.shape[2:])
+        terms = x.shape[1] // groups * prod(weight.shape[2:])
         macs = x.numel() // x.shape[1] * terms * out.shape[1] if transposed else out.numel() * terms
         weights = out.shape[1] * (terms + (bias is not None))
         cost = Cost(
@@ -121,6 +120,11 @@ class DenseCosts:
             (x.numel() + weights + out.numel()) * x.element_size(),
         )
         return Counterpart(first.row, last.row, (storage(weight), storage(last_weight)), cost)
+
+
+def _is_pointwise(call: OperatorCall, kind: str) -> bool:
+    """Whether a product can be the second half of a pair: a pointwise convolution, in groups or not."""
+    return kind in ("pointwise convolution", "grouped convolution") and prod(call.args[1].shape[2:]) == 1
 
 
 def _is_broadcast(operand: Tensor, shape: torch.Size) -> bool:

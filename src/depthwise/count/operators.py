@@ -32,6 +32,7 @@ from math import prod
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from ..layers.depthwise import DEPTHWISE
 from ..tracing import OperatorCall, storage, tensors
 from .formulas import (
     Formula,
@@ -121,7 +122,8 @@ def _convolution_kind(call: OperatorCall) -> str:
     x, weight, *_ = call.args
     transposed, groups = call.args[6], call.args[8]
     form = "transposed convolution" if transposed else "convolution"
-    if groups == x.shape[1] > 1:
+    # One channel is dense and depthwise at once; in a layer of ours it is meant.
+    if groups == x.shape[1] and (groups > 1 or isinstance(call.module, tuple(DEPTHWISE.values()))):
         return f"depthwise {form}"
     if groups > 1:
         return f"grouped {form}"

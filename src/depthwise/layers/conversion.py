@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import is_lazy
 
 from ..errors import DepthwiseError
 from ..factorize import compose, factorize
@@ -65,6 +66,8 @@ def from_dense(cls: type[Separable], conv: _ConvNd, depth_multiplier: int) -> Se
     expected = CONVOLUTIONS[cls.rank]
     if not isinstance(conv, expected):
         raise DepthwiseError(f"{cls.__name__}.from_dense takes a torch.nn.{expected.__name__}; got {conv!r}")
+    if is_lazy(conv.weight):
+        raise DepthwiseError(f"from_dense needs the weights, and {conv!r} has none before its first call")
     if conv.weight.device.type == "meta":
         raise DepthwiseError("from_dense needs the weights, and this convolution is on the meta device")
     factors = factorize(conv.weight, depth_multiplier, conv.groups)
@@ -103,10 +106,19 @@ def numbered_to_named(layer: _SeparableConv, state_dict: dict[str, Any], prefix:
 
 
 def _merge_depthwise_bias(layer: _SeparableConv, state_dict: dict[str, Any], prefix: str) -> None:
-    """Make a depthwise bias that the layer leaves out, nothing standing between, part of the pointwise bias: P·b."""
-    together = layer.depthwise_norm is None and layer.depthwise_activation is None
+    """Make a depthwise bias that the layer leaves out part of what follows, exactly.
+
+    That is the batch norm's mean where one follows, else the pointwise bias: P·b.
+    """
     bias, weight = (state_dict.get(f"{prefix}{key}") for key in ("depthwise.bias", "pointwise.weight"))
-    if bias is None or weight is None or layer.pointwise.bias is None or not together:
+    mean = state_dict.get(f"{prefix}depthwise_norm.running_mean")
+    if bias is None or layer.depthwise.bias is not None or bias.shape != (layer.depthwise.out_channels,):
+        return
+    if isinstance(layer.depthwise_norm, _BatchNorm) and mean is not None:
+        state_dict[f"{prefix}depthwise_norm.running_mean"] = mean - state_dict.pop(f"{prefix}depthwise.bias")
+        return
+    together = layer.depthwise_norm is None and layer.depthwise_activation is None
+    if not together or layer.pointwise.bias is None or weight is None or weight.shape != layer.pointwise.weight.shape:
         return
     del state_dict[f"{prefix}depthwise.bias"]
     merged = through_pointwise(bias.double(), weight.double(), layer.groups)
@@ -120,7 +132,7 @@ def _folded(conv: _ConvNd, norm: nn.Module | None, name: str, shift: Tensor | No
     bias = weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().double()
     if shift is not None:
         bias = bias + through_pointwise(shift, weight, conv.groups)
-    if norm is None:
+    if norm is None or isinstance(norm, nn.Identity):
         return weight, bias
     if not isinstance(norm, _BatchNorm):
         raise DepthwiseError(f"only a batch norm folds into a convolution; {name} is {norm}")

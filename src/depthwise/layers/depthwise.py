@@ -129,10 +129,10 @@ def pad_input(x: Tensor, conv: _ConvNd) -> tuple[Tensor, Padding]:
 def call_arguments(layer: Any, channels: list[int], has_bias: bool, groups: int = 1) -> str:
     """The layer's constructor call: what differs from the defaults, and always the kernel size."""
     ones = (1,) * layer.rank
-    padding = layer.padding if isinstance(layer.padding, str) else tuple(layer.padding)
+    padding = tuple(layer.padding) if isinstance(layer.padding, list | tuple) else layer.padding
     optional = {
         "stride": (layer.stride, ones),
-        "padding": (padding, (0,) * layer.rank),
+        "padding": (padding, 0 if padding == 0 else (0,) * layer.rank),
         "dilation": (layer.dilation, ones),
         "groups": (groups, 1),
         "bias": (has_bias, True),
@@ -147,5 +147,5 @@ def _check_options(padding_mode: str, dtype: torch.dtype | None) -> None:
     modes = ("zeros", "reflect", "replicate", "circular")
     if padding_mode not in modes:
         raise DepthwiseError(f"padding_mode is one of {', '.join(modes)}; got {padding_mode!r}")
-    if dtype is not None and not dtype.is_floating_point:
-        raise DepthwiseError(f"dtype must be floating point; got {dtype}")
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise DepthwiseError(f"dtype must be a floating-point torch.dtype; got {dtype}")

@@ -81,11 +81,11 @@ class _SeparableConv(nn.Module):
         )
         inner = self.depthwise.out_channels
         to: Any = {"device": device, "dtype": dtype}
-        self.depthwise_norm = _made("depthwise_norm", depthwise_norm, inner, **to)
-        self.depthwise_activation = _made("depthwise_activation", depthwise_activation, **to)
+        self.depthwise_norm = made("depthwise_norm", depthwise_norm, inner, **to)
+        self.depthwise_activation = made("depthwise_activation", depthwise_activation, **to)
         self.pointwise = CONVOLUTIONS[self.rank](inner, out_channels, 1, groups=groups, bias=bias, **to)
-        self.pointwise_norm = _made("pointwise_norm", pointwise_norm, out_channels, **to)
-        self.pointwise_activation = _made("pointwise_activation", pointwise_activation, **to)
+        self.pointwise_norm = made("pointwise_norm", pointwise_norm, out_channels, **to)
+        self.pointwise_activation = made("pointwise_activation", pointwise_activation, **to)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -131,8 +131,7 @@ class _SeparableConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x, unbatched = functional.batched(x, self.rank)
-        activations = self.whole_call_activations()
-        if activations is None:
+        if self.parts_reason() is not None:
             out = x
             for _, module in self.present_parts():
                 out = module(out)
@@ -145,31 +144,31 @@ class _SeparableConv(nn.Module):
                 (self.depthwise.bias, self.pointwise.bias),
                 (self.stride, padding, self.dilation),
                 self.groups,
-                activations,
+                (activation_name(self.depthwise_activation), activation_name(self.pointwise_activation)),
                 None,
             )
         return out.squeeze(0) if unbatched else out
 
-    def whole_call_activations(self) -> tuple[ActivationName, ActivationName] | None:
-        """Names of both activations where one call does what the parts do; None where they must run one by one.
+    def parts_reason(self) -> str | None:
+        """Why the parts run one by one, or None where one call does what they do.
 
         They must where anything could see or change what is between them: a norm, a hook, a parametrised or foreign
         child, an activation that the functional forms do not know.
         """
-        plain = (
-            type(self.depthwise) is DEPTHWISE[self.rank]
-            and type(self.pointwise) is CONVOLUTIONS[self.rank]
-            and self.depthwise_norm is None
-            and self.pointwise_norm is None
-            and not _has_any_global_hook()
-            and not any(_is_watched(module) for _, module in self.present_parts())
-        )
-        if not plain:
-            return None
-        try:
-            return activation_name(self.depthwise_activation), activation_name(self.pointwise_activation)
-        except KeyError:
-            return None
+        if type(self.depthwise) is not DEPTHWISE[self.rank]:
+            return f"depthwise is a {type(self.depthwise).__name__}"
+        if type(self.pointwise) is not CONVOLUTIONS[self.rank]:
+            return f"pointwise is a {type(self.pointwise).__name__}"
+        if _has_any_global_hook():
+            return "a hook sees every module"
+        for name, module in self.present_parts():
+            if name.endswith("_norm"):
+                return f"{name} is there"
+            if name.endswith("_activation") and not _has_name(module):
+                return f"{name} is {module}"
+            if _is_watched(module):
+                return f"a hook, or a forward of its own, sees {name}"
+        return None
 
     def to_dense(self) -> _ConvNd:
         """The dense convolution, nn.Conv1d, 2d or 3d, that computes exactly what this layer does.
@@ -198,6 +197,9 @@ class _SeparableConv(nn.Module):
         return from_dense(cls, conv, depth_multiplier)
 
     def extra_repr(self) -> str:
+        convolutions: tuple[nn.Module, ...] = (self.depthwise, self.pointwise)
+        if not all(isinstance(convolution, _ConvNd) for convolution in convolutions):
+            return f"{self.in_channels}, {self.out_channels}"
         has_bias = self.pointwise.bias is not None
         return call_arguments(self, [self.in_channels, self.out_channels], has_bias, groups=self.groups)
 
@@ -252,7 +254,7 @@ _ACTIVATION_NAMES: dict[type[nn.Module], Callable[[Any], ActivationName]] = {
     nn.Hardswish: lambda _: "hardswish",
     nn.Hardsigmoid: lambda _: "hardsigmoid",
     nn.Sigmoid: lambda _: "sigmoid",
-    nn.GELU: lambda module: {"none": "gelu"}[module.approximate],
+    nn.GELU: lambda _: "gelu",
     nn.LeakyReLU: lambda module: ("leaky_relu", module.negative_slope),
     nn.ELU: lambda module: ("elu", module.alpha),
     nn.Identity: lambda _: None,
@@ -260,17 +262,27 @@ _ACTIVATION_NAMES: dict[type[nn.Module], Callable[[Any], ActivationName]] = {
 
 
 def activation_name(module: nn.Module | None) -> ActivationName:
-    """What the functional forms call this activation; KeyError where they have no name for it."""
+    """What the functional forms call this activation, one that `_has_name`."""
     return None if module is None else _ACTIVATION_NAMES[type(module)](module)
 
 
-def _made(name: str, make: MakeModule | None, *channels: int, device: Any, dtype: Any) -> nn.Module | None:
+def _has_name(activation: nn.Module) -> bool:
+    tanh_form = isinstance(activation, nn.GELU) and activation.approximate != "none"
+    return type(activation) in _ACTIVATION_NAMES and not tanh_form
+
+
+def made(name: str, make: MakeModule | None, *channels: int, device: Any, dtype: Any) -> nn.Module | None:
+    """The module that a layer's `make` makes: of the number of channels for a norm, of nothing for an activation."""
     if make is None:
         return None
     example = "nn.BatchNorm2d, given the number of channels" if channels else "nn.ReLU6"
     if isinstance(make, nn.Module) or not callable(make):
         raise DepthwiseError(f"{name} must be a callable that makes a module, such as {example}; got {make!r}")
-    module = make(*channels)
+    try:
+        module = make(*channels)
+    except TypeError as error:
+        given = "the number of channels" if channels else "no arguments"
+        raise DepthwiseError(f"{name} is called with {given}, and {make!r} raised TypeError: {error}") from error
     if not isinstance(module, nn.Module):
         raise DepthwiseError(f"{name} must make a torch.nn.Module; {make!r} made {module!r}")
     return module.to(device=device, dtype=dtype)
