@@ -1,5 +1,6 @@
 """Depthwise separable convolutions for PyTorch that run as fast as their arithmetic promises."""
 
+from . import blocks, functional
 from .backends import backend
 from .count import count
 from .errors import DepthwiseError
@@ -22,6 +23,8 @@ __all__ = [
     "SeparableConv2d",
     "SeparableConv3d",
     "backend",
+    "blocks",
     "count",
     "explain",
+    "functional",
 ]
