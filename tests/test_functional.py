@@ -195,6 +195,7 @@ X, D, P = torch.zeros(1, 16, 9, 9), torch.zeros(16, 1, 3, 3), torch.zeros(8, 16,
         ({"weight": torch.zeros(16, 1, 3)}, r"got the shape \(16, 1, 3\)"),
         ({"weight": torch.zeros(0, 1, 3, 3)}, "weight has 0 filters"),
         ({"weight": D.double()}, "weight has dtype torch.float64 and x torch.float32; convert one"),
+        ({"x": X.to("meta"), "weight": D.to("meta").half()}, "weight has dtype torch.float16 and x torch.float32"),
         ({"weight": D.to("meta")}, "weight is on meta and x on cpu; move one"),
         ({"weight": None}, "weight must be a torch.Tensor; got NoneType"),
         ({"weight": [1.0]}, "weight must be a torch.Tensor; got list"),
@@ -253,7 +254,10 @@ def test_activation_of(given_name: ActivationName, settled: object) -> None:
 
 def test_what_was_accepted_once_is_still_checked() -> None:
     functional.depthwise_conv2d(X, D, stride=1)
-    for wrong in (1.0, True):
+    functional.depthwise_conv2d(X, D, stride=(1, 1), padding=((1, 1), (1, 1)))
+    with pytest.raises(DepthwiseError, match="padding must be an integer; got True"):
+        functional.depthwise_conv2d(X, D, stride=(1, 1), padding=((1, True), (1, 1)))
+    for wrong in (1.0, True, (1.0, 1.0)):
         with pytest.raises(DepthwiseError, match="stride must be an integer"):
             functional.depthwise_conv2d(X, D, stride=wrong)  # type: ignore[arg-type]
 

@@ -250,12 +250,17 @@ class Shapes(NamedTuple):
 def _settled(
     rank: int, shapes: Shapes, stride: IntOrTuple, padding: Padding, dilation: IntOrTuple, groups: int
 ) -> Geometry:
-    if torch.compiler.is_compiling():
+    # 1.0 and True would find what was kept for 1, and a list has no hash.
+    if torch.compiler.is_compiling() or not _is_plain((stride, padding, dilation, groups)):
         return _checked_geometry(rank, shapes, stride, padding, dilation, groups)
     try:
         return _remembered_geometry(rank, shapes, stride, padding, dilation, groups)
-    except TypeError:  # a list, or a traced size, has no hash
+    except TypeError:  # nor has a traced size
         return _checked_geometry(rank, shapes, stride, padding, dilation, groups)
+
+
+def _is_plain(value: object) -> bool:
+    return type(value) in (int, str) or (isinstance(value, tuple) and all(map(_is_plain, value)))
 
 
 def _checked_geometry(
@@ -285,8 +290,7 @@ def _checked_geometry(
     return g
 
 
-# Typed: 1.0 and True are as good as 1 to a dict, and not to a check.
-_remembered_geometry = lru_cache(maxsize=4096, typed=True)(_checked_geometry)
+_remembered_geometry = lru_cache(maxsize=4096)(_checked_geometry)
 
 
 def _shape(tensor: Tensor | None) -> Size | None:
@@ -316,7 +320,7 @@ def _check_tensors(x: Tensor, required: dict[str, Tensor], optional: dict[str, T
         if tensor.device != x.device:
             raise DepthwiseError(f"{name} is on {tensor.device} and x on {x.device}; move one with .to(device)")
         # autocast, where it is on, brings the dtypes together.
-        if tensor.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+        if tensor.dtype != x.dtype and not operators.is_autocasting(x):
             raise DepthwiseError(f"{name} has dtype {tensor.dtype} and x {x.dtype}; convert one with .to(dtype)")
 
 

@@ -63,12 +63,14 @@ def _chosen(operation: Operation, g: Geometry, x: Tensor) -> Backend:
     return EAGER if _exporting() else choose(Call(operation, g, _dtype(x), x.device.type)).backend
 
 
+def is_autocasting(x: Tensor) -> bool:
+    """Whether autocast is on where `x` is; it knows nothing of the meta device."""
+    return torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
+
+
 def _dtype(x: Tensor) -> torch.dtype:
-    """The dtype that the convolution runs in."""
-    device = x.device.type
-    if x.dtype == torch.float64 or not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
-        return x.dtype
-    return torch.get_autocast_dtype(device)
+    """The dtype that the convolution runs in; autocast leaves float64 alone."""
+    return torch.get_autocast_dtype(x.device.type) if is_autocasting(x) and x.dtype != torch.float64 else x.dtype
 
 
 _LIBRARY = torch.library.Library("depthwise", "DEF")
