@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-slow check fix clean help
+.PHONY: bench demo test test-slow check fix clean help
 
 help:            ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -18,6 +18,9 @@ test: $(VENV)/.test          ## the whole suite but the slow tests
 
 test-slow: $(VENV)/.dev      ## stress, long fuzzing, the wheel in a bare environment, both commands from a fresh clone
 	$(BIN)/python -m pytest -q -m slow
+
+bench: $(VENV)/.test         ## layers of networks against this machine's peak and other libraries; writes benchmarks/results/
+	$(BIN)/python -m benchmarks
 
 check: $(VENV)/.dev          ## lint, format and types; writes nothing
 	$(BIN)/ruff check .

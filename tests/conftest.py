@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+from depthwise import backends
 
 settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=60, database=None)
 settings.register_profile(
@@ -19,9 +22,12 @@ settings.register_profile(
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 torch.set_num_threads(1)
+# Kernels are kept for all workers of one run, and not in the user's own cache.
+os.environ.setdefault("DEPTHWISE_CACHE_DIR", tempfile.mkdtemp(prefix="depthwise-kernels-"))
 
 
 @pytest.fixture(autouse=True)
 def _same_start(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     monkeypatch.delenv("DEPTHWISE_BACKEND", raising=False)
+    backends.read_environment.cache_clear()

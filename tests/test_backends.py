@@ -38,6 +38,7 @@ class Doubling(Backend):
 @pytest.fixture
 def doubling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "BACKENDS", (Doubling(), EAGER))
+    backends.recall.repack_()
 
 
 def test_eager_is_last_and_refuses_nothing() -> None:
@@ -69,6 +70,7 @@ class TestTwoBackends:
             assert asked_backend() == "eager"
         assert asked_backend() is None
         monkeypatch.setenv("DEPTHWISE_BACKEND", "eager")
+        backends.read_environment.cache_clear()
         assert functional.depthwise_conv2d(X, WEIGHT).max() == 9
         with depthwise.backend("doubling"):
             assert functional.depthwise_conv2d(X, WEIGHT).max() == 18
@@ -96,12 +98,13 @@ class TestTwoBackends:
 
 def test_unknown_names(monkeypatch: pytest.MonkeyPatch) -> None:
     with (
-        pytest.raises(DepthwiseError, match=r"backend\(...\) names the backend 'gpu'; here there are: eager"),
+        pytest.raises(DepthwiseError, match=r"backend\(...\) names the backend 'gpu'; here there are: cpu, eager"),
         depthwise.backend("gpu"),
     ):
         pass
     monkeypatch.setenv("DEPTHWISE_BACKEND", "fast")
-    with pytest.raises(DepthwiseError, match="DEPTHWISE_BACKEND names the backend 'fast'; here there are: eager"):
+    backends.read_environment.cache_clear()
+    with pytest.raises(DepthwiseError, match="DEPTHWISE_BACKEND names the backend 'fast'; here there are: cpu, eager"):
         functional.depthwise_conv2d(X, WEIGHT)
 
 
@@ -120,5 +123,5 @@ def test_choices_are_observed() -> None:
         functional.depthwise_conv2d(X, WEIGHT, stride=2)
     functional.depthwise_conv2d(X, WEIGHT)
     (choice,) = choices
-    assert choice.backend is EAGER
-    assert choice.call == Call("depthwise", geometry((8, 9, 9), 3, 2), torch.float32, "cpu")
+    assert choice.backend is backends.CPU
+    assert choice.call == Call("depthwise", geometry((8, 9, 9), 3, 2), torch.float32, "cpu", 1, (648, 81, 9, 1))

@@ -20,8 +20,8 @@ FLOORS = [
     ["operators", "functional"],
     ["layers"],
     ["blocks"],
-    ["tracing", "count"],
-    ["explain", "doctor", "demo", "loading"],
+    ["tracing", "count", "preparing"],
+    ["explain", "doctor", "demo", "bench", "loading"],
     ["cli", "__main__", "__init__"],
 ]
 UNITS = [unit for floor in FLOORS for unit in floor]

@@ -263,7 +263,7 @@ def test_what_was_accepted_once_is_still_checked() -> None:
 
 
 def test_shapes_are_checked_once() -> None:
-    x, weight = torch.zeros(1, 3, 11, 13), torch.zeros(3, 1, 3, 3)
+    x, weight = torch.zeros(1, 3, 11, 13, dtype=torch.float64), torch.zeros(3, 1, 3, 3, dtype=torch.float64)
     functional.depthwise_conv2d(x, weight)
     before = functional._remembered_geometry.cache_info()
     functional.depthwise_conv2d(x, weight)

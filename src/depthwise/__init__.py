@@ -2,6 +2,7 @@
 
 from . import blocks, functional
 from .backends import backend
+from .backends.recall import repack_
 from .count import count
 from .errors import DepthwiseError
 from .explain import explain
@@ -13,6 +14,7 @@ from .layers import (
     SeparableConv2d,
     SeparableConv3d,
 )
+from .preparing import prepare
 
 __all__ = [
     "DepthwiseConv1d",
@@ -27,4 +29,6 @@ __all__ = [
     "count",
     "explain",
     "functional",
+    "prepare",
+    "repack_",
 ]

@@ -1,4 +1,4 @@
-"""The command line: `depthwise explain | count | doctor | demo`. Exit codes: 0 done, 1 failed, 2 misused."""
+"""The command line; `depthwise --help` lists it. Exit codes: 0 done, 1 failed, 2 misused."""
 
 from __future__ import annotations
 
@@ -175,6 +175,82 @@ def demo(
     result = run(stderr if as_json else stdout, report)
     if as_json:
         typer.echo(json.dumps(result.to_dict(), indent=2))
+
+
+@app.command()
+def bench(
+    plot: Annotated[Path, typer.Option(metavar="FILE", help="Where the roofline goes: .svg, .png or .pdf.")] = Path(
+        "roofline.svg"
+    ),
+    no_plot: Annotated[bool, typer.Option("--no-plot", help="Draw nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure MobileNetV1's blocks against this machine's peak and against their promise.
+
+    [bold]Examples[/bold]
+
+    depthwise bench
+
+    depthwise bench --plot roofline.png
+    """
+    from .bench import run
+
+    result = run(stderr if as_json else stdout, None if no_plot else plot)
+    if as_json:
+        typer.echo(json.dumps(result.to_dict(), indent=2))
+
+
+@app.command()
+def inspect(
+    size: Size,
+    kernel: Annotated[Any, typer.Option(help="Kernel size: 3, or 3x5.", **PER_AXIS)],
+    filters: Annotated[
+        int | None, typer.Option(help="Output channels; none for a depthwise convolution alone.")
+    ] = None,
+    stride: Annotated[Any, typer.Option(help="Stride: 2, or 2x1.", **PER_AXIS)] = "1",
+    padding: Annotated[
+        Any, typer.Option(metavar="P", parser=parse_padding, help="1, 1x2, 3:0 (before:after), same or valid.")
+    ] = "0",
+    dilation: Annotated[Any, typer.Option(help="Dilation: 2, or 2x1.", **PER_AXIS)] = "1",
+    multiplier: Annotated[int, typer.Option(help="Depth multiplier: filters per input channel.")] = 1,
+    contiguous: Annotated[bool, typer.Option("--contiguous", help="One plane per channel, not channels last.")] = False,
+    isa: Annotated[str | None, typer.Option(help="avx2 or neon; this machine's own where not given.")] = None,
+    show: Annotated[str, typer.Option(help="plan, ir or assembly.")] = "plan",
+) -> None:
+    """Print what the CPU backend generates for a convolution.
+
+    [bold]Examples[/bold]
+
+    depthwise inspect 64x56x56 --kernel 3 --padding 1 --filters 128
+
+    depthwise inspect 64x56x56 --kernel 3 --padding 1 --isa neon --show assembly
+    """
+    from .backends.cpu.inspection import inspect as inspected
+    from .geometry import geometry
+
+    if show not in ("plan", "ir", "assembly"):
+        raise typer.BadParameter(f"{show!r} is not plan, ir or assembly", param_hint="--show")
+    g = geometry(size, kernel, stride, padding, dilation, depth_multiplier=multiplier, out_channels=filters)
+    result = inspected(g, layout="contiguous" if contiguous else "channels_last", isa=isa)
+    typer.echo(getattr(result, show))
+
+
+@app.command()
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Remove every kernel.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Tell where compiled kernels are kept and what they weigh, or remove them."""
+    from .backends.cpu import store
+
+    usage = store.clear() if clear else store.usage()
+    if as_json:
+        typer.echo(json.dumps(asdict(usage), indent=2, default=str))
+        return
+    kept = "removed" if clear else "kept"
+    typer.echo(f"{usage.folder or 'no folder'}: {usage.entries} kernels, {usage.bytes / 2**20:.1f} MiB {kept}")
+    if usage.refusal is not None:
+        typer.echo(f"nothing is kept on disk: {usage.refusal}")
 
 
 def main() -> None:

@@ -76,7 +76,7 @@ def machine_report() -> MachineReport:
     """What runs in this process.
 
     >>> [row.name for row in machine_report().backends]
-    ['eager']
+    ['cpu', 'eager']
     """
     rows = []
     for backend in BACKENDS:
@@ -101,7 +101,7 @@ def model_report(model: nn.Module, input_size: InputSize) -> tuple[LayerReport, 
 
     >>> from depthwise import SeparableConv2d
     >>> [(row.name, row.kind, row.backend) for row in model_report(SeparableConv2d(3, 8, 3), (3, 9, 9))]
-    [('', 'SeparableConv2d', 'eager')]
+    [('', 'SeparableConv2d', 'cpu')]
     """
     seen = trace(model, input_size, closed=(_SeparableConv,))
     chosen: dict[str, list[Choice]] = {}

@@ -18,11 +18,18 @@ def scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
         raise DepthwiseError(
             "a batch norm folds into a convolution only with running statistics and in eval mode; call .eval() first"
         )
-    scale = torch.rsqrt(norm.running_var.double() + norm.eps)
-    if norm.weight is not None:
-        scale = scale * norm.weight.double()
-    shift = -norm.running_mean.double() * scale
-    return scale, shift if norm.bias is None else shift + norm.bias.double()
+    return scale_and_shift_of(norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
+
+
+def scale_and_shift_of(
+    mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
+    """`scale_and_shift` of a norm with these statistics and parameters."""
+    scale = torch.rsqrt(var.double() + eps)
+    if weight is not None:
+        scale = scale * weight.double()
+    shift = -mean.double() * scale
+    return scale, shift if bias is None else shift + bias.double()
 
 
 def through_pointwise(shift: Tensor, pointwise: Tensor, groups: int = 1) -> Tensor:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Size, Tensor
 
-from . import operators
-from .backends.base import Activation, SeparableTensors
+from . import backends, operators
+from .backends.base import Activation, Norm, SeparableTensors
 from .backends.eager import ACTIVATIONS, DEFAULT_SLOPES
 from .errors import DepthwiseError
 from .geometry import AXES, Geometry, IntOrTuple, Padding, geometry
@@ -199,12 +199,22 @@ def depthwise_conv(
     dilation: IntOrTuple,
 ) -> Tensor:
     """`depthwise_conv1d`, `2d` or `3d` by rank."""
+    window = (stride, padding, dilation)
+    run = backends.recalled(x, None, (weight, bias), window, rank)
+    if run is not None:
+        return run(x, None)
     x, unbatched = batched(x, rank)
     _check_tensors(x, {"weight": weight}, {"bias": bias})
     shapes = Shapes(x.shape, weight.shape, _shape(bias))
     g = _settled(rank, shapes, stride, padding, dilation, 1)
-    out = operators.depthwise(x, weight, bias, g)
-    return out.squeeze(0) if unbatched else out
+    run = operators.runner(x, (weight, bias), g)
+    if run is None:
+        out = operators.depthwise(x, weight, bias, g)
+        return out.squeeze(0) if unbatched else out
+    if unbatched:
+        return run(x, None).squeeze(0)
+    backends.remember(x, None, (weight, bias), window, rank, run)
+    return run(x, None)
 
 
 def separable_conv(
@@ -216,8 +226,14 @@ def separable_conv(
     groups: int,
     activations: tuple[ActivationName, ActivationName],
     residual: Tensor | None,
+    norms: tuple[Norm | None, Norm | None] = (None, None),
 ) -> Tensor:
     """`separable_conv1d`, `2d` or `3d` by rank; pairs are (depthwise, pointwise), window: stride, padding, dilation."""
+    tensors = (*weights, *biases, *(norms[0] or ())[:4], *(norms[1] or ())[:4])
+    values = (rank, activations, norms[0] and norms[0].eps, norms[1] and norms[1].eps)
+    run = backends.recalled(x, residual, tensors, (*window, groups), values)
+    if run is not None:
+        return run(x, residual)
     x, unbatched = batched(x, rank)
     depthwise_weight, pointwise_weight = weights
     _check_tensors(
@@ -232,8 +248,15 @@ def separable_conv(
     )
     g = _settled(rank, shapes, *window, groups)
     first, last = (activation_of(name) for name in activations)
-    out = operators.separable(x, SeparableTensors(*weights, *biases, first, last, residual), g)
-    return out.squeeze(0) if unbatched else out
+    inputs = SeparableTensors(*weights, *biases, first, last, residual, *norms)
+    run = operators.runner(x, inputs, g)
+    if run is None:
+        out = operators.separable(x, inputs, g)
+        return out.squeeze(0) if unbatched else out
+    if unbatched:
+        return run(x, residual).squeeze(0)
+    backends.remember(x, residual, tensors, (*window, groups), values, run)
+    return run(x, residual)
 
 
 class Shapes(NamedTuple):

@@ -59,6 +59,11 @@ class Geometry:
         return prod(self.kernel_size)
 
     @property
+    def window(self) -> tuple[list[int], list[int], list[int]]:
+        """stride, padding, dilation as an operator takes them: padding before, after, before, ..."""
+        return list(self.stride), [amount for pair in self.padding for amount in pair], list(self.dilation)
+
+    @property
     def out_spatial(self) -> tuple[int, ...]:
         return out_spatial(self.input_size[1:], self.kernel_size, self.stride, self.padding, self.dilation)
 

@@ -8,13 +8,15 @@ exported program holds no such node: plain aten convolutions stand in it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from .backends import EAGER, choose
-from .backends.base import Backend, Call, Operation, SeparableTensors
+from .backends import EAGER, choose, recall
+from .backends.base import Activation, Backend, Call, Runner, SeparableTensors, Weights, norm_of
+from .backends.cpu import depthwise_gradients, run_depthwise, run_separable
 from .cost import convolution_cost
 from .geometry import Geometry
 
@@ -22,31 +24,24 @@ from .geometry import Geometry
 def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
     """The depthwise convolution of `x`, (batch, *g.input_size)."""
     if not _becomes_a_node():
-        return _chosen("depthwise", g, x).depthwise(x, weight, bias, g)
-    out: Tensor = torch.ops.depthwise.depthwise_conv.default(x, weight, bias, g.stride, _flat(g), g.dilation)
+        return _chosen(x, (weight, bias), g).depthwise(x, weight, bias, g)
+    out: Tensor = torch.ops.depthwise.depthwise_conv.default(x, weight, bias, *g.window)
     return out
 
 
 def separable(x: Tensor, tensors: SeparableTensors, g: Geometry) -> Tensor:
     """The separable convolution of `x`, (batch, *g.input_size)."""
     if not _becomes_a_node():
-        return _chosen("separable", g, x).separable(x, tensors, g)
-    first, last = tensors.depthwise_activation, tensors.pointwise_activation
-    out: Tensor = torch.ops.depthwise.separable_conv.default(
-        x,
-        tensors.depthwise_weight,
-        tensors.pointwise_weight,
-        tensors.depthwise_bias,
-        tensors.pointwise_bias,
-        tensors.residual,
-        g.stride,
-        _flat(g),
-        g.dilation,
-        g.groups,
-        *(first or (None, 0.0)),
-        *(last or (None, 0.0)),
-    )
+        return _chosen(x, tensors, g).separable(x, tensors, g)
+    out: Tensor = torch.ops.depthwise.separable_conv.default(x, *tensors.arguments(g))
     return out
+
+
+def runner(x: Tensor, weights: Weights, g: Geometry) -> Runner | None:
+    """What runs `x`, and may run calls like it; None where each must be looked at anew."""
+    if torch.compiler.is_compiling() or not recall.is_plain(x) or _needs_gradient(x, weights):
+        return None
+    return _chosen(x, weights, g).runner(x, weights, g)
 
 
 def _becomes_a_node() -> bool:
@@ -59,8 +54,39 @@ def _exporting() -> bool:
     )
 
 
-def _chosen(operation: Operation, g: Geometry, x: Tensor) -> Backend:
-    return EAGER if _exporting() else choose(Call(operation, g, _dtype(x), x.device.type)).backend
+def _chosen(x: Tensor, weights: Weights, g: Geometry) -> Backend:
+    # A transform of torch.func rewrites operators that it knows.
+    if _exporting() or torch._C._functorch.peek_interpreter_stack() is not None:
+        return EAGER
+    return choose(_call(x, weights, g)).backend
+
+
+def _call(x: Tensor, weights: Weights, g: Geometry) -> Call:
+    is_separable = isinstance(weights, SeparableTensors)
+    return Call(
+        "separable" if is_separable else "depthwise",
+        g,
+        _dtype(x),
+        x.device.type,
+        batch=x.shape[0],
+        strides=x.stride(),
+        activations=_activations(weights),
+        residual=isinstance(weights, SeparableTensors) and weights.residual is not None,
+        differentiable=_needs_gradient(x, weights),
+        traced=type(x) is not Tensor and not isinstance(x, torch.nn.Parameter),
+    )
+
+
+def _needs_gradient(x: Tensor, weights: Weights) -> bool:
+    if isinstance(weights, SeparableTensors):
+        return recall.needs_gradient(x, weights.residual, weights.weights)
+    return recall.needs_gradient(x, None, weights)
+
+
+def _activations(weights: Weights) -> tuple[Activation, Activation]:
+    if isinstance(weights, SeparableTensors):
+        return weights.depthwise_activation, weights.pointwise_activation
+    return None, None
 
 
 def is_autocasting(x: Tensor) -> bool:
@@ -73,15 +99,19 @@ def _dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(x.device.type) if is_autocasting(x) and x.dtype != torch.float64 else x.dtype
 
 
+# Each operator comes twice: as written into a traced program, where it becomes what the chosen backend does, and as the
+# CPU backend's own, which stays one node.
+_DEPTHWISE = "Tensor x, Tensor weight, Tensor? bias, int[] stride, SymInt[] padding, int[] dilation"
+_SEPARABLE = (
+    "Tensor x, Tensor depthwise_weight, Tensor pointwise_weight, Tensor? depthwise_bias, Tensor? pointwise_bias, "
+    "Tensor? residual, int[] stride, SymInt[] padding, int[] dilation, int groups, str? depthwise_activation, "
+    "float depthwise_slope, str? pointwise_activation, float pointwise_slope, Tensor[]? depthwise_norm=None, "
+    "float depthwise_eps=0.0, Tensor[]? pointwise_norm=None, float pointwise_eps=0.0"
+)
 _LIBRARY = torch.library.Library("depthwise", "DEF")
-_LIBRARY.define(
-    "depthwise_conv(Tensor x, Tensor weight, Tensor? bias, int[] stride, SymInt[] padding, int[] dilation) -> Tensor"
-)
-_LIBRARY.define(
-    "separable_conv(Tensor x, Tensor depthwise_weight, Tensor pointwise_weight, Tensor? depthwise_bias, "
-    "Tensor? pointwise_bias, Tensor? residual, int[] stride, SymInt[] padding, int[] dilation, int groups, "
-    "str? depthwise_activation, float depthwise_slope, str? pointwise_activation, float pointwise_slope) -> Tensor"
-)
+for _prefix in ("", "cpu_"):
+    _LIBRARY.define(f"{_prefix}depthwise_conv({_DEPTHWISE}) -> Tensor")
+    _LIBRARY.define(f"{_prefix}separable_conv({_SEPARABLE}) -> Tensor")
 
 
 def _depthwise_conv(
@@ -93,10 +123,25 @@ def _depthwise_conv(
     dilation: Sequence[int],
 ) -> Tensor:
     g = _geometry(x, weight, stride, padding, dilation)
-    return _chosen("depthwise", g, x).depthwise(x, weight, bias, g)
+    backend = _chosen(x, (weight, bias), g)
+    run = backend.depthwise if recall.is_plain(x) else backend.traced_depthwise
+    return run(x, weight, bias, g)
 
 
-def _separable_conv(
+def _separable_conv(x: Tensor, *arguments: Any) -> Tensor:
+    tensors, g = _of_arguments(x, *arguments)
+    backend = _chosen(x, tensors, g)
+    run = backend.separable if recall.is_plain(x) else backend.traced_separable
+    return run(x, tensors, g)
+
+
+# functorch finds no composite kernel written in Python by itself, and would loop over the batch.
+for _key in ("CompositeImplicitAutograd", "FuncTorchBatchedDecomposition"):
+    _LIBRARY.impl("depthwise_conv", _depthwise_conv, _key)
+    _LIBRARY.impl("separable_conv", _separable_conv, _key)
+
+
+def _of_arguments(
     x: Tensor,
     depthwise_weight: Tensor,
     pointwise_weight: Tensor,
@@ -111,8 +156,12 @@ def _separable_conv(
     depthwise_slope: float,
     pointwise_activation: str | None,
     pointwise_slope: float,
-) -> Tensor:
-    g = _geometry(x, depthwise_weight, stride, padding, dilation, pointwise_weight.shape[0], groups)
+    depthwise_norm: Sequence[Tensor] | None = None,
+    depthwise_eps: float = 0.0,
+    pointwise_norm: Sequence[Tensor] | None = None,
+    pointwise_eps: float = 0.0,
+) -> tuple[SeparableTensors, Geometry]:
+    """The inverse of SeparableTensors.arguments."""
     tensors = SeparableTensors(
         depthwise_weight,
         pointwise_weight,
@@ -121,19 +170,10 @@ def _separable_conv(
         (depthwise_activation, depthwise_slope) if depthwise_activation else None,
         (pointwise_activation, pointwise_slope) if pointwise_activation else None,
         residual,
+        norm_of(depthwise_norm, depthwise_eps),
+        norm_of(pointwise_norm, pointwise_eps),
     )
-    return _chosen("separable", g, x).separable(x, tensors, g)
-
-
-# functorch finds no composite kernel written in Python by itself, and would loop over the batch.
-for _key in ("CompositeImplicitAutograd", "FuncTorchBatchedDecomposition"):
-    _LIBRARY.impl("depthwise_conv", _depthwise_conv, _key)
-    _LIBRARY.impl("separable_conv", _separable_conv, _key)
-
-
-def _flat(g: Geometry) -> list[int]:
-    """Padding as an operator takes it: before, after, before, ..."""
-    return [amount for pair in g.padding for amount in pair]
+    return tensors, _geometry(x, depthwise_weight, stride, padding, dilation, pointwise_weight.shape[0], groups)
 
 
 def _geometry(
@@ -157,12 +197,92 @@ def _geometry(
     )
 
 
+def _cpu_depthwise(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    return run_depthwise(x, weight, bias, _geometry(x, weight, stride, padding, dilation))
+
+
+def _cpu_separable(x: Tensor, *arguments: Any) -> Tensor:
+    return run_separable(x, *_of_arguments(x, *arguments))
+
+
+def _fake_depthwise(x: Tensor, weight: Tensor, _: Tensor | None, *window: Any) -> Tensor:
+    return _fake_result(x, _geometry(x, weight, *window))
+
+
+def _fake_separable(x: Tensor, *arguments: Any) -> Tensor:
+    return _fake_result(x, _of_arguments(x, *arguments)[1])
+
+
+def _fake_result(x: Tensor, g: Geometry) -> Tensor:
+    from .backends.cpu.launch import memory_format_of
+
+    size = (x.shape[0], *g.output_size)
+    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=memory_format_of(x))
+
+
+_LIBRARY.impl("cpu_depthwise_conv", _cpu_depthwise, "CPU")
+_LIBRARY.impl("cpu_separable_conv", _cpu_separable, "CPU")
+torch.library.register_fake("depthwise::cpu_depthwise_conv", _fake_depthwise, lib=_LIBRARY)
+torch.library.register_fake("depthwise::cpu_separable_conv", _fake_separable, lib=_LIBRARY)
+
+
+def _keep_depthwise(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001  torch's signature
+    x, weight, bias, *window = inputs
+    ctx.save_for_backward(x, weight)
+    ctx.g, ctx.bias_sizes = _geometry(x, weight, *window), None if bias is None else list(bias.shape)
+
+
+def _depthwise_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight = ctx.saved_tensors
+    found = depthwise_gradients(gradient, x, weight, ctx.bias_sizes, ctx.g, tuple(ctx.needs_input_grad[:3]))
+    return (*found, None, None, None)
+
+
+torch.library.register_autograd(
+    "depthwise::cpu_depthwise_conv", _depthwise_backward, setup_context=_keep_depthwise, lib=_LIBRARY
+)
+
+
+def _keep_separable(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001  torch's signature
+    ctx.save_for_backward(*(value for value in inputs if isinstance(value, Tensor)))
+    ctx.inputs = [None if isinstance(value, Tensor) else value for value in inputs]
+    ctx.is_tensor = [isinstance(value, Tensor) for value in inputs]
+
+
+def _separable_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """Compute what lies between the parts again, and differentiate that."""
+    saved = iter(ctx.saved_tensors)
+    inputs = [next(saved) if is_tensor else value for is_tensor, value in zip(ctx.is_tensor, ctx.inputs, strict=True)]
+    wanted = [index for index, needed in enumerate(ctx.needs_input_grad) if needed and ctx.is_tensor[index]]
+    with torch.enable_grad():
+        for index in wanted:
+            inputs[index] = inputs[index].detach().requires_grad_()
+        out = EAGER.separable(inputs[0], *_of_arguments(*inputs))
+        found = torch.autograd.grad(out, [inputs[index] for index in wanted], gradient)
+    gradients = dict(zip(wanted, found, strict=True))
+    return tuple(gradients.get(index) for index in range(len(inputs)))
+
+
+torch.library.register_autograd(
+    "depthwise::cpu_separable_conv", _separable_backward, setup_context=_keep_separable, lib=_LIBRARY
+)
+
+
+@register_flop_formula(torch.ops.depthwise.cpu_depthwise_conv)
 @register_flop_formula(torch.ops.depthwise.depthwise_conv)
 def depthwise_flops(x: Sequence[int], weight: Sequence[int], *_: object, out_shape: Sequence[int], **__: object) -> int:
     """FLOPs, 2 x MACs, from shapes: what torch.utils.flop_counter asks of an operator."""
     return 2 * x[0] * _macs(x[1], out_shape[1:], weight[2:], groups=x[1])
 
 
+@register_flop_formula(torch.ops.depthwise.cpu_separable_conv)
 @register_flop_formula(torch.ops.depthwise.separable_conv)
 def separable_flops(
     x: Sequence[int],

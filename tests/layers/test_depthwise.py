@@ -39,7 +39,8 @@ def test_it_is_torchs_convolution(rank: int) -> None:
     for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"):
         assert getattr(ours, name) == getattr(theirs, name)
     x = torch.randn(2, 6, *(9,) * rank)
-    assert_bit_equal(ours(x), theirs(x))
+    with depthwise.backend("eager"):
+        assert_bit_equal(ours(x), theirs(x))
     assert ours.depth_multiplier == 2
 
 

@@ -269,7 +269,7 @@ def test_the_reason_why_parts_run_one_by_one() -> None:
         SeparableConv2d(4, 6, 3, depthwise_activation=lambda: nn.GELU("tanh")).parts_reason(),
     }
     assert reasons == {
-        "pointwise_norm is there",
+        "pointwise_norm normalises with the statistics of the batch",
         "depthwise_activation is Mish()",
         "depthwise_activation is GELU(approximate='tanh')",
     }

@@ -7,17 +7,26 @@ refuse; a backend asked for by name that refuses is an error, never a silent fal
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
 
 from ..errors import DepthwiseError
-from .base import Backend, Call
-from .eager import Eager
+from . import recall
+from .base import Backend, Call, Runner
+from .cpu import Cpu
+from .eager import EAGER
+from .recall import Tensors
 
-EAGER = Eager()
-BACKENDS: tuple[Backend, ...] = (EAGER,)
+__all__ = ["BACKENDS", "CPU", "EAGER", "Choice", "asked_backend", "backend", "choose", "observed_choices", "recall"]
+
+CPU = Cpu()
+BACKENDS: tuple[Backend, ...] = (CPU, EAGER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +40,8 @@ class Choice:
     @property
     def reason(self) -> str:
         if not self.refusals:
-            return self.backend.summary
+            kernel = self.backend.kernel(self.call)
+            return self.backend.summary if kernel is None else f"{self.backend.summary}: {kernel}"
         return "; ".join(f"{name} refuses: {why}" for name, why in self.refusals)
 
 
@@ -62,10 +72,16 @@ def asked_backend() -> str | None:
     """The name given to `backend` or in DEPTHWISE_BACKEND; None where the choice is automatic."""
     name = _asked.get()
     if name is None:
-        name = os.environ.get("DEPTHWISE_BACKEND") or "auto"
-        if name != "auto":
-            _known(name, "DEPTHWISE_BACKEND")
+        name = read_environment()
     return None if name == "auto" else name
+
+
+@cache
+def read_environment() -> str:
+    """The name in DEPTHWISE_BACKEND, or "auto"."""
+    # Read once: a look into the environment costs as much as a short kernel's start.
+    name = os.environ.get("DEPTHWISE_BACKEND") or "auto"
+    return name if name == "auto" else _known(name, "DEPTHWISE_BACKEND")
 
 
 def choose(call: Call) -> Choice:
@@ -84,6 +100,22 @@ def choose(call: Call) -> Choice:
             return choice
         refusals.append((candidate.name, why))
     raise DepthwiseError(f"the backend {asked!r} was asked for and refuses: {refusals[-1][1]}; ask for another or none")
+
+
+def recalled(
+    x: Tensor, residual: Tensor | None, tensors: Tensors, window: tuple[object, ...], values: Hashable
+) -> Runner | None:
+    """What ran a call like this one, with the weights as they are; None where the call must be looked at anew."""
+    if torch.compiler.is_compiling() or _observer.get() is not None:
+        return None
+    return recall.find(x, residual, tensors, window, (asked_backend(), values))
+
+
+def remember(
+    x: Tensor, residual: Tensor | None, tensors: Tensors, window: tuple[object, ...], values: Hashable, runner: Runner
+) -> None:
+    """Let `recalled` give `runner` for calls like this one."""
+    recall.keep(x, residual, tensors, window, (asked_backend(), values), runner)
 
 
 @contextmanager

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from itertools import chain
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,16 +15,38 @@ from ..geometry import Geometry
 
 Operation = Literal["depthwise", "separable"]
 Activation = tuple[str, float] | None  # a name of `eager.ACTIVATIONS` and its slope
+Runner = Callable[[Tensor, Tensor | None], Tensor]  # of an input and a residual like those it was made for
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One convolution as a backend is asked for it: everything but the numbers."""
+    """One convolution as a backend is asked for it: everything but the numbers.
+
+    batch, strides: of the input, strides in elements; None where nothing is known of its layout
+    differentiable: a gradient of the result may be asked for
+    traced:         the call is being written into a program
+    """
 
     operation: Operation
     geometry: Geometry
     dtype: torch.dtype
     device: str
+    batch: int = 1
+    strides: tuple[int, ...] | None = None
+    activations: tuple[Activation, Activation] = (None, None)
+    residual: bool = False
+    differentiable: bool = False
+    traced: bool = False
+
+
+class Norm(NamedTuple):
+    """A batch norm in eval mode; weight and bias are both there or both absent."""
+
+    running_mean: Tensor
+    running_var: Tensor
+    weight: Tensor | None
+    bias: Tensor | None
+    eps: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +60,43 @@ class SeparableTensors:
     depthwise_activation: Activation = None
     pointwise_activation: Activation = None
     residual: Tensor | None = None
+    depthwise_norm: Norm | None = None
+    pointwise_norm: Norm | None = None
+
+    def arguments(self, g: Geometry) -> list[Any]:
+        """These tensors and `g` in the order of the operators `separable_conv`; `of_arguments` is the inverse."""
+        return [
+            *(self.depthwise_weight, self.pointwise_weight, self.depthwise_bias, self.pointwise_bias, self.residual),
+            *(*g.window, g.groups),
+            *(self.depthwise_activation or (None, 0.0)),
+            *(self.pointwise_activation or (None, 0.0)),
+            *_norm_arguments(self.depthwise_norm),
+            *_norm_arguments(self.pointwise_norm),
+        ]
+
+    @property
+    def weights(self) -> tuple[Tensor | None, ...]:
+        """Every tensor that stays from call to call."""
+        own = self.depthwise_weight, self.depthwise_bias, self.pointwise_weight, self.pointwise_bias
+        norms = (norm[:4] for norm in (self.depthwise_norm, self.pointwise_norm) if norm is not None)
+        return tuple(chain(own, *norms))
+
+
+def norm_of(tensors: Sequence[Tensor] | None, eps: float) -> Norm | None:
+    """The inverse of a norm's part of `SeparableTensors.arguments`."""
+    if not tensors:
+        return None
+    mean, var, *affine = tensors
+    weight, bias = affine or (None, None)
+    return Norm(mean, var, weight, bias, eps)
+
+
+def _norm_arguments(norm: Norm | None) -> tuple[list[Tensor] | None, float]:
+    return (None, 0.0) if norm is None else ([tensor for tensor in norm[:4] if tensor is not None], norm.eps)
+
+
+# Of a separable convolution, or (weight, bias) of a depthwise one.
+Weights = SeparableTensors | tuple[Tensor, Tensor | None]
 
 
 class Backend(ABC):
@@ -54,4 +115,25 @@ class Backend(ABC):
 
     @abstractmethod
     def separable(self, x: Tensor, tensors: SeparableTensors, g: Geometry) -> Tensor:
-        """The separable convolution of `x`, (batch, *g.input_size), with its activations and residual."""
+        """The separable convolution of `x`, (batch, *g.input_size), with its norms, activations and residual."""
+
+    def kernel(self, call: Call) -> str | None:  # noqa: ARG002  most have no names for what they run
+        """The name of what would run `call`."""
+        return None
+
+    def runner(
+        self,
+        x: Tensor,  # noqa: ARG002
+        weights: Weights,  # noqa: ARG002
+        g: Geometry,  # noqa: ARG002
+    ) -> Runner | None:
+        """What runs calls like this one, without asking again, while the weights stay as they are; None: ask."""
+        return None
+
+    def traced_depthwise(self, x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
+        """`depthwise` written into a program that is being traced."""
+        return self.depthwise(x, weight, bias, g)
+
+    def traced_separable(self, x: Tensor, tensors: SeparableTensors, g: Geometry) -> Tensor:
+        """`separable` written into a program that is being traced."""
+        return self.separable(x, tensors, g)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..geometry import Geometry
-from .base import Activation, Backend, Call, SeparableTensors
+from .base import Activation, Backend, Call, Norm, SeparableTensors
 
 CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
@@ -43,26 +44,47 @@ class Eager(Backend):
         return None
 
     def depthwise(self, x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
-        x, padding = _padded(x, g)
+        x, padding = padded(x, g)
         return CONVOLUTIONS[g.rank](x, weight, bias, g.stride, padding, g.dilation, g.in_channels)
 
     def separable(self, x: Tensor, tensors: SeparableTensors, g: Geometry) -> Tensor:
-        y = self.depthwise(x, tensors.depthwise_weight, tensors.depthwise_bias, g)
-        y = activate(y, tensors.depthwise_activation)
-        y = CONVOLUTIONS[g.rank](y, tensors.pointwise_weight, tensors.pointwise_bias, groups=g.groups)
-        if tensors.residual is not None:
-            y = y + tensors.residual
-        return activate(y, tensors.pointwise_activation)
+        return by_parts(self.depthwise, x, tensors, g)
 
 
-def _padded(x: Tensor, g: Geometry) -> tuple[Tensor, tuple[int, ...]]:
+EAGER = Eager()
+
+
+def by_parts(
+    depthwise: Callable[[Tensor, Tensor, Tensor | None, Geometry], Tensor],
+    x: Tensor,
+    tensors: SeparableTensors,
+    g: Geometry,
+) -> Tensor:
+    """A separable convolution one part after another; `depthwise` runs the first."""
+    alone = replace(g, out_channels=None, groups=1)
+    y = depthwise(x, tensors.depthwise_weight, tensors.depthwise_bias, alone)
+    y = activate(_normalised(y, tensors.depthwise_norm), tensors.depthwise_activation)
+    y = CONVOLUTIONS[g.rank](y, tensors.pointwise_weight, tensors.pointwise_bias, groups=g.groups)
+    y = _normalised(y, tensors.pointwise_norm)
+    if tensors.residual is not None:
+        y = y + tensors.residual
+    return activate(y, tensors.pointwise_activation)
+
+
+def _normalised(x: Tensor, norm: Norm | None) -> Tensor:
+    if norm is None:
+        return x
+    return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+
+
+def padded(x: Tensor, g: Geometry) -> tuple[Tensor, tuple[int, ...]]:
     """`x` and the padding left to torch's convolution, which pads both ends alike."""
-    if _is_even(g):
+    if is_even(g):
         return x, tuple(before for before, _ in g.padding)
     return F.pad(x, [amount for pair in reversed(g.padding) for amount in pair]), (0,) * g.rank
 
 
-def _is_even(g: Geometry) -> bool:
+def is_even(g: Geometry) -> bool:
     # The amounts of a strided "same" in a traced program are symbolic: to compare them would pin the input's size.
     if torch.compiler.is_compiling():
         from torch.fx.experimental.symbolic_shapes import statically_known_true

@@ -7,10 +7,12 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.module import _has_any_global_hook
 
 from .. import functional
+from ..backends.base import Norm
 from ..errors import DepthwiseError
 from ..functional import ActivationName
 from ..geometry import IntOrTuple, Padding, check_groups, positive
@@ -146,14 +148,15 @@ class _SeparableConv(nn.Module):
                 self.groups,
                 (activation_name(self.depthwise_activation), activation_name(self.pointwise_activation)),
                 None,
+                (_norm(self.depthwise_norm), _norm(self.pointwise_norm)),
             )
         return out.squeeze(0) if unbatched else out
 
     def parts_reason(self) -> str | None:
         """Why the parts run one by one, or None where one call does what they do.
 
-        They must where anything could see or change what is between them: a norm, a hook, a parametrised or foreign
-        child, an activation that the functional forms do not know.
+        They must where anything could see or change what is between them: a norm that is not a batch norm in eval
+        mode, a hook, a parametrised or foreign child, an activation that the functional forms do not know.
         """
         if type(self.depthwise) is not DEPTHWISE[self.rank]:
             return f"depthwise is a {type(self.depthwise).__name__}"
@@ -163,7 +166,9 @@ class _SeparableConv(nn.Module):
             return "a hook sees every module"
         for name, module in self.present_parts():
             if name.endswith("_norm"):
-                return f"{name} is there"
+                why = _norm_reason(module, self.depthwise.weight.dtype)
+                if why is not None:
+                    return f"{name} {why}"
             if name.endswith("_activation") and not _has_name(module):
                 return f"{name} is {module}"
             if _is_watched(module):
@@ -269,6 +274,25 @@ def activation_name(module: nn.Module | None) -> ActivationName:
 def _has_name(activation: nn.Module) -> bool:
     tanh_form = isinstance(activation, nn.GELU) and activation.approximate != "none"
     return type(activation) in _ACTIVATION_NAMES and not tanh_form
+
+
+def _norm(module: nn.Module | None) -> Norm | None:
+    """The numbers of a batch norm that `_norm_reason` has nothing against."""
+    if module is None:
+        return None
+    norm: Any = module
+    return Norm(norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
+
+
+def _norm_reason(norm: nn.Module, dtype: torch.dtype) -> str | None:
+    """Why a norm does not fold into the convolution before it."""
+    if not isinstance(norm, _BatchNorm) or type(norm) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+        return f"is a {type(norm).__name__}"
+    if norm.training or norm.running_mean is None or norm.running_var is None:
+        return "normalises with the statistics of the batch"
+    if norm.running_mean.dtype != dtype:
+        return f"has statistics in {norm.running_mean.dtype}"
+    return "has a weight or a bias alone" if (norm.weight is None) != (norm.bias is None) else None
 
 
 def made(name: str, make: MakeModule | None, *channels: int, device: Any, dtype: Any) -> nn.Module | None:

@@ -1,0 +1,69 @@
+"""Depthwise and pointwise in one pass: a band of depthwise pixels stays in this thread's scratch memory.
+
+    for band in bands of output rows:
+        for row in band:
+            scratch[row] = depthwise(row), all filters
+        out[band] = scratch x pointwise weight, all output channels
+
+The depthwise result is computed once, whatever the number of output channels, and read from L2.
+"""
+
+from __future__ import annotations
+
+from . import depthwise, planar, pointwise
+from .depthwise import first_filter, first_pixel, row_of, write_row
+from .ir import Block, Int, Ptr, least
+from .plan import DepthwiseKernel, PointwiseKernel, lanes_below
+from .planar import Box, box_count, box_of, pixels_to_planes, planes_of, planes_to_pixels, write_box
+from .pointwise import Band, write_product
+
+SLOTS = (*depthwise.SLOTS, *pointwise.SLOTS, *planar.SLOTS)
+
+
+def write_fused(e: Block, d: DepthwiseKernel, p: PointwiseKernel, thread: Int, threads: Int) -> None:
+    """Channels-last images. Tasks: bands, runs of neighbouring segments of rows."""
+    units, bands = e.number("rows") * e.number("segments"), e.number("bands")
+    scratch = e.pointer("scratch") + thread * e.number("scratch_elements")
+    with e.loop(thread * bands // threads, (thread + 1) * bands // threads) as task:
+        first, last = task.index * units // bands, (task.index + 1) * units // bands
+        start, stop = first_pixel(e, first), first_pixel(e, last)
+        with e.loop(first, last) as unit:
+            row = row_of(e, d, unit.index)
+            out = scratch + (first_pixel(e, unit.index) - start) * p.pixel_stride
+            with e.loop(0, d.blocks) as block:
+                o = first_filter(d, block.index)
+                write_row(e, d, row, o, out + o, p.pixel_stride)
+        offset = start * p.out_channels
+        band = Band(scratch, stop - start, e.pointer("out") + offset, e.pointer("residual") + offset)
+        write_product(e, p, band, (e.whole(0), e.whole(p.panels)))
+
+
+def write_planar_fused(e: Block, d: DepthwiseKernel, p: PointwiseKernel, thread: Int, threads: Int) -> None:
+    """Contiguous images. Tasks: boxes; scratch memory holds a box's input, depthwise pixels, result and residual."""
+    packed = e.pointer("scratch") + thread * e.number("scratch_elements")
+    most = e.number("box_pixels")
+    scratch = packed + e.number("in_scratch")
+    result = scratch + most * p.pixel_stride
+    residual = result + most * p.out_channels
+    boxes = box_count(e)
+    with e.loop(thread * boxes // threads, (thread + 1) * boxes // threads) as task:
+        box = box_of(e, task.index)
+        with e.loop(0, d.blocks) as block:
+            o = first_filter(d, block.index)
+            write_box(e, d, box, o, packed, scratch + o, p.pixel_stride)
+        if p.residual:
+            _in_planes(e, p, "residual", box, residual)
+        write_product(e, p, Band(scratch, box.pixels, result, residual), (e.whole(0), e.whole(p.panels)))
+        _in_planes(e, p, "out", box, result)
+
+
+def _in_planes(e: Block, p: PointwiseKernel, tensor: str, box: Box, pixels: Ptr) -> None:
+    """Bring a box of `residual` to pixels, or one of pixels to `out`."""
+    lanes = lanes_below(p.out_channels, p.lanes)
+    with e.loop(0, -(-p.out_channels // lanes)) as block:
+        o = least(block.index * lanes, p.out_channels - lanes)
+        planes = planes_of(e, e.pointer(tensor), box, p.out_channels, o, lanes)
+        if tensor == "out":
+            pixels_to_planes(e, pixels + o, p.out_channels, box.pixels, planes)
+        else:
+            planes_to_pixels(e, planes, box.pixels, pixels + o, p.out_channels)

@@ -1,0 +1,66 @@
+"""What is generated for a convolution, to be read: its plan, its IR, its assembly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+
+from ...errors import DepthwiseError
+from ...geometry import Geometry
+from ..base import Activation
+from . import machine
+from .launch import Decision, decide
+from .plan import Layout
+
+MACHINES = {"avx2": machine.avx2, "neon": machine.neon}
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """One call's decision; the texts are made when asked for."""
+
+    decision: Decision
+
+    @property
+    def plan(self) -> str:
+        """The constants of each loop nest, then the numbers of this call."""
+        program = self.decision.program
+        parts = [part for part in (program.depthwise, program.pointwise, self.decision.schedule) if part is not None]
+        lines = [self.decision.name]
+        for part in parts:
+            lines.append(f"\n{type(part).__name__}")
+            lines += [f"  {field.name:<17}{getattr(part, field.name)}" for field in fields(part)]
+        return "\n".join(lines)
+
+    @property
+    def ir(self) -> str:
+        return self.decision.program.ir()
+
+    @property
+    def assembly(self) -> str:
+        return self.decision.program.assembly()
+
+
+def inspect(
+    g: Geometry,
+    *,
+    batch: int = 1,
+    layout: Layout = "channels_last",
+    activations: tuple[Activation, Activation] = (None, None),
+    residual: bool = False,
+    isa: str | None = None,
+) -> Inspection:
+    """What would run a convolution; `isa` is "avx2", "neon" or None for this machine's own.
+
+    >>> from depthwise.geometry import geometry
+    >>> print(inspect(geometry((64, 56, 56), 3, padding=1, out_channels=128), isa="avx2").plan.split()[0])
+    fused_f32_k3x3_s1x1x1_d1x1x1_c64m1_linear_v8x6t3p64_n128k64g1_linear_m6x2v8p64__avx2
+    """
+    if isa is not None and isa not in MACHINES:
+        raise DepthwiseError(f"isa is one of {', '.join(MACHINES)}, or None for this machine; got {isa!r}")
+    x = torch.empty((batch, *g.input_size), device="meta")
+    if layout == "channels_last":
+        x = x.movedim(1, -1).contiguous().movedim(-1, 1)
+    target = None if isa is None else MACHINES[isa]()
+    return Inspection(decide(g, x, activations, residual=residual, target=target))

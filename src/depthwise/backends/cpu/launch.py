@@ -1,0 +1,222 @@
+"""One convolution bound to its program, weights and input sizes: what is left for a call is to fill in pointers."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+from torch._prims_common import suggest_memory_format
+
+from ...geometry import Geometry
+from .. import recall
+from ..base import Activation, Runner, SeparableTensors, Weights
+from . import jit, threads
+from .machine import Machine, host
+from .pack import Pack, pack_of
+from .plan import depthwise_kernel, pointwise_kernel, three
+from .program import SLOT, Program, Slots
+from .schedule import Schedule, schedule
+
+_X, _OUT, _RESIDUAL = SLOT["x"], SLOT["out"], SLOT["residual"]
+_DEPTHWISE_OUT, _SCRATCH = SLOT["depthwise_out"], SLOT["scratch"]
+FLOAT_BYTES = 4
+# A larger buffer is asked of torch anew at each call, rather than kept for every thread that ever called.
+MOST_KEPT_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How an input is read and a result is written; `copied` is why the input is copied first, or None."""
+
+    planar_in: bool
+    planar_out: bool
+    copied: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What runs a call: pure numbers; `name` is what it is called in reports."""
+
+    program: Program
+    schedule: Schedule
+    layout: Layout
+
+    @property
+    def name(self) -> str:
+        return self.program.name + ("" if self.layout.copied is None else f" after a copy: {self.layout.copied}")
+
+
+def launch_of(x: Tensor, weights: Weights, g: Geometry) -> Runner | None:
+    """What runs `x` with these weights as they are now; None where the code for it could not be made."""
+    if x.numel() == 0:
+        return lambda x, _: torch.empty((x.shape[0], *g.output_size), memory_format=memory_format_of(x))
+    is_separable = isinstance(weights, SeparableTensors)
+    tensors = weights.weights if isinstance(weights, SeparableTensors) else weights
+    activations: tuple[Activation, Activation] = (None, None)
+    if isinstance(weights, SeparableTensors):
+        activations = weights.depthwise_activation, weights.pointwise_activation
+    residual = isinstance(weights, SeparableTensors) and weights.residual is not None
+    decision = decide(g, x, activations, residual=residual)
+    if not _compiles(decision.program):
+        return None
+    kept = None if recall.needs_gradient(x, None, tensors) else recall.remembered(tensors)
+    key = (is_separable, activations, g.groups)
+    pack = None if kept is None else kept.packs.get(key)
+    if pack is None:
+        pack = pack_of(weights, decision.program.pointwise)
+        if kept is not None:
+            kept.packs[key] = pack
+    return Launch(decision, pack, x, g)
+
+
+_failed: set[str] = set()
+
+
+def _compiles(program: Program) -> bool:
+    """Whether there is code for a program; where there is none, it is said once."""
+    if program.name in _failed:
+        return False
+    try:
+        program.code  # noqa: B018  compiled, or found, here
+    except jit.CompilationError as error:
+        _failed.add(program.name)
+        warnings.warn(f"{program.name} could not be compiled, PyTorch's operators run instead: {error}", stacklevel=2)
+        return False
+    return True
+
+
+def machine() -> Machine:
+    """The machine that code is made for, in a process where the backend does not refuse it."""
+    found = host()
+    if found is None:
+        raise RuntimeError("no generator serves this CPU")
+    return found
+
+
+def memory_format_of(x: Tensor) -> torch.memory_format:
+    """The memory format that torch's own convolution of `x` has."""
+    last = {2: torch.channels_last, 3: torch.channels_last_3d}.get(x.dim() - 2)
+    return torch.contiguous_format if last is None or suggest_memory_format(x) != last else last
+
+
+def layout_of(x: Tensor) -> Layout:
+    """Read what can be read as it lies, and write what torch's own convolution would."""
+    planar_out = memory_format_of(x) == torch.contiguous_format
+    if x.stride(1) == 1 or (x.shape[1] == 1 and not planar_out):
+        return Layout(planar_in=False, planar_out=planar_out)
+    if x.stride(-1) == 1 or x.shape[-1] == 1:
+        return Layout(planar_in=True, planar_out=True)
+    why = f"neither channels nor columns lie side by side in strides {tuple(x.stride())}"
+    return Layout(planar_in=True, planar_out=True, copied=why)
+
+
+def decide(
+    g: Geometry,
+    x: Tensor,
+    activations: tuple[Activation, Activation],
+    *,
+    residual: bool,
+    target: Machine | None = None,
+) -> Decision:
+    """The program and the numbers for an input of these sizes and strides, on `target` or else this machine."""
+    layout, target = layout_of(x), target or machine()
+    s = schedule(g, x.shape[0], target, threads.team_size(), planar_in=layout.planar_in, planar_out=layout.planar_out)
+    dense = x.stride(-1) == g.in_channels or x.shape[-1] == 1
+    d = depthwise_kernel(
+        g,
+        activations[0],
+        target,
+        planar=layout.planar_in,
+        pixel_stride=g.in_channels if dense and not layout.planar_in else None,
+    )
+    p = None
+    if g.out_channels is not None:
+        p = pointwise_kernel(g, activations[1], target, residual=residual, pixels=s.tile_pixels)
+    program = Program(target, d, p, fused=s.fused and p is not None, planar_out=layout.planar_out)
+    return Decision(program, s, layout)
+
+
+class Launch:
+    """A runner: `launch(x, residual)` for inputs of the sizes and strides it was made for."""
+
+    def __init__(self, decision: Decision, pack: Pack, x: Tensor, g: Geometry) -> None:
+        self.decision = decision
+        self.pack = pack
+        program, s = decision.program, decision.schedule
+        self._code = program.code
+        self._serial = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._code.address("serial"))
+        self._parallel = self._code.address("parallel")
+        self._threads = s.threads
+        self._shared_elements = s.shared_elements
+        self._elements = s.shared_elements + s.threads * s.scratch_elements
+        self._size = (x.shape[0], *g.output_size)
+        self._memory_format = memory_format_of(x)
+        self._stride = torch.empty(self._size, device="meta").to(memory_format=self._memory_format).stride()
+        self._copied = decision.layout.copied is not None
+        self._out_slot = _DEPTHWISE_OUT if program.pointwise is None else _OUT
+        slots = Slots()
+        source = x.contiguous() if self._copied else x
+        for name, value in self._numbers(source, g, s).items():
+            slots[SLOT[name]] = value
+        runtime = threads.runtime()
+        for index, address in enumerate(runtime.addresses if runtime else ()):
+            slots[index] = address
+        self._template = bytes(slots)
+
+    def __call__(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        out = torch.empty_strided(self._size, self._stride, dtype=torch.float32)
+        if self._copied:
+            x = x.contiguous()
+        slots = Slots.from_buffer_copy(self._template)
+        slots[_X] = x.data_ptr()
+        slots[self._out_slot] = out.data_ptr()
+        if residual is not None:
+            residual = residual.contiguous(memory_format=self._memory_format)
+            slots[_RESIDUAL] = residual.data_ptr()
+        if self._elements:
+            scratch = _scratch(self._elements * FLOAT_BYTES)
+            address = scratch.data_ptr()
+            if self._shared_elements:
+                slots[_DEPTHWISE_OUT] = address
+            slots[_SCRATCH] = address + self._shared_elements * FLOAT_BYTES
+        threads.launch(self._serial, self._parallel, ctypes.addressof(slots), self._threads)
+        return out
+
+    def _numbers(self, x: Tensor, g: Geometry, s: Schedule) -> Mapping[str, int]:
+        pack = self.pack
+        spatial, strides = three(g.input_size[1:], 1), three(x.stride()[2:], 0)
+        outputs, padding = three(g.out_spatial, 1), three(tuple(before for before, _ in g.padding), 0)
+        axes = ("z", "y", "x")
+        numbers = {"batch": x.shape[0], "x_n": x.stride(0), "x_c": x.stride(1)}
+        numbers |= {f"x_{axis}": stride for axis, stride in zip(axes, strides, strict=True)}
+        numbers |= {f"in_{axis}": size for axis, size in zip(axes, spatial, strict=True)}
+        numbers |= {f"out_{axis}": size for axis, size in zip(axes, outputs, strict=True)}
+        numbers |= {f"pad_{axis}": size for axis, size in zip(axes, padding, strict=True)}
+        numbers |= {"rows": x.shape[0] * outputs[0] * outputs[1], "pixels": x.shape[0] * prod(outputs)}
+        names = ("segments", "chunks", "bands", "panel_chunks", "boxes", "box_pixels", "in_scratch", "scratch_elements")
+        numbers |= {name: getattr(s, name) for name in names}
+        numbers["depthwise_weight"] = pack.depthwise_weight.data_ptr()
+        numbers["depthwise_bias"] = pack.depthwise_bias.data_ptr()
+        if pack.pointwise_weight is not None and pack.pointwise_bias is not None:
+            numbers["pointwise_weight"] = pack.pointwise_weight.data_ptr()
+            numbers["pointwise_bias"] = pack.pointwise_bias.data_ptr()
+        return numbers
+
+
+_buffers = threading.local()
+
+
+def _scratch(size: int) -> Tensor:
+    """Memory for one call of this thread: kept, and grown where it is too small."""
+    if size > MOST_KEPT_BYTES:
+        return torch.empty(size, dtype=torch.uint8)
+    kept: Tensor | None = getattr(_buffers, "scratch", None)
+    if kept is None or kept.numel() < size:
+        kept = _buffers.scratch = torch.empty(size, dtype=torch.uint8)
+    return kept

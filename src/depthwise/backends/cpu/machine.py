@@ -1,0 +1,71 @@
+"""What a CPU is to the generator: vectors, registers, caches, and what LLVM calls it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import llvmlite.binding as llvm
+
+KIB = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """One instruction set at its width, with the caches of one core.
+
+    vector_lanes: float32 numbers in a vector; vector_registers: how many the code may name
+    triple, cpu, features: LLVM's names of the target
+    """
+
+    isa: str
+    vector_lanes: int
+    vector_registers: int
+    triple: str
+    cpu: str
+    features: str
+    l1_bytes: int = 32 * KIB
+    l2_bytes: int = 512 * KIB
+
+
+@cache
+def host() -> Machine | None:
+    """The machine this process runs on; None where no generator serves it."""
+    triple, cpu = llvm.get_process_triple(), llvm.get_host_cpu_name()
+    flags = llvm.get_host_cpu_features()
+    caches = {"l1_bytes": _cache_bytes(1, 32 * KIB), "l2_bytes": _cache_bytes(2, 512 * KIB)}
+    if triple.startswith("x86_64"):
+        # Without it LLVM prefers vectors of 256 bits on some CPUs.
+        features = ",".join([flags.flatten(), "-prefer-256-bit"])
+        if all(flags.get(name) for name in ("avx512f", "avx512dq", "avx512bw", "avx512vl")):
+            return Machine("avx512", 16, 32, triple, cpu, features, **caches)
+        if flags.get("avx2") and flags.get("fma"):
+            return Machine("avx2", 8, 16, triple, cpu, features, **caches)
+    if triple.startswith(("aarch64", "arm64")):
+        return Machine("neon", 4, 32, triple, cpu, flags.flatten(), **caches)
+    return None
+
+
+def avx2() -> Machine:
+    """The least x86 machine that the generator serves, whatever this one is."""
+    return Machine("avx2", 8, 16, llvm.get_process_triple(), "x86-64-v3", "")
+
+
+def neon() -> Machine:
+    """Any 64-bit Arm under Linux."""
+    return Machine("neon", 4, 32, "aarch64-unknown-linux-gnu", "generic", "+neon")
+
+
+def _cache_bytes(level: int, default: int) -> int:
+    """Size of this core's data cache, where Linux says it."""
+    for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        try:
+            kind, size = (index / "type").read_text().strip(), (index / "size").read_text().strip()
+            if int((index / "level").read_text()) == level and kind in ("Data", "Unified") and size.endswith("K"):
+                return int(size[:-1]) * KIB
+        except OSError:
+            continue
+    names = {1: "SC_LEVEL1_DCACHE_SIZE", 2: "SC_LEVEL2_CACHE_SIZE"}
+    return max(0, os.sysconf(names[level])) or default if names[level] in os.sysconf_names else default

@@ -1,0 +1,89 @@
+"""Weights as the kernels walk them, and how batch norms and biases become part of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...folding import scale_and_shift_of
+from ..base import Norm, SeparableTensors, Weights
+from .plan import PointwiseKernel
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """Weights and biases in the order of the kernels: contiguous float32."""
+
+    depthwise_weight: Tensor
+    depthwise_bias: Tensor
+    pointwise_weight: Tensor | None = None
+    pointwise_bias: Tensor | None = None
+
+
+def pack_of(weights: Weights, pointwise: PointwiseKernel | None) -> Pack:
+    """Pack the weights of a call, its batch norms folded in."""
+    with torch.no_grad():
+        if not isinstance(weights, SeparableTensors):
+            return Pack(*pack_depthwise(*weights))
+        first = _folded(weights.depthwise_weight, weights.depthwise_bias, weights.depthwise_norm)
+        last = _folded(weights.pointwise_weight, weights.pointwise_bias, weights.pointwise_norm)
+        return Pack(*pack_depthwise(*first), *(pack_pointwise(*last, pointwise) if pointwise else ()))
+
+
+def _folded(weight: Tensor, bias: Tensor | None, norm: Norm | None) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of the convolution that does what this one and the norm after it do."""
+    if norm is None:
+        return weight, bias
+    scale, shift = scale_and_shift_of(*norm)
+    scaled = weight.double() * scale.reshape(-1, *(1,) * (weight.dim() - 1))
+    shifted = shift if bias is None else shift + bias.double() * scale
+    return scaled.float(), shifted.float()
+
+
+def pack_depthwise(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(taps, filters) and (filters,) from torch's (filters, 1, *kernel)."""
+    packed: Tensor = weight.detach().flatten(1).t().contiguous()
+    return packed, torch.zeros(weight.shape[0], dtype=torch.float32) if bias is None else bias.detach().contiguous()
+
+
+def unpack_depthwise(packed: Tensor, kernel_size: tuple[int, ...]) -> Tensor:
+    """The weight that `pack_depthwise` was given."""
+    weight: Tensor = packed.t().unflatten(1, kernel_size).unsqueeze(1)
+    return weight.contiguous()
+
+
+def pack_pointwise(weight: Tensor, bias: Tensor | None, k: PointwiseKernel) -> tuple[Tensor, Tensor]:
+    """The panels of every group, full ones before the group's rest, and the bias of every vector.
+
+    weight: (out_channels, group_inputs, 1, ...)
+    out:    (groups · group_vectors · lanes · group_inputs,) and (groups · group_vectors, lanes)
+    """
+    columns = _columns(k)
+    # In four axes: group, input, vector, lane.
+    grouped = weight.detach().flatten(1).unflatten(0, (k.groups, k.group_outputs)).transpose(1, 2)[:, :, columns]
+    full = k.full_panels * k.vectors
+    panels = grouped[:, :, :full].unflatten(2, (k.full_panels, k.vectors)).transpose(1, 2).flatten(1)
+    rest = grouped[:, :, full:].flatten(1)
+    flat = torch.zeros(k.out_channels, dtype=torch.float32) if bias is None else bias.detach()
+    return torch.cat([panels, rest], dim=1).flatten(), flat.unflatten(0, (k.groups, -1))[:, columns].flatten(0, 1)
+
+
+def unpack_pointwise(packed: Tensor, k: PointwiseKernel) -> Tensor:
+    """The weight that `pack_pointwise` was given, as (out_channels, group_inputs)."""
+    full = k.full_panels * k.vectors
+    rows = packed.unflatten(0, (k.groups, -1))
+    panels, rest = rows.split([full * k.lanes * k.group_inputs, k.rest_vectors * k.lanes * k.group_inputs], dim=1)
+    shape = (k.full_panels, k.group_inputs, k.vectors, k.lanes)
+    whole = panels.unflatten(1, shape).transpose(1, 2).flatten(2, 3)
+    grouped = torch.cat([whole, rest.unflatten(1, (k.group_inputs, k.rest_vectors, k.lanes))], dim=2)
+    weight = packed.new_empty(k.groups, k.group_outputs, k.group_inputs)
+    weight[:, _columns(k).flatten()] = grouped.flatten(2).transpose(1, 2)
+    return weight.flatten(0, 1)
+
+
+def _columns(k: PointwiseKernel) -> Tensor:
+    """Output channels, within a group, of each lane of its vectors."""
+    starts = [min(vector * k.lanes, k.group_outputs - k.lanes) for vector in range(k.group_vectors)]
+    return torch.tensor(starts)[:, None] + torch.arange(k.lanes)

@@ -1,0 +1,195 @@
+"""Decide how a convolution is computed before any code is written: pure numbers, printable, no LLVM.
+
+A kernel's plan holds what is constant in its code; it is the kernel's key. What may change from call to call, batch and
+spatial sizes, goes through slots. All windows have three axes, z y x; those that a rank lacks have extent 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ...geometry import Geometry
+from ..base import Activation
+from .machine import Machine
+
+Layout = Literal["channels_last", "contiguous"]
+Axes = tuple[int, int, int]
+
+# Rows x vectors of the register tile: rows·vectors accumulators, one panel row of vectors and one splat must fit.
+TILES: dict[str, dict[int, tuple[int, ...]]] = {
+    "avx512": {1: (14, 13, 12), 2: (14, 13, 12), 3: (9, 8), 5: (5,)},
+    "avx2": {1: (6, 5), 2: (6, 5)},
+    "neon": {1: (12, 11), 2: (12, 11)},
+}
+COLUMNS = {"avx512": 7, "avx2": 6, "neon": 7}
+
+
+@dataclass(frozen=True, slots=True)
+class DepthwiseKernel:
+    """The constants of a depthwise loop nest.
+
+    lanes:   output channels per vector
+    columns: output columns per register tile
+    taps:    columns of the kernel written out one after another; longer kernels loop
+    planar:  the input is contiguous, one plane per channel
+    pixel_stride: elements from one input pixel to the next; None where it is a slot
+    """
+
+    rank: int
+    channels: int
+    multiplier: int
+    kernel: Axes
+    stride: Axes
+    dilation: Axes
+    activation: Activation
+    lanes: int
+    columns: int
+    taps: int
+    planar: bool
+    pixel_stride: int | None
+
+    @property
+    def name(self) -> str:
+        extents = "x".join(map(str, self.kernel[3 - self.rank :]))
+        layout = "_planar" if self.planar else f"p{self.pixel_stride or 0}"
+        window = f"k{extents}_s{_digits(self.stride)}_d{_digits(self.dilation)}_c{self.channels}m{self.multiplier}"
+        return f"{window}_{_name(self.activation)}_v{self.lanes}x{self.columns}t{self.taps}{layout}"
+
+    @property
+    def filters(self) -> int:
+        return self.channels * self.multiplier
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.filters // self.lanes)
+
+
+@dataclass(frozen=True, slots=True)
+class PointwiseKernel:
+    """The constants of a pointwise loop nest: (pixels, in_channels) x (in_channels, out_channels) in each group.
+
+    lanes, vectors, rows: the register tile is `rows` (or one fewer) pixels x `vectors` vectors of `lanes` channels
+    pixel_stride: elements from one pixel to the next of what is multiplied
+    """
+
+    in_channels: int
+    out_channels: int
+    groups: int
+    activation: Activation
+    residual: bool
+    lanes: int
+    vectors: int
+    rows: int
+    pixel_stride: int
+
+    @property
+    def name(self) -> str:
+        tile = f"m{self.rows}x{self.vectors}v{self.lanes}p{self.pixel_stride}"
+        residual = "_residual" if self.residual else ""
+        return f"n{self.out_channels}k{self.in_channels}g{self.groups}_{_name(self.activation)}{residual}_{tile}"
+
+    @property
+    def group_inputs(self) -> int:
+        return self.in_channels // self.groups
+
+    @property
+    def group_outputs(self) -> int:
+        return self.out_channels // self.groups
+
+    @property
+    def group_vectors(self) -> int:
+        """Vectors of a group; the last overlaps the one before it where channels do not fill it."""
+        return -(-self.group_outputs // self.lanes)
+
+    @property
+    def full_panels(self) -> int:
+        return self.group_vectors // self.vectors
+
+    @property
+    def rest_vectors(self) -> int:
+        """Vectors of the panel after the full ones, 0 where there is none."""
+        return self.group_vectors % self.vectors
+
+    @property
+    def panels(self) -> int:
+        return self.groups * (self.full_panels + (self.rest_vectors > 0))
+
+
+def depthwise_kernel(
+    g: Geometry, activation: Activation, machine: Machine, *, planar: bool, pixel_stride: int | None
+) -> DepthwiseKernel:
+    kernel, stride, dilation = (three(numbers, 1) for numbers in (g.kernel_size, g.stride, g.dilation))
+    columns = COLUMNS[machine.isa]
+    return DepthwiseKernel(
+        rank=g.rank,
+        channels=g.in_channels,
+        multiplier=g.depth_multiplier,
+        kernel=kernel,
+        stride=stride,
+        dilation=dilation,
+        activation=activation,
+        lanes=lanes_below(g.depthwise_channels, machine.vector_lanes),
+        columns=columns,
+        taps=_taps(kernel[2], machine.vector_registers - columns - 2),
+        planar=planar,
+        pixel_stride=pixel_stride,
+    )
+
+
+def pointwise_kernel(
+    g: Geometry, activation: Activation, machine: Machine, *, residual: bool, pixels: int
+) -> PointwiseKernel:
+    """The kernel for tiles of a band of `pixels` pixels."""
+    out_channels = g.output_size[0]
+    lanes = lanes_below(out_channels // g.groups, machine.vector_lanes)
+    tiles = TILES[machine.isa]
+    count = -(-(out_channels // g.groups) // lanes)
+    vectors = 2 if count % 2 == 0 else next((n for n in (3, 5) if n in tiles and count % n == 0), min(count, 2))
+    return PointwiseKernel(
+        in_channels=g.depthwise_channels,
+        out_channels=out_channels,
+        groups=g.groups,
+        activation=activation,
+        residual=residual,
+        lanes=lanes,
+        vectors=vectors,
+        rows=min(tiles[vectors], key=lambda rows: (wasted_rows(pixels, rows), -rows)),
+        pixel_stride=unaliased(g.depthwise_channels),
+    )
+
+
+def wasted_rows(pixels: int, rows: int) -> int:
+    """Rows computed in vain where `pixels` are cut into tiles of `rows` and of one fewer."""
+    tiles = -(-pixels // rows)
+    missing = tiles * rows - pixels
+    return 0 if missing <= tiles else missing
+
+
+def lanes_below(channels: int, most: int) -> int:
+    """Lanes of the widest vector, of at most `most`, that `channels` fill at least once."""
+    return min(most, 1 << (channels.bit_length() - 1))
+
+
+def unaliased(channels: int) -> int:
+    """Elements from pixel to pixel of a scratch row, so that neighbours do not fall into one set of the L1 cache."""
+    return channels + 16 if channels % 256 == 0 else channels
+
+
+def three(numbers: tuple[int, ...], missing: int) -> Axes:
+    """One number per axis z y x."""
+    z, y, x = (*(missing,) * (3 - len(numbers)), *numbers)
+    return z, y, x
+
+
+def _digits(axes: Axes) -> str:
+    return "x".join(map(str, axes))
+
+
+def _name(activation: Activation) -> str:
+    return "linear" if activation is None else f"{activation[0]}{activation[1]!r}"
+
+
+def _taps(kernel_columns: int, registers: int) -> int:
+    most = max(4, min(registers, 12))
+    return kernel_columns if kernel_columns <= most else min(most, 8)

@@ -1,0 +1,113 @@
+"""Pointwise convolution of channels-last pixels: a matrix product in each group.
+
+    for panel in panels of `vectors` vectors of output channels:
+        for m in tiles of `rows` pixels:
+            sum[i, j] = bias[j]
+            for c in range(group_inputs):
+                sum[i, j] += splat(pixel[m + i, c]) · weight[panel, c, j]
+            out[m + i, j] = activation(sum[i, j] + residual[m + i, j])
+
+Weights come packed panel by panel (pack.py). Pixels are cut into tiles of `rows` and of `rows - 1`, so that most
+numbers of pixels leave no remainder; a remainder overlaps the tile before it. The last vector of a group overlaps the
+one before it where channels do not fill it. Domain: lanes <= outputs of a group.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .activations import activated
+from .ir import Block, Int, Ptr, Vec, ceil_div, greatest, least
+from .plan import PointwiseKernel
+
+SLOTS = ("pointwise_weight", "pointwise_bias", "residual", "out", "pixels", "bands", "panel_chunks")
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """Neighbouring pixels: what is multiplied, their number, and where result and residual lie."""
+
+    a: Ptr
+    pixels: Int
+    out: Ptr
+    residual: Ptr
+
+
+def write_pointwise(e: Block, k: PointwiseKernel, thread: Int, threads: Int) -> None:
+    """Tasks: chunks of panels x chunks of pixels."""
+    pixels, bands, chunks = e.number("pixels"), e.number("bands"), e.number("panel_chunks")
+    tasks = bands * chunks
+    with e.loop(thread * tasks // threads, (thread + 1) * tasks // threads) as task:
+        chunk, index = task.index // bands, task.index % bands
+        first, last = index * pixels // bands, (index + 1) * pixels // bands
+        band = Band(
+            e.pointer("depthwise_out") + first * k.pixel_stride,
+            last - first,
+            e.pointer("out") + first * k.out_channels,
+            e.pointer("residual") + first * k.out_channels,
+        )
+        write_product(e, k, band, (chunk * k.panels // chunks, (chunk + 1) * k.panels // chunks))
+
+
+def write_product(e: Block, k: PointwiseKernel, band: Band, panels: tuple[Int, Int]) -> None:
+    """The panels [first, last) of a band: full ones first, numbered through all groups, then each group's rest."""
+    first, last = panels
+    full = k.groups * k.full_panels
+    with e.loop(first, least(last, full)) as panel:
+        group, index = panel.index // k.full_panels, panel.index % k.full_panels
+        _write_panel(e, k, band, group, index * k.vectors, k.vectors)
+    if k.rest_vectors:
+        with e.loop(greatest(first, full), last) as panel:
+            _write_panel(e, k, band, panel.index - full, e.whole(k.full_panels * k.vectors), k.rest_vectors)
+
+
+def _write_panel(e: Block, k: PointwiseKernel, band: Band, group: Int, vector: Int, vectors: int) -> None:
+    """All pixels of a band x `vectors` vectors, beginning with number `vector` of the group."""
+    start = group * k.group_vectors + vector
+    panel = _Panel(
+        weight=e.pointer("pointwise_weight") + start * (k.lanes * k.group_inputs),
+        bias=[(e.pointer("pointwise_bias") + (start + j) * k.lanes).load(k.lanes) for j in range(vectors)],
+        columns=[
+            group * k.group_outputs + least((vector + j) * k.lanes, k.group_outputs - k.lanes) for j in range(vectors)
+        ],
+        first_input=group * k.group_inputs,
+    )
+    pixels, rows = band.pixels, k.rows
+    tiles = ceil_div(pixels, rows)
+    missing = tiles * rows - pixels
+    fits, enough = missing <= tiles, pixels >= rows
+    tall = fits.pick(tiles - missing, enough.pick(tiles, 0))
+    with e.loop(0, tall) as tile:
+        _write_tile(e, k, band, panel, least(tile.index * rows, pixels - rows), rows)
+    with e.loop(0, fits.pick(missing, 0)) as tile:
+        _write_tile(e, k, band, panel, tall * rows + tile.index * (rows - 1), rows - 1)
+    with e.loop((fits | enough).pick(pixels, 0), pixels) as pixel:
+        _write_tile(e, k, band, panel, pixel.index, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Panel:
+    weight: Ptr
+    bias: list[Vec]
+    columns: list[Int]
+    first_input: Int
+
+
+def _write_tile(e: Block, k: PointwiseKernel, band: Band, panel: _Panel, m: Int, rows: int) -> None:
+    vectors = len(panel.bias)
+    a = band.a + (m * k.pixel_stride + panel.first_input)
+    sums = [panel.bias[j] for _ in range(rows) for j in range(vectors)]
+    with e.loop(0, k.group_inputs, carried=sums) as c:
+        weights = panel.weight + c.index * (vectors * k.lanes)
+        columns = [(weights + j * k.lanes).load(k.lanes) for j in range(vectors)]
+        for i in range(rows):
+            pixel = e.splat(a + (c.index + i * k.pixel_stride), k.lanes)
+            for j in range(vectors):
+                c.values[i * vectors + j] = pixel.fma(columns[j], c.values[i * vectors + j])
+    for i in range(rows):
+        for j in range(vectors):
+            place = (m + i) * k.out_channels + panel.columns[j]
+            value = c.values[i * vectors + j]
+            if k.residual:
+                value = value + (band.residual + place).load(k.lanes)
+            (band.out + place).store(activated(value, k.activation))

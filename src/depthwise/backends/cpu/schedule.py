@@ -1,0 +1,133 @@
+"""How one call's work is cut into tasks: run-time numbers only, so that no size is ever compiled in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from ...geometry import Geometry
+from .machine import Machine
+from .plan import lanes_below, three, unaliased
+
+# A parallel region costs a few microseconds; below this many multiply-adds one thread is done sooner.
+SERIAL_MACS = 100_000
+# A wave of tasks that leaves threads idle for more than this share is cut otherwise.
+LEAST_BALANCE = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Numbers for the slots of the same names.
+
+    fused:       depthwise and pointwise in one stage, else in two with the whole depthwise result between them
+    tile_pixels: pixels that are multiplied in one go, which the register tile is chosen for
+    shared_elements: of the depthwise result between two stages; scratch_elements: of one thread
+    """
+
+    threads: int
+    fused: bool = True
+    segments: int = 1
+    chunks: int = 1
+    bands: int = 1
+    panel_chunks: int = 1
+    boxes: int = 1
+    box_pixels: int = 0
+    in_scratch: int = 0
+    tile_pixels: int = 0
+    scratch_elements: int = 0
+    shared_elements: int = 0
+
+
+def schedule(g: Geometry, batch: int, machine: Machine, threads: int, *, planar_in: bool, planar_out: bool) -> Schedule:
+    """Cut a depthwise convolution, or a separable one, into tasks for `threads` threads."""
+    out = batch * prod(g.out_spatial)
+    macs = out * g.depthwise_channels * (g.kernel_area + (g.out_channels or 0))
+    if macs < SERIAL_MACS:
+        threads = 1
+    if planar_out:
+        return _boxes(g, machine, threads, planar_in=planar_in)
+    if g.out_channels is None:
+        return _depthwise(g, batch, machine, threads)
+    return _separable(g, batch, machine, threads)
+
+
+def _depthwise(g: Geometry, batch: int, machine: Machine, threads: int) -> Schedule:
+    rows = batch * prod(g.out_spatial[:-1])
+    segments = _segments(g, rows, threads, 512)
+    blocks = -(-g.depthwise_channels // machine.vector_lanes)
+    chunks = min(threads, blocks) if _balance(rows * segments, threads) < LEAST_BALANCE else 1
+    return Schedule(threads, segments=segments, chunks=chunks)
+
+
+def _separable(g: Geometry, batch: int, machine: Machine, threads: int) -> Schedule:
+    stride = unaliased(g.depthwise_channels)
+    # A quarter of L2, and enough pixels to use a panel of weights often.
+    target = max(56, machine.l2_bytes // 4 // (4 * stride))
+    rows, width = batch * prod(g.out_spatial[:-1]), g.out_spatial[-1]
+    segments = _segments(g, rows, threads, target)
+    units, unit_pixels = rows * segments, -(-width // segments)
+    if threads == 1 or _balance(units, threads) >= LEAST_BALANCE:
+        bands = max(1, -(-units * unit_pixels // target))
+        bands = min(units, -(-bands // threads) * threads)
+        pixels = -(-units // bands) * unit_pixels
+        elements = pixels * stride
+        return Schedule(threads, segments=segments, bands=bands, tile_pixels=pixels, scratch_elements=elements)
+    pixels = rows * width
+    blocks = -(-g.depthwise_channels // machine.vector_lanes)
+    panels = -(-g.output_size[0] // (2 * machine.vector_lanes))
+    panel_chunks = threads if panels >= threads else 1
+    bands = 1 if panel_chunks > 1 else min(threads, pixels)
+    return Schedule(
+        threads,
+        fused=False,
+        segments=segments,
+        chunks=min(threads, blocks),
+        bands=bands,
+        panel_chunks=panel_chunks,
+        tile_pixels=-(-pixels // bands),
+        shared_elements=pixels * stride,
+    )
+
+
+def _boxes(g: Geometry, machine: Machine, threads: int, *, planar_in: bool) -> Schedule:
+    height, width = three(g.out_spatial, 1)[1:]
+    lanes = lanes_below(g.depthwise_channels, machine.vector_lanes)
+    depth = g.out_channels and unaliased(g.depthwise_channels) + 2 * g.out_channels
+    target = max(56, machine.l2_bytes // 4 // (4 * (depth or 2 * lanes)))
+    segments = max(1, round(width / target)) if width >= 2 * target else 1
+    bands = height if segments > 1 else min(height, -(-height * width // target))
+    rows, columns = -(-height // bands), -(-width // segments)
+    pixels = rows * columns
+    in_scratch = _covered(g, rows, columns, whole=segments == 1) * lanes if planar_in else 0
+    return Schedule(
+        threads,
+        segments=segments,
+        boxes=bands * segments,
+        box_pixels=pixels,
+        in_scratch=in_scratch,
+        tile_pixels=pixels,
+        scratch_elements=in_scratch + pixels * (depth or lanes),
+    )
+
+
+def _covered(g: Geometry, rows: int, columns: int, *, whole: bool) -> int:
+    """The most input pixels under the windows of `rows` x `columns` outputs of one plane; `whole` rows are packed."""
+    sizes, kernel = three(g.input_size[1:], 1), three(g.kernel_size, 1)
+    stride, dilation = three(g.stride, 1), three(g.dilation, 1)
+    height, width = (
+        min(sizes[axis], (outputs - 1) * stride[axis] + (kernel[axis] - 1) * dilation[axis] + 1)
+        for axis, outputs in ((1, rows), (2, columns))
+    )
+    return kernel[0] * height * (sizes[2] if whole else width)
+
+
+def _segments(g: Geometry, rows: int, threads: int, target: int) -> int:
+    """Pieces of a row: one, unless rows are long and few."""
+    width = g.out_spatial[-1]
+    wanted = max(-(-width // target), -(-2 * threads // max(1, rows)) if threads > 1 else 1)
+    return max(1, min(wanted, width // 32))
+
+
+def _balance(tasks: int, threads: int) -> float:
+    """Share of the threads' time that is work where `tasks` equal tasks are dealt out."""
+    return tasks / (-(-tasks // threads) * threads)

@@ -1,0 +1,129 @@
+"""Calls seen before: the short way from a functional form to the code that runs it.
+
+A call is like an earlier one where the same weights come, unchanged, with an input of the same sizes and strides and
+the same settings. Weights are known by identity, version counter and address; the version counts every change that
+torch sees. Changes that it does not see, through numpy or `.data`, need `repack_`.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .base import Runner
+
+# Sizes of one layer's input that are kept; the oldest goes first.
+_MOST_RUNNERS = 64
+
+Tensors = Sequence[Tensor | None]
+_known: dict[tuple[int, ...], Remembered] = {}
+
+
+class Remembered:
+    """A set of weights as it was when something was made of it; `packs` is the backends' own."""
+
+    __slots__ = ("_states", "packs", "runners")
+
+    def __init__(self, tensors: Tensors) -> None:
+        key = tuple(map(id, tensors))
+
+        def forget(_: object) -> None:
+            _known.pop(key, None)
+
+        self._states = [(weakref.ref(t, forget), t._version, t.data_ptr()) for t in tensors if t is not None]
+        self.packs: dict[Hashable, Any] = {}
+        # The window is part of the value: the identities in the key are its own as long as it lives.
+        self.runners: dict[Hashable, tuple[Runner, object]] = {}
+
+    def is_current(self) -> bool:
+        """Whether the weights, known by their identities, are as they were."""
+        for reference, version, address in self._states:
+            tensor = reference()
+            if tensor is None or tensor._version != version or tensor.data_ptr() != address:
+                return False
+        return True
+
+
+def remembered(tensors: Tensors) -> Remembered | None:
+    """What is kept of these weights as they are now; None where they have no version (inference tensors)."""
+    if any(tensor is not None and tensor.is_inference() for tensor in tensors):
+        return None
+    key = tuple(map(id, tensors))
+    found = _known.get(key)
+    if found is None or not found.is_current():
+        found = _known[key] = Remembered(tensors)
+    return found
+
+
+def find(
+    x: Tensor, residual: Tensor | None, tensors: Tensors, window: tuple[object, ...], values: Hashable
+) -> Runner | None:
+    """What ran a call like this one."""
+    found = _known.get(tuple(map(id, tensors)))
+    if found is None or not is_plain(x) or needs_gradient(x, residual, tensors) or not found.is_current():
+        return None
+    try:
+        runner = found.runners.get(_call_key(x, residual, window, values))
+    except TypeError:  # a list has no hash
+        return None
+    return None if runner is None else runner[0]
+
+
+def keep(
+    x: Tensor, residual: Tensor | None, tensors: Tensors, window: tuple[object, ...], values: Hashable, runner: Runner
+) -> None:
+    """Let `find` give `runner` for calls like this one."""
+    found = remembered(tensors)
+    try:
+        hash((window, values))
+    except TypeError:  # a list may change
+        return
+    if found is not None:
+        while len(found.runners) >= _MOST_RUNNERS:
+            found.runners.pop(next(iter(found.runners)), None)
+        found.runners[_call_key(x, residual, window, values)] = runner, window
+
+
+def repack_(model: nn.Module | None = None) -> int:
+    """Forget what was made of a model's weights, or of all, after a change that torch does not see; how many were kept.
+
+    Needed after writing to a weight through numpy or `.data`: `weight.data.mul_(2)`. Optimizer steps,
+    `load_state_dict`, `copy_` and `.data = ...` are seen.
+    """
+    if model is None:
+        forgotten = len(_known)
+        _known.clear()
+        return forgotten
+    own = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    keys = [key for key in list(_known) if own.intersection(key)]
+    for key in keys:
+        _known.pop(key, None)
+    return len(keys)
+
+
+def is_plain(x: Tensor) -> bool:
+    """Whether `x` holds numbers that may be read now: no fake, no subclass, no transform, mode or tracer around."""
+    return (
+        type(x) is Tensor
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and not torch._C._len_torch_dispatch_stack()
+        and torch._C._get_tracing_state() is None
+        and not torch._C._is_any_autocast_enabled()
+    )
+
+
+def needs_gradient(x: Tensor, residual: Tensor | None, tensors: Tensors) -> bool:
+    """Whether autograd would record a call."""
+    if not torch.is_grad_enabled():
+        return False
+    return any(tensor is not None and tensor.requires_grad for tensor in (x, residual, *tensors))
+
+
+def _call_key(x: Tensor, residual: Tensor | None, window: tuple[object, ...], values: Hashable) -> Hashable:
+    # The window's arguments count by identity: by value, 1.0 would find what was kept for 1.
+    added = None if residual is None else (type(residual), residual.shape, residual.dtype, residual.is_cpu)
+    return x.shape, x.stride(), x.dtype, x.is_cpu, added, torch.get_num_threads(), tuple(map(id, window)), values

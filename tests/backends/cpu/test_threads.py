@@ -1,0 +1,257 @@
+"""Teams of PyTorch's own OpenMP runtime: its number of threads, the GIL, forks, and how it goes where there is none."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from depthwise.backends.cpu import jit, machine, threads
+from depthwise.backends.cpu.ir import RUNTIME_SLOTS, Block, Int, write_module
+
+MOST = 16
+SLOTS = (*RUNTIME_SLOTS, "members", "teams", "neighbours", "numbers", "count")
+ROOT = Path(__file__).parents[3]
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the runtime is looked for under Linux only")
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+
+
+def write_presence(e: Block, thread: Int, team: Int) -> None:
+    """Count this thread and its team's size; then sum numbers for as long as `count` says."""
+    one = e.constant(1.0, 1)
+    for place in (e.pointer("members") + thread, e.pointer("teams") + team):
+        place.store(place.load(1) + one)
+    total = e.constant(0.0, 1)
+    with e.loop(0, e.number("count"), carried=[total]) as index:
+        index.values = [index.values[0].fma(one, one)]
+    (e.pointer("numbers") + thread).store(index.values[0])
+
+
+def write_neighbour(e: Block, thread: Int, team: Int) -> None:
+    """Copy what the next thread stored in the first stage."""
+    value = (e.pointer("numbers") + (thread + 1) % team).load(1)
+    (e.pointer("neighbours") + thread).store(value)
+
+
+@cache
+def compiled() -> jit.Code:
+    host = machine.host()
+    if host is None:
+        pytest.skip("no generator serves this machine")
+    text = write_module("threads", SLOTS, [write_presence, write_neighbour])
+    return jit.link(jit.compile_object(text, host), host)
+
+
+class Program:
+    """Two stages with a barrier between them, and what they stored."""
+
+    def __init__(self, count: int = 1) -> None:
+        self.code = compiled()
+        self.serial = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self.code.address("serial"))
+        self.stored = {name: np.zeros(MOST + 1, np.float32) for name in SLOTS[3:7]}
+        found = threads.runtime()
+        addresses = found.addresses if found else (0, 0, 0)
+        self.slots = (ctypes.c_int64 * len(SLOTS))(
+            *addresses, *(array.ctypes.data for array in self.stored.values()), count
+        )
+
+    def run(self, team: int) -> None:
+        for array in self.stored.values():
+            array[:] = 0
+        threads.launch(self.serial, self.code.address("parallel"), ctypes.addressof(self.slots), team)
+
+    def ran_as_a_team_of(self) -> int:
+        """The number of threads that ran, once every one of them is accounted for."""
+        (size,) = np.flatnonzero(self.stored["teams"])
+        members = self.stored["members"]
+        assert members.tolist() == [1.0] * size + [0.0] * (MOST + 1 - size)
+        assert self.stored["teams"][size] == size
+        assert np.all(self.stored["neighbours"][:size] == self.slots[len(SLOTS) - 1])
+        return int(size)
+
+
+@pytest.fixture
+def torch_threads() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@linux
+def test_the_runtime_is_the_one_that_pytorch_loaded() -> None:
+    found = threads.runtime()
+    assert found is not None
+    assert threads.reason() is None
+    assert len(found.addresses) == len(RUNTIME_SLOTS)
+    assert all(found.addresses)
+    before = Path("/proc/self/maps").read_text().count("gomp")
+    threads._find.__wrapped__()
+    assert Path("/proc/self/maps").read_text().count("gomp") == before
+
+
+@linux
+def test_the_team_is_as_large_as_pytorch_says(torch_threads: Callable[[int], None]) -> None:
+    program = Program()
+    for size in (1, 2, 3, 5, 2):
+        torch_threads(size)
+        assert threads.team_size() == size
+        program.run(threads.team_size())
+        assert program.ran_as_a_team_of() == size
+
+
+@linux
+def test_finding_the_runtime_leaves_pytorchs_number_alone(torch_threads: Callable[[int], None]) -> None:
+    for size in (1, 3):
+        torch_threads(size)
+        threads._find.__wrapped__()
+        assert torch.get_num_threads() == size
+
+
+@linux
+def test_stages_wait_for_each_other() -> None:
+    program = Program(count=1000)
+    for _ in range(200):
+        program.run(3)
+        assert program.ran_as_a_team_of() == 3
+
+
+def test_python_threads_run_their_own_teams() -> None:
+    errors = []
+
+    def run() -> None:
+        program = Program()
+        try:
+            for _ in range(100):
+                program.run(2)
+                assert program.ran_as_a_team_of() in (1, 2)
+        except AssertionError as error:
+            errors.append(error)
+
+    runners = [threading.Thread(target=run) for _ in range(4)]
+    for runner in runners:
+        runner.start()
+    for runner in runners:
+        runner.join()
+    assert not errors
+
+
+@pytest.mark.parametrize("team", [1, 2])
+def test_the_gil_is_free_while_a_program_runs(team: int) -> None:
+    program, seen = Program(count=200_000_000), []
+
+    def run() -> None:
+        seen.append(time.perf_counter())
+        program.run(team)
+        seen.append(time.perf_counter())
+
+    runner = threading.Thread(target=run)
+    runner.start()
+    ticks = []
+    while runner.is_alive():
+        ticks.append(time.perf_counter())
+        time.sleep(0.001)
+    start, stop = seen
+    middle = [tick for tick in ticks if 0.25 < (tick - start) / (stop - start) < 0.75]
+    assert len(middle) > 1
+
+
+@pytest.mark.parametrize(
+    ("why", "platform", "maps"),
+    [
+        ("not looked for under darwin", "darwin", []),
+        ("not looked for under win32", "win32", []),
+        (r"was found \(none is loaded\)", "linux", []),
+        (r"was found \(/nowhere/libgomp\.so\.1\)", "linux", ["/nowhere/libgomp.so.1"]),
+    ],
+)
+def test_without_a_runtime_there_is_one_thread_and_a_reason(
+    monkeypatch: pytest.MonkeyPatch, why: str, platform: str, maps: list[str]
+) -> None:
+    program = Program()
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(threads, "_mapped_libraries", lambda path: maps)
+    reason = threads._find.__wrapped__()
+    monkeypatch.setattr(threads, "_find", lambda: reason)
+    assert threads.runtime() is None
+    assert threads.team_size() == 1
+    assert re.search(why, threads.reason() or "")
+    program.run(4)
+    assert program.ran_as_a_team_of() == 1
+
+
+@linux
+def test_a_library_that_is_not_pytorchs_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    assert "no OpenMP runtime that follows" in str(threads._find.__wrapped__())
+    libc = next(line.split()[5] for line in Path("/proc/self/maps").read_text().splitlines() if "/libc.so" in line)
+    assert threads._opened(libc) is None
+
+
+def test_libraries_are_found_by_name_and_pytorchs_come_first(tmp_path: Path) -> None:
+    home = Path(torch.__file__).parent
+    names = [
+        *("/usr/lib/libgomp.so.1", "/a b/libiomp5.so", "/x/libomp-12.so.5", "/x/libcompass.so", "/x/libompstub.so"),
+        *(f"{home}/lib/libgomp-a34b3233.so.1.0.0", f"{home}/lib/libtorch_cpu.so"),
+    ]
+    maps = tmp_path / "maps"
+    rows = [f"7f00-7f01 r-xp 00000000 fe:00 53  {name}" for name in names for _ in range(2)]
+    maps.write_text("\n".join([*rows, "7f02-7f03 rw-p 00000000 00:00 0 ", "7f04-7f05 rw-p 00000000 00:00 0 [heap]"]))
+    assert threads._mapped_libraries(maps) == [names[5], *names[:3]]
+    assert threads._mapped_libraries(tmp_path / "none") == []
+
+
+def run_python(program: str, **environment: str) -> None:
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    subprocess.run(command, cwd=ROOT, env=os.environ | environment, timeout=120, check=True)
+
+
+@linux
+def test_fewer_threads_granted_than_asked() -> None:
+    run_python(
+        """
+        import torch
+        from tests.backends.cpu.test_threads import Program, threads
+        torch.set_num_threads(4)
+        program = Program()
+        assert threads.team_size() == 4
+        program.run(4)
+        assert program.ran_as_a_team_of() == 2, program.stored
+        """,
+        OMP_THREAD_LIMIT="2",
+    )
+
+
+@forks
+def test_children_run_alone_and_the_parent_goes_on() -> None:
+    run_python(
+        """
+        import os, torch
+        from tests.backends.cpu.test_threads import Program, threads
+        torch.set_num_threads(2)
+        program = Program()
+        program.run(2)
+        team = program.ran_as_a_team_of()
+        child = os.fork()
+        if child == 0:
+            program.run(2)
+            alone = program.ran_as_a_team_of() == threads.team_size() == 1
+            os._exit(0 if alone and "forked" in threads.reason() else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        program.run(2)
+        assert program.ran_as_a_team_of() == team
+        assert team == 1 or threads.reason() is None
+        """
+    )
