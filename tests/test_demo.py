@@ -51,6 +51,7 @@ def made_up() -> DemoResult:
     return DemoResult(
         dense=NetworkResult("Conv2d", 0.98, 4000, 8_000_000, {1: timing(1.0), 64: timing(2.0)}),
         separable=NetworkResult("SeparableConv2d", 0.97, 1000, 1_000_000, {1: timing(2.0), 64: timing(0.5)}),
+        eager={1: timing(4.0), 64: timing(1.0)},
         layers=(LayerResult("conv 1: 1 → 32", 8_000_000, 200_000, 700_000, 100_000),),
         machine=MachineReport("0.1.0", "2.13", "3.11", "Linux", "a <cpu>", 2, None, ()),
         ran_on=("PyTorch's own operators",),
@@ -216,17 +217,17 @@ def test_promise_kept_of_made_up_numbers(made_up: DemoResult) -> None:
 
 def test_the_table_of_made_up_numbers(made_up: DemoResult) -> None:
     assert [line.cells for line in lines(made_up)] == [
-        ("convolutions", "Conv2d", "SeparableConv2d"),
-        ("test accuracy", "98.0%", "97.0%"),
-        ("parameters", "4,000", "1,000"),
-        ("multiplications per image", "8,000,000", "1,000,000"),
-        ("ms per image, batch 1", "1.000 (0.900–1.100)", "2.000 (1.900–2.100)"),
-        ("ms per image, batch 64", "2.000 (1.900–2.100)", "0.500 (0.400–0.600)"),
-        ("promised speed-up", "", "8.00×"),
-        ("measured speed-up, batch 1", "", "0.50×"),
-        ("measured speed-up, batch 64", "", "4.00×"),
-        ("promise kept, batch 1", "", "0.06"),
-        ("promise kept, batch 64", "", "0.50"),
+        ("convolutions", "Conv2d", "SeparableConv2d", ""),
+        ("test accuracy", "98.0%", "97.0%", ""),
+        ("parameters", "4,000", "1,000", ""),
+        ("multiplications per image", "8,000,000", "1,000,000", ""),
+        ("ms per image, batch 1", "1.000 (0.900–1.100)", "2.000 (1.900–2.100)", "4.000 (3.900–4.100)"),
+        ("ms per image, batch 64", "2.000 (1.900–2.100)", "0.500 (0.400–0.600)", "1.000 (0.900–1.100)"),
+        ("promised speed-up", "", "8.00×", "8.00×"),
+        ("measured speed-up, batch 1", "", "0.50×", "0.25×"),
+        ("measured speed-up, batch 64", "", "4.00×", "2.00×"),
+        ("promise kept, batch 1", "", "0.06", "0.03"),
+        ("promise kept, batch 64", "", "0.50", "0.25"),
     ]
 
 

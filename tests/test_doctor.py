@@ -42,7 +42,8 @@ def network() -> nn.Sequential:
 
 def test_every_convolution_of_a_model() -> None:
     rows = {
-        row.name: (row.kind, row.backend, row.reason.split("_f32_")[0]) for row in model_report(network(), (3, 20, 20))
+        row.name: (row.kind, row.backend, row.reason + (f": {row.kernel.split('_f32_')[0]}" if row.kernel else ""))
+        for row in model_report(network(), (3, 20, 20))
     }
     cpu = "kernels generated for this CPU"
     assert rows == {

@@ -151,8 +151,9 @@ def doctor(model: OptionalModel = None, inputs: Inputs = None, as_json: Json = F
         typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
         return
     table = Table("layer", "kind", "backend", "why", box=None, pad_edge=False)
+    table.add_column("kernel", overflow="fold")
     for row in rows:
-        table.add_row(escape(row.name) or "(the model)", row.kind, row.backend, escape(row.reason))
+        table.add_row(escape(row.name) or "(the model)", row.kind, row.backend, escape(row.reason), row.kernel or "")
     # A file or a pipe has no width to wrap at.
     stdout.print(table, width=None if stdout.is_terminal else 200)
 

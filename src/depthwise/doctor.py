@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +18,7 @@ from .backends import BACKENDS, Choice, asked_backend
 from .backends.base import Call
 from .geometry import geometry
 from .layers.separable import _SeparableConv
-from .tracing import InputSize, trace
+from .tracing import InputSize, Trace, trace
 
 # The layer that stands for all where no model is given: 3x3, 32 to 64 channels, float32, on the CPU.
 EXAMPLE = Call("separable", geometry((32, 112, 112), 3, padding=1, out_channels=64), torch.float32, "cpu")
@@ -64,12 +66,16 @@ class MachineReport:
 
 @dataclass(frozen=True, slots=True)
 class LayerReport:
-    """One convolution of a model: which backend runs it, and why; `backend` is "torch" outside the registry."""
+    """One convolution of a model: which backend runs it, and why; `backend` is "torch" outside the registry.
+
+    kernel: the name of the generated code that runs it, or None
+    """
 
     name: str
     kind: str
     backend: str
     reason: str
+    kernel: str | None = None
 
 
 def machine_report() -> MachineReport:
@@ -95,7 +101,7 @@ def machine_report() -> MachineReport:
 
 
 def model_report(model: nn.Module, input_size: InputSize) -> tuple[LayerReport, ...]:
-    """Which backend runs each convolution of `model`, in the order they run; nothing is computed.
+    """Which backend runs each convolution of `model` in evaluation mode, in the order they run; nothing is computed.
 
     input_size: as `count` takes it
 
@@ -103,7 +109,11 @@ def model_report(model: nn.Module, input_size: InputSize) -> tuple[LayerReport, 
     >>> [(row.name, row.kind, row.backend) for row in model_report(SeparableConv2d(3, 8, 3), (3, 9, 9))]
     [('', 'SeparableConv2d', 'cpu')]
     """
-    seen = trace(model, input_size, closed=(_SeparableConv,))
+    with _evaluating(model):
+        return _rows(trace(model, input_size, closed=(_SeparableConv,)))
+
+
+def _rows(seen: Trace) -> tuple[LayerReport, ...]:
     chosen: dict[str, list[Choice]] = {}
     for path, choice in seen.choices:
         chosen.setdefault(path, []).append(choice)
@@ -119,6 +129,19 @@ def model_report(model: nn.Module, input_size: InputSize) -> tuple[LayerReport, 
     return tuple(row for group in rows.values() for row in group)
 
 
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Every module in evaluation mode, its own hooks and `train` untouched."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        for module in modes:
+            module.training = False
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
 def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """The processor's name as Linux tells it, or what Python knows elsewhere."""
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
@@ -129,7 +152,7 @@ def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 def _ours(path: str, module: nn.Module, choice: Choice) -> LayerReport:
     by_parts = module.parts_reason() if isinstance(module, _SeparableConv) else None
     reason = choice.reason if by_parts is None else f"{choice.reason}; part by part: {by_parts}"
-    return LayerReport(path, type(module).__name__, choice.backend.name, reason)
+    return LayerReport(path, type(module).__name__, choice.backend.name, reason, choice.kernel)
 
 
 def _foreign(conv: _ConvNd) -> str:

@@ -229,7 +229,8 @@ def separable_conv(
     norms: tuple[Norm | None, Norm | None] = (None, None),
 ) -> Tensor:
     """`separable_conv1d`, `2d` or `3d` by rank; pairs are (depthwise, pointwise), window: stride, padding, dilation."""
-    tensors = (*weights, *biases, *(norms[0] or ())[:4], *(norms[1] or ())[:4])
+    # In the order of SeparableTensors.weights: what is kept for the one is found by the other.
+    tensors = (weights[0], biases[0], weights[1], biases[1], *(norms[0] or ())[:4], *(norms[1] or ())[:4])
     values = (rank, activations, norms[0] and norms[0].eps, norms[1] and norms[1].eps)
     run = backends.recalled(x, residual, tensors, (*window, groups), values)
     if run is not None:

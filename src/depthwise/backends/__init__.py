@@ -40,9 +40,13 @@ class Choice:
     @property
     def reason(self) -> str:
         if not self.refusals:
-            kernel = self.backend.kernel(self.call)
-            return self.backend.summary if kernel is None else f"{self.backend.summary}: {kernel}"
+            return self.backend.summary
         return "; ".join(f"{name} refuses: {why}" for name, why in self.refusals)
+
+    @property
+    def kernel(self) -> str | None:
+        """The name of what runs the call, where the backend has names."""
+        return self.backend.kernel(self.call)
 
 
 _asked: ContextVar[str | None] = ContextVar("depthwise_backend", default=None)

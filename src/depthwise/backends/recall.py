@@ -26,7 +26,7 @@ _known: dict[tuple[int, ...], Remembered] = {}
 class Remembered:
     """A set of weights as it was when something was made of it; `packs` is the backends' own."""
 
-    __slots__ = ("_states", "packs", "runners")
+    __slots__ = ("_states", "_storages", "packs", "runners")
 
     def __init__(self, tensors: Tensors) -> None:
         key = tuple(map(id, tensors))
@@ -35,6 +35,8 @@ class Remembered:
             _known.pop(key, None)
 
         self._states = [(weakref.ref(t, forget), t._version, t.data_ptr()) for t in tensors if t is not None]
+        # Held, so that no other numbers come to lie at these addresses: `.data = ...` leaves the version as it is.
+        self._storages = [t.untyped_storage() for t in tensors if t is not None]
         self.packs: dict[Hashable, Any] = {}
         # The window is part of the value: the identities in the key are its own as long as it lives.
         self.runners: dict[Hashable, tuple[Runner, object]] = {}

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..backends import backend
 from ..layers import SeparableConv2d
 from .data import SEED, Digits
 
@@ -64,6 +65,19 @@ def dense_twin(model: nn.Module) -> nn.Module:
         if isinstance(layer, SeparableConv2d):
             twin.set_submodule(name, layer.to_dense())
     return twin
+
+
+class OnEager(nn.Module):
+    """A network on PyTorch's own operators."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        with backend("eager"):
+            out: Tensor = self.network(x)
+        return out
 
 
 def _fit(model: nn.Module, digits: Digits, epochs: int, on_step: Callable[[], object]) -> None:

@@ -117,8 +117,9 @@ def _meaning(result: DemoResult) -> str:
 {1 / result.promised_speedup:.2f} the separable network is no faster than the dense one; below that it is slower.</p>
 <p>The whole network is timed: batch norms, activations, pooling and the calls themselves cost both networks about the
 same, and so keep the number below 1 even where the convolutions keep their promise. In this run the separable layers
-ran on: <strong>{backends}</strong>. PyTorch's own operators spend far more time on each multiplication of a depthwise
-step than on one of a dense convolution. To change that is what this project is here for.</p>
+ran on: {backends}. The last column has the same network on PyTorch's own operators, which spend far more time on each
+multiplication of a depthwise step than on one of a dense convolution. To change that is what this project is here
+for.</p>
 """
 
 

@@ -61,10 +61,14 @@ class LayerResult:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """Both networks, where and when; `ran_on` says what ran the separable layers."""
+    """Both networks, where and when; `ran_on` says what ran the separable layers.
+
+    eager: timings of the separable network on PyTorch's own operators, by batch size
+    """
 
     dense: NetworkResult
     separable: NetworkResult
+    eager: Mapping[int, Timing]
     layers: tuple[LayerResult, ...]
     machine: MachineReport
     ran_on: tuple[str, ...]
@@ -86,15 +90,26 @@ class DemoResult:
     def measured_speedup(self, batch_size: int) -> float:
         return self.dense.timings[batch_size].milliseconds / self.separable.timings[batch_size].milliseconds
 
+    def eager_speedup(self, batch_size: int) -> float:
+        """What it is on PyTorch's own operators."""
+        return self.dense.timings[batch_size].milliseconds / self.eager[batch_size].milliseconds
+
     def speedup_range(self, batch_size: int) -> tuple[float, float]:
         """The speed-up between the unfavourable and the favourable quartiles."""
         dense, separable = self.dense.timings[batch_size], self.separable.timings[batch_size]
         return dense.lower / separable.upper, dense.upper / separable.lower
 
     def promise_kept(self, batch_size: int) -> float:
+        return self._kept(batch_size, self.separable.timings[batch_size])
+
+    def eager_promise_kept(self, batch_size: int) -> float:
+        """What is kept of it on PyTorch's own operators."""
+        return self._kept(batch_size, self.eager[batch_size])
+
+    def _kept(self, batch_size: int, separable: Timing) -> float:
         return promise_kept(
             self.dense.timings[batch_size].milliseconds,
-            self.separable.timings[batch_size].milliseconds,
+            separable.milliseconds,
             self.dense.multiplications,
             self.separable.multiplications,
         )
@@ -102,12 +117,18 @@ class DemoResult:
     def to_dict(self) -> dict[str, Any]:
         """The same as plain numbers, strings, lists and dicts, ready for JSON."""
         by_batch = {
-            str(size): {"measured_speedup": self.measured_speedup(size), "promise_kept": self.promise_kept(size)}
+            str(size): {
+                "measured_speedup": self.measured_speedup(size),
+                "promise_kept": self.promise_kept(size),
+                "eager_speedup": self.eager_speedup(size),
+                "eager_promise_kept": self.eager_promise_kept(size),
+            }
             for size in self.batch_sizes
         }
         return {
             "dense": _plain(self.dense),
             "separable": _plain(self.separable),
+            "eager": {str(size): asdict(timing) for size, timing in self.eager.items()},
             "promised_speedup": self.promised_speedup,
             "batch_sizes": by_batch,
             "layers": [asdict(layer) for layer in self.layers],

@@ -19,7 +19,7 @@ from . import report
 from .data import IMAGE_SIZE, Digits, check_extra, load_digits
 from .example import arithmetic, example
 from .multiplications import by_layer
-from .network import accuracy, dense_twin, steps_of, trained
+from .network import OnEager, accuracy, dense_twin, steps_of, trained
 from .results import DemoResult, NetworkResult, Timing
 from .table import console_table
 from .timing import Effort, time_networks
@@ -74,11 +74,13 @@ def _time(
 ) -> dict[int, dict[str, Timing]]:
     """Timings by batch size and network."""
     # The separable network must compute what its dense twin computes: another way to the same numbers.
-    references = {"dense": networks["dense"], "separable": dense_twin(networks["separable"])}
+    twin = dense_twin(networks["separable"])
+    references = {"dense": networks["dense"], "separable": twin, "eager": twin}
+    candidates = networks | {"eager": OnEager(networks["separable"])}
     timings = {}
     for size in BATCH_SIZES:
         bar = _bar(progress, f"time both in turn, batch {size}", settings.effort.rounds)
-        timings[size] = time_networks(networks, references, digits.test_images[:size], settings.effort, bar)
+        timings[size] = time_networks(candidates, references, digits.test_images[:size], settings.effort, bar)
     return timings
 
 
@@ -103,6 +105,7 @@ def _result(
     return DemoResult(
         dense=found["dense"],
         separable=found["separable"],
+        eager={size: timings[size]["eager"] for size in BATCH_SIZES},
         layers=by_layer(networks["dense"], counts["dense"], counts["separable"]),
         machine=machine_report(),
         ran_on=tuple(dict.fromkeys(row.reason for row in model_report(networks["separable"], IMAGE_SIZE))),

@@ -11,37 +11,49 @@ from .results import DemoResult, NetworkResult, Timing
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A measure and its value for each network; `verdict` marks what the rest leads to."""
+    """A measure and its value for each network, the separable one on both backends; `verdict`: what the rest leads to."""
 
     measure: str
     dense: str
     separable: str
+    eager: str = ""
     verdict: bool = False
 
     @property
-    def cells(self) -> tuple[str, str, str]:
-        return self.measure, self.dense, self.separable
+    def cells(self) -> tuple[str, str, str, str]:
+        return self.measure, self.dense, self.separable, self.eager
 
 
-HEADINGS = ("", "dense", "separable")
+HEADINGS = ("", "dense", "separable", "separable on PyTorch's operators")
 
 
 def lines(result: DemoResult) -> list[Line]:
-    dense, separable = result.dense, result.separable
+    dense, separable, sizes = result.dense, result.separable, result.batch_sizes
     return [
         Line("convolutions", dense.conv_class, separable.conv_class),
         Line("test accuracy", f"{dense.accuracy:.1%}", f"{separable.accuracy:.1%}"),
         _counted("parameters", dense.parameters, separable.parameters),
         _counted("multiplications per image", dense.multiplications, separable.multiplications),
-        *(_timed(result, size) for size in result.batch_sizes),
-        Line("promised speed-up", "", times(result.promised_speedup)),
+        *(_timed(result, size) for size in sizes),
+        Line("promised speed-up", "", times(result.promised_speedup), times(result.promised_speedup)),
         *(
-            Line(f"measured speed-up, batch {size}", "", times(result.measured_speedup(size)))
-            for size in result.batch_sizes
+            Line(
+                f"measured speed-up, batch {size}",
+                "",
+                times(result.measured_speedup(size)),
+                times(result.eager_speedup(size)),
+            )
+            for size in sizes
         ),
         *(
-            Line(f"promise kept, batch {size}", "", f"{result.promise_kept(size):.2f}", verdict=True)
-            for size in result.batch_sizes
+            Line(
+                f"promise kept, batch {size}",
+                "",
+                f"{result.promise_kept(size):.2f}",
+                f"{result.eager_promise_kept(size):.2f}",
+                verdict=True,
+            )
+            for size in sizes
         ),
     ]
 
@@ -84,4 +96,5 @@ def _counted(measure: str, dense: int, separable: int) -> Line:
 
 def _timed(result: DemoResult, size: int) -> Line:
     dense, separable = result.dense.timings[size], result.separable.timings[size]
-    return Line(f"ms per image, batch {size}", milliseconds(dense), milliseconds(separable))
+    eager = result.eager[size]
+    return Line(f"ms per image, batch {size}", milliseconds(dense), milliseconds(separable), milliseconds(eager))

@@ -67,8 +67,9 @@ def time_networks(
 
     references: what each network must compute, by name; they run in float64
     """
+    # Copies made in inference mode would have no versions, and their packed weights could not be kept.
+    calls = {(name, layout): _call(networks[name], images, layout) for name in networks for layout in LAYOUTS}
     with torch.inference_mode():
-        calls = {(name, layout): _call(networks[name], images, layout) for name in networks for layout in LAYOUTS}
         expected = {name: deepcopy(model).double()(images.double()) for name, model in references.items()}
         for (name, layout), call in calls.items():
             check_outputs(f"{name} ({layout})", call(), expected[name])

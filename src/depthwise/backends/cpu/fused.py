@@ -11,7 +11,7 @@ The depthwise result is computed once, whatever the number of output channels, a
 from __future__ import annotations
 
 from . import depthwise, planar, pointwise
-from .depthwise import first_filter, first_pixel, row_of, write_row
+from .depthwise import first_pixel, row_of, write_row
 from .ir import Block, Int, Ptr, least
 from .plan import DepthwiseKernel, PointwiseKernel, lanes_below
 from .planar import Box, box_count, box_of, pixels_to_planes, planes_of, planes_to_pixels, write_box
@@ -30,9 +30,7 @@ def write_fused(e: Block, d: DepthwiseKernel, p: PointwiseKernel, thread: Int, t
         with e.loop(first, last) as unit:
             row = row_of(e, d, unit.index)
             out = scratch + (first_pixel(e, unit.index) - start) * p.pixel_stride
-            with e.loop(0, d.blocks) as block:
-                o = first_filter(d, block.index)
-                write_row(e, d, row, o, out + o, p.pixel_stride)
+            write_row(e, d, row, (e.whole(0), e.whole(d.blocks)), out, p.pixel_stride)
         offset = start * p.out_channels
         band = Band(scratch, stop - start, e.pointer("out") + offset, e.pointer("residual") + offset)
         write_product(e, p, band, (e.whole(0), e.whole(p.panels)))
@@ -49,8 +47,7 @@ def write_planar_fused(e: Block, d: DepthwiseKernel, p: PointwiseKernel, thread:
     with e.loop(thread * boxes // threads, (thread + 1) * boxes // threads) as task:
         box = box_of(e, task.index)
         with e.loop(0, d.blocks) as block:
-            o = first_filter(d, block.index)
-            write_box(e, d, box, o, packed, scratch + o, p.pixel_stride)
+            write_box(e, d, box, block.index, packed, scratch, p.pixel_stride)
         if p.residual:
             _in_planes(e, p, "residual", box, residual)
         write_product(e, p, Band(scratch, box.pixels, result, residual), (e.whole(0), e.whole(p.panels)))

@@ -13,11 +13,12 @@ from typing import Any, Literal, TypeVar
 
 from llvmlite import ir
 
+from .machine import FLOAT_BYTES
+
 I64 = ir.IntType(64)
 I32 = ir.IntType(32)
 F32 = ir.FloatType()
 POINTER = ir.PointerType()
-FLOAT_BYTES = 4
 
 
 class Block:
@@ -257,8 +258,20 @@ class Ptr:
         offset = self.block.whole(elements).value
         return Ptr(self.block, self.block.builder.gep(self.value, [offset], source_etype=F32))
 
+    def __sub__(self, elements: Int) -> Ptr:
+        return self + (0 - elements)
+
     def load(self, lanes: int) -> Vec:
         return Vec(self.block, self.block.builder.load(self.value, typ=_vector(lanes), align=FLOAT_BYTES))
+
+    def prefetch(self) -> None:
+        """Ask for the cache line at this address, which may lie anywhere, to come to L2."""
+        function = self.block.module.globals.get("llvm.prefetch.p0")
+        if function is None:
+            kind = ir.FunctionType(ir.VoidType(), [POINTER, I32, I32, I32])
+            function = ir.Function(self.block.module, kind, "llvm.prefetch.p0")
+        for_reading, in_l2, of_data = (ir.Constant(I32, number) for number in (0, 2, 1))
+        self.block.builder.call(function, [self.value, for_reading, in_l2, of_data])
 
     def store(self, vector: Vec) -> None:
         self.block.builder.store(vector.value, self.value, align=FLOAT_BYTES)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import threading
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import prod
 
 import torch
@@ -16,8 +15,8 @@ from torch._prims_common import suggest_memory_format
 from ...geometry import Geometry
 from .. import recall
 from ..base import Activation, Runner, SeparableTensors, Weights
-from . import jit, threads
-from .machine import Machine, host
+from . import jit, memory, threads
+from .machine import FLOAT_BYTES, Machine, host
 from .pack import Pack, pack_of
 from .plan import depthwise_kernel, pointwise_kernel, three
 from .program import SLOT, Program, Slots
@@ -25,9 +24,6 @@ from .schedule import Schedule, schedule
 
 _X, _OUT, _RESIDUAL = SLOT["x"], SLOT["out"], SLOT["residual"]
 _DEPTHWISE_OUT, _SCRATCH = SLOT["depthwise_out"], SLOT["scratch"]
-FLOAT_BYTES = 4
-# A larger buffer is asked of torch anew at each call, rather than kept for every thread that ever called.
-MOST_KEPT_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +166,7 @@ class Launch:
         self._template = bytes(slots)
 
     def __call__(self, x: Tensor, residual: Tensor | None) -> Tensor:
-        out = torch.empty_strided(self._size, self._stride, dtype=torch.float32)
+        out = memory.result(self._size, self._stride)
         if self._copied:
             x = x.contiguous()
         slots = Slots.from_buffer_copy(self._template)
@@ -180,7 +176,7 @@ class Launch:
             residual = residual.contiguous(memory_format=self._memory_format)
             slots[_RESIDUAL] = residual.data_ptr()
         if self._elements:
-            scratch = _scratch(self._elements * FLOAT_BYTES)
+            scratch = memory.scratch(self._elements * FLOAT_BYTES)
             address = scratch.data_ptr()
             if self._shared_elements:
                 slots[_DEPTHWISE_OUT] = address
@@ -199,7 +195,7 @@ class Launch:
         numbers |= {f"out_{axis}": size for axis, size in zip(axes, outputs, strict=True)}
         numbers |= {f"pad_{axis}": size for axis, size in zip(axes, padding, strict=True)}
         numbers |= {"rows": x.shape[0] * outputs[0] * outputs[1], "pixels": x.shape[0] * prod(outputs)}
-        names = ("segments", "chunks", "bands", "panel_chunks", "boxes", "box_pixels", "in_scratch", "scratch_elements")
+        names = {field.name for field in fields(s)} & set(SLOT)
         numbers |= {name: getattr(s, name) for name in names}
         numbers["depthwise_weight"] = pack.depthwise_weight.data_ptr()
         numbers["depthwise_bias"] = pack.depthwise_bias.data_ptr()
@@ -207,16 +203,3 @@ class Launch:
             numbers["pointwise_weight"] = pack.pointwise_weight.data_ptr()
             numbers["pointwise_bias"] = pack.pointwise_bias.data_ptr()
         return numbers
-
-
-_buffers = threading.local()
-
-
-def _scratch(size: int) -> Tensor:
-    """Memory for one call of this thread: kept, and grown where it is too small."""
-    if size > MOST_KEPT_BYTES:
-        return torch.empty(size, dtype=torch.uint8)
-    kept: Tensor | None = getattr(_buffers, "scratch", None)
-    if kept is None or kept.numel() < size:
-        kept = _buffers.scratch = torch.empty(size, dtype=torch.uint8)
-    return kept

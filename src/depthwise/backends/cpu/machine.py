@@ -10,6 +10,7 @@ from pathlib import Path
 import llvmlite.binding as llvm
 
 KIB = 1024
+FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,12 @@ spatial sizes, goes through slots. All windows have three axes, z y x; those tha
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 from ...geometry import Geometry
 from ..base import Activation
-from .machine import Machine
+from .machine import FLOAT_BYTES, Machine
 
 Layout = Literal["channels_last", "contiguous"]
 Axes = tuple[int, int, int]
@@ -22,6 +23,8 @@ TILES: dict[str, dict[int, tuple[int, ...]]] = {
     "avx2": {1: (6, 5), 2: (6, 5)},
     "neon": {1: (12, 11), 2: (12, 11)},
 }
+# Half of the smallest L1 there is.
+WEIGHT_BYTES = 16 * 1024
 COLUMNS = {"avx512": 7, "avx2": 6, "neon": 7}
 
 
@@ -59,6 +62,11 @@ class DepthwiseKernel:
     @property
     def filters(self) -> int:
         return self.channels * self.multiplier
+
+    @property
+    def blocks_first(self) -> bool:
+        """Whether a row is done block by block: the weights of all blocks would not stay in L1."""
+        return prod(self.kernel) * self.filters * FLOAT_BYTES > WEIGHT_BYTES
 
     @property
     def blocks(self) -> int:

@@ -1,6 +1,6 @@
 """Contiguous images, one plane per channel: tiles of them become pixels on the way in, and planes on the way out.
 
-    for box in pieces of one output plane, of some rows or of some columns of one row:
+    for box in pieces of an image: some planes, some rows of one plane or some columns of one row:
         for o in blocks of `lanes` filters:
             scratch[iz, iy, ix, lane] = input[(o + lane) // multiplier, iz, iy, ix] for all that the box's windows cover
             result[pixel, o + lane] = the rows of the box, as channels-last ones, from scratch
@@ -18,16 +18,21 @@ from .depthwise import Row, first_filter, image_row, write_row
 from .ir import Block, Int, Ptr, Vec, ceil_div, greatest, least
 from .plan import DepthwiseKernel
 
-# boxes: of one output plane, and box_pixels the most that one has; in_scratch: elements that a packed box may need
-SLOTS = ("batch", "boxes", "box_pixels", "in_scratch", "scratch", "scratch_elements")
+# z_bands: runs of output planes; boxes: of each of them; box_pixels: the most that one has; in_scratch: elements that a
+# packed box may need
+SLOTS = ("batch", "z_bands", "boxes", "box_pixels", "in_scratch", "scratch", "scratch_elements")
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """The output rows [y_start, y_stop), columns [x_start, x_stop), of plane z of image n."""
+    """The planes [z_start, z_stop), rows [y_start, y_stop) and columns [x_start, x_stop) of image n's output.
+
+    Its pixels follow one another in a plane of the output: it is several planes, or rows of one, or a part of one row.
+    """
 
     n: Int
-    z: Int
+    z_start: Int
+    z_stop: Int
     y_start: Int
     y_stop: Int
     x_start: Int
@@ -35,19 +40,20 @@ class Box:
 
     @property
     def pixels(self) -> Int:
-        return (self.y_stop - self.y_start) * (self.x_stop - self.x_start)
+        return (self.z_stop - self.z_start) * (self.y_stop - self.y_start) * (self.x_stop - self.x_start)
 
 
 def box_of(e: Block, index: Int) -> Box:
     """Boxes are numbered along x, y, z, then n; where rows are cut, `segments` > 1, a box is part of one row."""
-    boxes, segments = e.number("boxes"), e.number("segments")
-    height, width = e.number("out_y"), e.number("out_x")
+    boxes, segments, z_bands = e.number("boxes"), e.number("segments"), e.number("z_bands")
+    depth, height, width = e.number("out_z"), e.number("out_y"), e.number("out_x")
     bands = boxes // segments
-    piece, plane = index % boxes, index // boxes
-    segment, band = piece % segments, piece // segments
+    piece, run = index % boxes, index // boxes
+    segment, band, z_band = piece % segments, piece // segments, run % z_bands
     return Box(
-        n=plane // e.number("out_z"),
-        z=plane % e.number("out_z"),
+        n=run // z_bands,
+        z_start=z_band * depth // z_bands,
+        z_stop=(z_band + 1) * depth // z_bands,
         y_start=band * height // bands,
         y_stop=(band + 1) * height // bands,
         x_start=segment * width // segments,
@@ -56,7 +62,7 @@ def box_of(e: Block, index: Int) -> Box:
 
 
 def box_count(e: Block) -> Int:
-    return e.number("batch") * e.number("out_z") * e.number("boxes")
+    return e.number("batch") * e.number("z_bands") * e.number("boxes")
 
 
 def write_planar_depthwise(e: Block, k: DepthwiseKernel, thread: Int, threads: Int) -> None:
@@ -68,7 +74,7 @@ def write_planar_depthwise(e: Block, k: DepthwiseKernel, thread: Int, threads: I
     with e.loop(thread * tasks // threads, (thread + 1) * tasks // threads) as task:
         block, box = task.index // boxes, box_of(e, task.index % boxes)
         o = first_filter(k, block)
-        write_box(e, k, box, o, scratch, result, k.lanes)
+        write_box(e, k, box, block, scratch, result - o, k.lanes)
         planes = planes_of(e, e.pointer("depthwise_out"), box, k.filters, o, k.lanes)
         pixels_to_planes(e, result, k.lanes, box.pixels, planes)
 
@@ -76,84 +82,85 @@ def write_planar_depthwise(e: Block, k: DepthwiseKernel, thread: Int, threads: I
 def planes_of(e: Block, base: Ptr, box: Box, channels: int, o: Int, lanes: int) -> list[Ptr]:
     """Where the box begins in the planes from `o` of a contiguous tensor of the output's spatial size."""
     height, width = e.number("out_y"), e.number("out_x")
-    place = (box.z * height + box.y_start) * width + box.x_start
+    place = (box.z_start * height + box.y_start) * width + box.x_start
     plane = e.number("out_z") * height * width
     return [base + ((box.n * channels + o + lane) * plane + place) for lane in range(lanes)]
 
 
-def write_box(e: Block, k: DepthwiseKernel, box: Box, o: Int, scratch: Ptr, out: Ptr, out_stride: int) -> None:
-    """The block of filters from `o` of a box, to pixels `out_stride` apart."""
-    if k.planar:
-        _write_packed(e, k, box, o, scratch, out, out_stride)
-        return
-    with e.loop(box.y_start, box.y_stop) as y:
-        row = image_row(e, k, (box.n, box.z, y.index), (box.x_start, box.x_stop))
-        pixel = (y.index - box.y_start) * (box.x_stop - box.x_start)
-        write_row(e, k, row, o, out + pixel * out_stride, out_stride)
-
-
-def _write_packed(e: Block, k: DepthwiseKernel, box: Box, o: Int, scratch: Ptr, out: Ptr, out_stride: int) -> None:
-    covered = _covered(e, k, box)
-    planes = e.pointer("x") + box.n * e.number("x_n")
-    inputs = [planes + (o + lane) // k.multiplier * e.number("x_c") for lane in range(k.lanes)]
-    plane_elements = covered.height * covered.width * k.lanes
-    with e.loop(0, k.kernel[0]) as kz:
-        iz = covered.z + kz.index * k.dilation[0]
-        with e.when(iz.is_index_of(e.number("in_z"))):
-            offset = iz * e.number("x_z") + covered.y * e.number("x_y") + covered.x
-            _pack(e, k, [plane + offset for plane in inputs], covered, scratch + kz.index * plane_elements)
-    y_stride = covered.width * k.lanes
-    with e.loop(box.y_start, box.y_stop) as y:
-        iy = y.index * k.stride[1] - e.number("pad_y")
-        row = Row(
-            z=covered.z,
-            y=iy,
-            tap=scratch + ((iy - covered.y) * y_stride - covered.x * k.lanes),
-            z_step=plane_elements,
-            y_step=y_stride * k.dilation[1],
-            x_stride=k.lanes,
-            start=box.x_start,
-            stop=box.x_stop,
-            packed=True,
-        )
-        pixel = (y.index - box.y_start) * (box.x_stop - box.x_start)
-        write_row(e, k, row, o, out + pixel * out_stride, out_stride)
+def write_box(e: Block, k: DepthwiseKernel, box: Box, block: Int, scratch: Ptr, out: Ptr, out_stride: int) -> None:
+    """One block of filters of a box, to pixels `out_stride` apart; `out` is where filter 0 goes in the first."""
+    covered = _packed(e, k, box, first_filter(k, block), scratch) if k.planar else None
+    height, width = box.y_stop - box.y_start, box.x_stop - box.x_start
+    with e.loop(box.z_start, box.z_stop) as z, e.loop(box.y_start, box.y_stop) as y:
+        if covered is None:
+            row = image_row(e, k, (box.n, z.index, y.index), (box.x_start, box.x_stop))
+        else:
+            row = _packed_row(e, k, box, covered, scratch, (z.index, y.index))
+        pixel = ((z.index - box.z_start) * height + (y.index - box.y_start)) * width
+        write_row(e, k, row, (block, block + 1), out + pixel * out_stride, out_stride)
 
 
 @dataclass(frozen=True, slots=True)
 class _Covered:
-    """The part of the image under a box's windows: tap 0 of z, then the first row and column inside, and how many."""
+    """The part of the image under a box's windows: the first plane, row and column inside, and how many of each."""
 
     z: Int
+    depth: Int
     y: Int
     height: Int
     x: Int
     width: Int
 
 
+def _packed(e: Block, k: DepthwiseKernel, box: Box, o: Int, scratch: Ptr) -> _Covered:
+    """Bring what the box's windows cover to scratch, pixel by pixel, the channels of one block of filters together."""
+    covered = _covered(e, k, box)
+    image = e.pointer("x") + box.n * e.number("x_n")
+    channels = [image + (o + lane) // k.multiplier * e.number("x_c") for lane in range(k.lanes)]
+    z_stride, y_stride = e.number("x_z"), e.number("x_y")
+    # Whole rows that follow one another in memory are as good as one.
+    joined = covered.width.equals(y_stride)
+    lines = joined.pick(1, covered.height)
+    length = joined.pick(covered.height * covered.width, covered.width)
+    with e.loop(0, covered.depth) as z, e.loop(0, lines) as line:
+        offset = (covered.z + z.index) * z_stride + (covered.y + line.index) * y_stride + covered.x
+        place = (z.index * lines + line.index) * length * k.lanes
+        planes_to_pixels(e, [channel + offset for channel in channels], length, scratch + place, k.lanes)
+    return covered
+
+
+def _packed_row(e: Block, k: DepthwiseKernel, box: Box, covered: _Covered, scratch: Ptr, place: tuple[Int, Int]) -> Row:
+    """The box's output row at z y, from scratch."""
+    iz, iy = place[0] * k.stride[0] - e.number("pad_z"), place[1] * k.stride[1] - e.number("pad_y")
+    y_stride = covered.width * k.lanes
+    z_stride = covered.height * y_stride
+    return Row(
+        z=iz,
+        y=iy,
+        tap=scratch + ((iz - covered.z) * z_stride + (iy - covered.y) * y_stride - covered.x * k.lanes),
+        z_step=z_stride * k.dilation[0],
+        y_step=y_stride * k.dilation[1],
+        x_stride=k.lanes,
+        start=box.x_start,
+        stop=box.x_stop,
+        packed=True,
+    )
+
+
 def _covered(e: Block, k: DepthwiseKernel, box: Box) -> _Covered:
-    y, y_stop = _span(k, 1, box.y_start, box.y_stop, e.number("pad_y"), e.number("in_y"))
-    x, x_stop = _span(k, 2, box.x_start, box.x_stop, e.number("pad_x"), e.number("in_x"))
-    # Whole rows follow one another in memory: they are packed as one.
+    z, depth = _span(k, 0, box.z_start, box.z_stop, e.number("pad_z"), e.number("in_z"))
+    y, height = _span(k, 1, box.y_start, box.y_stop, e.number("pad_y"), e.number("in_y"))
+    x, width = _span(k, 2, box.x_start, box.x_stop, e.number("pad_x"), e.number("in_x"))
     whole = e.number("segments") <= 1
-    x, x_stop = whole.pick(0, x), whole.pick(e.number("in_x"), x_stop)
-    return _Covered(box.z * k.stride[0] - e.number("pad_z"), y, greatest(y_stop - y, 0), x, greatest(x_stop - x, 0))
+    return _Covered(z, depth, y, height, whole.pick(0, x), whole.pick(e.number("in_x"), width))
 
 
 def _span(k: DepthwiseKernel, axis: int, start: Int, stop: Int, padding: Int, size: Int) -> tuple[Int, Int]:
-    """The inputs [first, last) inside the image that the outputs [start, stop) see along an axis."""
+    """First input inside the image that the outputs [start, stop) see along an axis, and how many."""
     first = start * k.stride[axis] - padding
     last = (stop - 1) * k.stride[axis] - padding + ((k.kernel[axis] - 1) * k.dilation[axis] + 1)
-    return least(greatest(first, 0), size), least(last, size)
-
-
-def _pack(e: Block, k: DepthwiseKernel, planes: list[Ptr], covered: _Covered, scratch: Ptr) -> None:
-    one = covered.width.equals(e.number("x_y"))
-    lines = one.pick(1, covered.height)
-    length = one.pick(covered.height * covered.width, covered.width)
-    with e.loop(0, lines) as line:
-        offset, packed = line.index * e.number("x_y"), scratch + line.index * length * k.lanes
-        planes_to_pixels(e, [plane + offset for plane in planes], length, packed, k.lanes)
+    inside = least(greatest(first, 0), size)
+    return inside, greatest(least(last, size) - inside, 0)
 
 
 def planes_to_pixels(e: Block, planes: list[Ptr], count: Int, out: Ptr, stride: int) -> None:
@@ -186,16 +193,38 @@ def pixels_to_planes(e: Block, pixels: Ptr, stride: int, count: Int, planes: lis
 
 
 def transposed(rows: list[Vec]) -> list[Vec]:
-    """Lane j of row i in lane i of row j, for a square of lanes: halves are swapped, then quarters, ..."""
+    """Lane j of row i in lane i of row j, for a square of 1, 2, 4, 8 or 16 lanes.
+
+    Four neighbouring rows exchange single lanes, then pairs, inside every unit of four lanes; the units then change
+    places. Each step is one cheap instruction on x86, which has no shuffle of two whole vectors that is.
+    """
     lanes = len(rows)
-    rows = list(rows)
-    step = lanes // 2
-    while step:
-        low = [lane if not lane & step else lanes + lane - step for lane in range(lanes)]
-        high = [lane + step if not lane & step else lanes + lane for lane in range(lanes)]
-        for i in range(lanes):
-            if not i & step:
-                a, b = rows[i], rows[i + step]
-                rows[i], rows[i + step] = a.merged(b, low), a.merged(b, high)
-        step //= 2
-    return rows
+    if lanes <= 2:
+        return _exchanged(rows, 1) if lanes == 2 else rows
+    quads = [_exchanged(_exchanged(rows[i : i + 4], 1), 2) for i in range(0, lanes, 4)]
+    columns = [_units_transposed([quad[j] for quad in quads]) for j in range(4)]
+    return [columns[i % 4][i // 4] for i in range(lanes)]
+
+
+def _exchanged(rows: list[Vec], width: int) -> list[Vec]:
+    """Lows and highs of each pair of rows, `width` apart, taken in turn `width` lanes at a time within units of four."""
+    lanes = rows[0].lanes
+    unit = min(lanes, 4)
+    low = [u + lane + row * lanes for u in range(0, lanes, unit) for lane in range(unit // 2) for row in (0, 1)]
+    if width == 2:
+        low = [u + lane + row * lanes for u in range(0, lanes, 4) for row in (0, 1) for lane in (0, 1)]
+    high = [lane + unit // 2 for lane in low]
+    pairs = [(rows[i], rows[i + width]) for i in range(len(rows)) if not i & width]
+    return [half for a, b in pairs for half in (a.merged(b, low), a.merged(b, high))]
+
+
+def _units_transposed(rows: list[Vec]) -> list[Vec]:
+    """Unit j of four lanes of row i in unit i of row j."""
+    if len(rows) == 1:
+        return rows
+    lanes = rows[0].lanes
+    even, odd = ([lane for lane in range(2 * lanes) if lane // 4 % 2 == parity] for parity in (0, 1))
+    pairs = list(zip(rows[::2], rows[1::2], strict=True))
+    evens = _units_transposed([a.merged(b, even) for a, b in pairs])
+    odds = _units_transposed([a.merged(b, odd) for a, b in pairs])
+    return [row for pair in zip(evens, odds, strict=True) for row in pair]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from ...geometry import Geometry
-from .machine import Machine
-from .plan import lanes_below, three, unaliased
+from .machine import FLOAT_BYTES, Machine
+from .plan import Axes, lanes_below, three, unaliased
 
 # A parallel region costs a few microseconds; below this many multiply-adds one thread is done sooner.
 SERIAL_MACS = 100_000
@@ -22,6 +22,7 @@ class Schedule:
     fused:       depthwise and pointwise in one stage, else in two with the whole depthwise result between them
     tile_pixels: pixels that are multiplied in one go, which the register tile is chosen for
     shared_elements: of the depthwise result between two stages; scratch_elements: of one thread
+    prefetch:    1 where the input comes from beyond L2
     """
 
     threads: int
@@ -30,11 +31,13 @@ class Schedule:
     chunks: int = 1
     bands: int = 1
     panel_chunks: int = 1
+    z_bands: int = 1
     boxes: int = 1
     box_pixels: int = 0
     in_scratch: int = 0
     tile_pixels: int = 0
     scratch_elements: int = 0
+    prefetch: int = 0
     shared_elements: int = 0
 
 
@@ -46,9 +49,9 @@ def schedule(g: Geometry, batch: int, machine: Machine, threads: int, *, planar_
         threads = 1
     if planar_out:
         return _boxes(g, machine, threads, planar_in=planar_in)
-    if g.out_channels is None:
-        return _depthwise(g, batch, machine, threads)
-    return _separable(g, batch, machine, threads)
+    cut = _depthwise if g.out_channels is None else _separable
+    prefetch = batch * prod(g.input_size) * FLOAT_BYTES > machine.l2_bytes
+    return replace(cut(g, batch, machine, threads), prefetch=int(prefetch))
 
 
 def _depthwise(g: Geometry, batch: int, machine: Machine, threads: int) -> Schedule:
@@ -62,7 +65,7 @@ def _depthwise(g: Geometry, batch: int, machine: Machine, threads: int) -> Sched
 def _separable(g: Geometry, batch: int, machine: Machine, threads: int) -> Schedule:
     stride = unaliased(g.depthwise_channels)
     # A quarter of L2, and enough pixels to use a panel of weights often.
-    target = max(56, machine.l2_bytes // 4 // (4 * stride))
+    target = max(56, machine.l2_bytes // 4 // (FLOAT_BYTES * stride))
     rows, width = batch * prod(g.out_spatial[:-1]), g.out_spatial[-1]
     segments = _segments(g, rows, threads, target)
     units, unit_pixels = rows * segments, -(-width // segments)
@@ -90,35 +93,37 @@ def _separable(g: Geometry, batch: int, machine: Machine, threads: int) -> Sched
 
 
 def _boxes(g: Geometry, machine: Machine, threads: int, *, planar_in: bool) -> Schedule:
-    height, width = three(g.out_spatial, 1)[1:]
+    depth, height, width = three(g.out_spatial, 1)
     lanes = lanes_below(g.depthwise_channels, machine.vector_lanes)
-    depth = g.out_channels and unaliased(g.depthwise_channels) + 2 * g.out_channels
-    target = max(56, machine.l2_bytes // 4 // (4 * (depth or 2 * lanes)))
+    channels = g.out_channels and unaliased(g.depthwise_channels) + 2 * g.out_channels
+    target = max(56, machine.l2_bytes // 4 // (FLOAT_BYTES * (channels or 2 * lanes)))
     segments = max(1, round(width / target)) if width >= 2 * target else 1
     bands = height if segments > 1 else min(height, -(-height * width // target))
-    rows, columns = -(-height // bands), -(-width // segments)
-    pixels = rows * columns
-    in_scratch = _covered(g, rows, columns, whole=segments == 1) * lanes if planar_in else 0
+    z_bands = depth if bands * segments > 1 else min(depth, -(-depth * height * width // target))
+    planes, rows, columns = -(-depth // z_bands), -(-height // bands), -(-width // segments)
+    pixels = planes * rows * columns
+    in_scratch = _covered(g, (planes, rows, columns), whole=segments == 1) * lanes if planar_in else 0
     return Schedule(
         threads,
         segments=segments,
+        z_bands=z_bands,
         boxes=bands * segments,
         box_pixels=pixels,
         in_scratch=in_scratch,
         tile_pixels=pixels,
-        scratch_elements=in_scratch + pixels * (depth or lanes),
+        scratch_elements=in_scratch + pixels * (channels or lanes),
     )
 
 
-def _covered(g: Geometry, rows: int, columns: int, *, whole: bool) -> int:
-    """The most input pixels under the windows of `rows` x `columns` outputs of one plane; `whole` rows are packed."""
+def _covered(g: Geometry, outputs: Axes, *, whole: bool) -> int:
+    """The most input pixels under the windows of a box of outputs; of `whole` rows all columns are packed."""
     sizes, kernel = three(g.input_size[1:], 1), three(g.kernel_size, 1)
     stride, dilation = three(g.stride, 1), three(g.dilation, 1)
-    height, width = (
-        min(sizes[axis], (outputs - 1) * stride[axis] + (kernel[axis] - 1) * dilation[axis] + 1)
-        for axis, outputs in ((1, rows), (2, columns))
+    depth, height, width = (
+        min(size, (n - 1) * s + (k - 1) * d + 1)
+        for size, n, k, s, d in zip(sizes, outputs, kernel, stride, dilation, strict=True)
     )
-    return kernel[0] * height * (sizes[2] if whole else width)
+    return depth * height * (sizes[2] if whole else width)
 
 
 def _segments(g: Geometry, rows: int, threads: int, target: int) -> int:
