@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import depthwise
 from depthwise import SeparableConv2d, backends, functional
 from depthwise.backends import EAGER
+from depthwise.backends.cpu import store, threads
 from depthwise.blocks import InvertedResidual, MobileNetV1Block
 from depthwise.doctor import cpu_name, machine_report, model_report
 from tests.test_backends import Doubling
@@ -87,6 +88,15 @@ def test_this_machine() -> None:
     assert report.threads == torch.get_num_threads()
     assert json.loads(json.dumps(report.to_dict()))["backends"][-1]["name"] == "eager"
     assert "backend    eager" in str(report)
+    assert "threads of PyTorch's own" in str(report)
+    assert "kernels kept in" in str(report)
+
+
+def test_what_is_missing_on_this_machine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "reason", lambda: "there is no such library")
+    monkeypatch.setattr(store, "usage", lambda: store.Usage(None, 0, 0, "the folder is a link"))
+    assert "one thread: there is no such library" in str(machine_report())
+    assert "kernels kept in memory only: the folder is a link" in str(machine_report())
 
 
 def test_a_layer_that_refuses_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,6 +68,18 @@ def test_imports_go_down(path: Path) -> None:
             assert unit(path) not in WITHOUT_TORCH, f"{path.name} imports torch"
 
 
+# Who may know LLVM: one file writes its IR, the others ask about the machine, compile, and name the version.
+LLVM = {"llvmlite": {"ir.py", "store.py"}, "llvmlite.binding": {"machine.py", "jit.py", "store.py"}}
+
+
+def test_llvm_is_known_to_few() -> None:
+    for path in FILES:
+        for name in imports(path):
+            if name.split(".")[0] == "llvmlite":
+                assert path.parent.name == "cpu"
+                assert path.name in LLVM[name], f"{path.name} imports {name}"
+
+
 def test_the_check_can_fail() -> None:
     assert forbidden("geometry", "cost")
     assert forbidden("functional", "layers")

@@ -31,6 +31,7 @@ class BackendReport:
     name: str
     runs: bool
     reason: str
+    details: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,9 @@ class MachineReport:
             "backend": asked,
         }
         lines = [f"{name:<11}{value}" for name, value in facts.items()]
-        lines += [f"  {row.name:<9}{'runs' if row.runs else 'refuses'}: {row.reason}" for row in self.backends]
+        for row in self.backends:
+            lines.append(f"  {row.name:<9}{'runs' if row.runs else 'refuses'}: {row.reason}")
+            lines += [f"  {'':<9}{detail}" for detail in row.details]
         return "\n".join(lines)
 
 
@@ -87,7 +90,8 @@ def machine_report() -> MachineReport:
     rows = []
     for backend in BACKENDS:
         why = backend.refusal(EXAMPLE)
-        rows.append(BackendReport(backend.name, why is None, backend.summary if why is None else why))
+        reason = backend.summary if why is None else why
+        rows.append(BackendReport(backend.name, why is None, reason, backend.details()))
     return MachineReport(
         depthwise=version("depthwise"),
         torch=torch.__version__,

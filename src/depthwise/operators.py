@@ -267,7 +267,8 @@ def _separable_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]
         out = EAGER.separable(inputs[0], *_of_arguments(*inputs))
         found = torch.autograd.grad(out, [inputs[index] for index in wanted], gradient)
     gradients = dict(zip(wanted, found, strict=True))
-    return tuple(gradients.get(index) for index in range(len(inputs)))
+    # Arguments left to their defaults are among the inputs, and have no place in the result.
+    return tuple(gradients.get(index) for index in range(len(ctx.needs_input_grad)))
 
 
 torch.library.register_autograd(

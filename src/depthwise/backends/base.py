@@ -117,6 +117,10 @@ class Backend(ABC):
     def separable(self, x: Tensor, tensors: SeparableTensors, g: Geometry) -> Tensor:
         """The separable convolution of `x`, (batch, *g.input_size), with its norms, activations and residual."""
 
+    def details(self) -> tuple[str, ...]:
+        """What else there is to know of it on this machine, a line each."""
+        return ()
+
     def kernel(self, call: Call) -> str | None:  # noqa: ARG002  most have no names for what they run
         """The name of what would run `call`."""
         return None

@@ -11,7 +11,7 @@ from .results import DemoResult, NetworkResult, Timing
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A measure and its value for each network, the separable one on both backends; `verdict`: what the rest leads to."""
+    """A measure of each network, of the separable one on both backends; `verdict`: what the rest leads to."""
 
     measure: str
     dense: str

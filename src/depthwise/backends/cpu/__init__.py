@@ -31,6 +31,20 @@ class Cpu(Backend):
             return "a program that computes gradients is being traced"
         return _machine_refusal()
 
+    def details(self) -> tuple[str, ...]:
+        if _machine_refusal() is not None:
+            return ()
+        from . import store, threads
+        from .launch import machine
+
+        target, runtime, usage = machine(), threads.runtime(), store.usage()
+        alone = threads.reason()
+        return (
+            f"{target.isa}, {target.vector_lanes} float32 lanes; generated for {target.cpu}",
+            f"one thread: {alone}" if alone or runtime is None else f"threads of PyTorch's own {runtime.library}",
+            f"kernels kept in memory only: {usage.refusal}" if usage.refusal else f"kernels kept in {usage.folder}",
+        )
+
     def kernel(self, call: Call) -> str | None:
         if call.strides is None:
             return None

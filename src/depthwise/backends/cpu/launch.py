@@ -51,7 +51,7 @@ class Decision:
 def launch_of(x: Tensor, weights: Weights, g: Geometry) -> Runner | None:
     """What runs `x` with these weights as they are now; None where the code for it could not be made."""
     if x.numel() == 0:
-        return lambda x, _: torch.empty((x.shape[0], *g.output_size), memory_format=memory_format_of(x))
+        return lambda x, _: x.new_empty((x.shape[0], *g.output_size)).contiguous(memory_format=memory_format_of(x))
     is_separable = isinstance(weights, SeparableTensors)
     tensors = weights.weights if isinstance(weights, SeparableTensors) else weights
     activations: tuple[Activation, Activation] = (None, None)
@@ -62,7 +62,8 @@ def launch_of(x: Tensor, weights: Weights, g: Geometry) -> Runner | None:
     if not _compiles(decision.program):
         return None
     kept = None if recall.needs_gradient(x, None, tensors) else recall.remembered(tensors)
-    key = (is_separable, activations, g.groups)
+    norms = (weights.depthwise_norm, weights.pointwise_norm) if isinstance(weights, SeparableTensors) else ()
+    key = (is_separable, activations, g.groups, tuple(norm and norm.eps for norm in norms))
     pack = None if kept is None else kept.packs.get(key)
     if pack is None:
         pack = pack_of(weights, decision.program.pointwise)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 MIB = 2**20
+# Named at every allocation: the default may be another one (torch.set_default_device).
+CPU = torch.device("cpu")
 # glibc maps larger blocks anew each time; smaller ones may come from memory used before.
 LEAST_HUGE_BYTES = 32 * MIB
 # A larger buffer is asked of torch anew at each call, rather than kept for every thread that ever called.
@@ -29,7 +31,7 @@ def result(size: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
     The first touch of every small page costs more than writing it: 32 MiB took 7.4 ms on small and 2.4 ms on huge pages
     (AMD EPYC, Zen 4, 1 thread, 2026-11-22).
     """
-    out = torch.empty_strided(size, stride, dtype=torch.float32)
+    out = torch.empty_strided(size, stride, dtype=torch.float32, device=CPU)
     if out.numel() * out.itemsize >= LEAST_HUGE_BYTES:
         advise = _advise()
         if advise is not None:
@@ -45,10 +47,10 @@ def result(size: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
 def scratch(size: int) -> Tensor:
     """`size` bytes for one call of this thread: kept, and grown where they are too few."""
     if size > MOST_KEPT_BYTES:
-        return torch.empty(size, dtype=torch.uint8)
+        return torch.empty(size, dtype=torch.uint8, device=CPU)
     kept: Tensor | None = getattr(_buffers, "scratch", None)
     if kept is None or kept.numel() < size:
-        kept = _buffers.scratch = torch.empty(size, dtype=torch.uint8)
+        kept = _buffers.scratch = torch.empty(size, dtype=torch.uint8, device=CPU)
     return kept
 
 

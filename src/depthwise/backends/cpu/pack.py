@@ -45,7 +45,7 @@ def _folded(weight: Tensor, bias: Tensor | None, norm: Norm | None) -> tuple[Ten
 def pack_depthwise(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     """(taps, filters) and (filters,) from torch's (filters, 1, *kernel)."""
     packed: Tensor = weight.detach().flatten(1).t().contiguous()
-    return packed, torch.zeros(weight.shape[0], dtype=torch.float32) if bias is None else bias.detach().contiguous()
+    return packed, weight.new_zeros(weight.shape[0]) if bias is None else bias.detach().contiguous()
 
 
 def unpack_depthwise(packed: Tensor, kernel_size: tuple[int, ...]) -> Tensor:
@@ -66,7 +66,7 @@ def pack_pointwise(weight: Tensor, bias: Tensor | None, k: PointwiseKernel) -> t
     full = k.full_panels * k.vectors
     panels = grouped[:, :, :full].unflatten(2, (k.full_panels, k.vectors)).transpose(1, 2).flatten(1)
     rest = grouped[:, :, full:].flatten(1)
-    flat = torch.zeros(k.out_channels, dtype=torch.float32) if bias is None else bias.detach()
+    flat = weight.new_zeros(k.out_channels) if bias is None else bias.detach()
     return torch.cat([panels, rest], dim=1).flatten(), flat.unflatten(0, (k.groups, -1))[:, columns].flatten(0, 1)
 
 
@@ -86,4 +86,4 @@ def unpack_pointwise(packed: Tensor, k: PointwiseKernel) -> Tensor:
 def _columns(k: PointwiseKernel) -> Tensor:
     """Output channels, within a group, of each lane of its vectors."""
     starts = [min(vector * k.lanes, k.group_outputs - k.lanes) for vector in range(k.group_vectors)]
-    return torch.tensor(starts)[:, None] + torch.arange(k.lanes)
+    return torch.tensor(starts, device="cpu")[:, None] + torch.arange(k.lanes, device="cpu")

@@ -207,7 +207,7 @@ def transposed(rows: list[Vec]) -> list[Vec]:
 
 
 def _exchanged(rows: list[Vec], width: int) -> list[Vec]:
-    """Lows and highs of each pair of rows, `width` apart, taken in turn `width` lanes at a time within units of four."""
+    """Lows, then highs, of each pair of rows `width` apart, taken in turn `width` lanes at a time in units of four."""
     lanes = rows[0].lanes
     unit = min(lanes, 4)
     low = [u + lane + row * lanes for u in range(0, lanes, unit) for lane in range(unit // 2) for row in (0, 1)]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from functools import cached_property
 
 from . import fused, jit
 from .depthwise import write_depthwise
@@ -62,6 +61,6 @@ class Program:
     def assembly(self) -> str:
         return jit.assembly(self.ir(), self.machine)
 
-    @cached_property
+    @property
     def code(self) -> jit.Code:
         return jit.load(self.name, self.machine, self.ir)
