@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from depthwise import cli, count, explain
+from depthwise.backends.cpu import inspection, machine, store
+from depthwise.bench import run as bench_run
+from depthwise.bench.cases import MOBILENET_V1
 from depthwise.blocks import MobileNetV1Block
 from depthwise.cli import parse_padding, parse_size
+from depthwise.geometry import geometry
 from tests.support.networks import timm_model
 
 
@@ -99,9 +105,83 @@ def test_doctor(depthwise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert counted == json.loads(json.dumps(count(MobileNetV1Block(3, 8), (3, 9, 9)).to_dict()))
 
 
+INSPECT = ("inspect", "24x14x14", "--kernel", "3", "--padding", "1")
+
+
+def test_inspect(depthwise: Command) -> None:
+    g = geometry((24, 14, 14), 3, padding=1, out_channels=40)
+    for show in ("plan", "ir", "assembly"):
+        ran = depthwise(*INSPECT, "--filters", "40", "--isa", "neon", "--show", show)
+        assert (ran.code, ran.err) == (0, "")
+        assert ran.out == getattr(inspection.inspect(g, isa="neon"), show) + "\n"
+    assert depthwise(*INSPECT, "--isa", "neon").out.startswith("dw_f32_k3x3_s1x1x1_d1x1x1_c24m1_linear")
+
+
+def test_inspect_takes_every_option(depthwise: Command) -> None:
+    options = ["--stride", "2x1", "--padding", "1:0x2", "--dilation", "1x2", "--multiplier", "2", "--contiguous"]
+    ran = depthwise("inspect", "4x9x9", "--kernel", "3x2", "--isa", "neon", *options)
+    g = geometry((4, 9, 9), (3, 2), (2, 1), ((1, 0), (2, 2)), (1, 2), depth_multiplier=2)
+    assert ran.out == inspection.inspect(g, layout="contiguous", isa="neon").plan + "\n"
+
+
+def test_cache(depthwise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "kernels"
+    monkeypatch.setenv("DEPTHWISE_CACHE_DIR", str(folder))
+    neon = machine.neon()
+    for key in ("one", "two"):
+        store.write(key, neon, b"x" * 2**19)
+    assert depthwise("cache").out == f"{folder}: 2 kernels, 1.0 MiB kept\n"
+    usage = json.loads(depthwise("cache", "--json").out)
+    assert (usage["folder"], usage["entries"], usage["refusal"]) == (str(folder), 2, None)
+    assert usage["bytes"] > 2**20
+    assert depthwise("cache", "--clear").out == f"{folder}: 2 kernels, 1.0 MiB removed\n"
+    assert depthwise("cache").out == f"{folder}: 0 kernels, 0.0 MiB kept\n"
+    assert store.read("one", neon) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink") or os.name == "nt", reason="needs links")
+def test_a_cache_that_is_refused_is_told(depthwise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "kernels").symlink_to(tmp_path / "elsewhere")
+    monkeypatch.setenv("DEPTHWISE_CACHE_DIR", str(tmp_path / "kernels"))
+    ran = depthwise("cache")
+    assert ran.code == 0
+    assert f"nothing is kept on disk: {store.refusal()}" in ran.out
+    assert store.refusal() is not None
+
+
+@pytest.mark.skipif(machine.host() is None, reason="no generator serves this machine")
+def test_bench(depthwise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("depthwise.bench.run", partial(bench_run, quick=True))
+    # The submodule is hidden by its function of the same name.
+    monkeypatch.setattr(sys.modules["depthwise.bench.run"], "MOBILENET_V1", MOBILENET_V1[-1:])
+    plot = tmp_path / "roofline.svg"
+    ran = depthwise("bench", "--plot", str(plot), "--json")
+    assert ran.code == 0
+    assert len(json.loads(ran.out)["rows"]) == 1
+    assert "<svg" in plot.read_text()
+    monkeypatch.chdir(tmp_path / "..")
+    ran = depthwise("bench", "--no-plot")
+    assert ran.code == 0
+    assert "promise" in ran.out
+    assert "roofline:" not in ran.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
+        ((*INSPECT, "--show", "object"), 2, "'object' is not plan, ir or assembly"),
+        ((*INSPECT, "--isa", "sse2"), 1, "error: isa is one of avx2, neon, or None for this machine; got 'sse2'"),
+        ((*INSPECT, "--stride", "0"), 1, "error: stride"),
+        (("inspect", "24x14x14"), 2, "Missing option '--kernel'"),
+        (("inspect", "--kernel", "3"), 2, "Missing argument 'SIZE'"),
+        (("bench", "--plot", "roofline.txt"), 1, "error: the plot goes to a file ending in"),
+        (
+            ("bench", "--plot", "no/such/folder.svg"),
+            1,
+            "error: the plot goes to no/such/folder.svg, and the folder no/such",
+        ),
+        (("cache", "--size"), 2, "No such option: --size"),
         (("explain", "3xAx7", "--filters", "8", "--kernel", "3"), 2, "'3xAx7' is not numbers joined by x"),
         ((*EXPLAIN, "--padding", "much"), 2, "'much' is not 1, 1x2, 3:0 (before:after), same or valid"),
         (("explain", "3x7x7", "--kernel", "3"), 2, "Missing option '--filters'"),
@@ -129,7 +209,7 @@ def test_brackets_in_a_message_are_kept(depthwise: Command) -> None:
     )
 
 
-@pytest.mark.parametrize("command", ["explain", "count", "doctor", "demo"])
+@pytest.mark.parametrize("command", ["explain", "count", "doctor", "demo", "bench", "inspect"])
 def test_every_help_has_an_example(depthwise: Command, command: str) -> None:
     ran = depthwise(command, "--help")
     assert ran.code == 0

@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from depthwise import functional
 from depthwise.backends import Choice, observed_choices
+from depthwise.backends.cpu import machine
 
+needs_machine = pytest.mark.skipif(machine.host() is None, reason="no generator serves this machine")
 W, P, B = torch.randn(8, 1, 3, 3), torch.randn(6, 8, 1, 1), torch.randn(6)
 OPERATORS = torch.ops.depthwise
 
@@ -28,6 +31,76 @@ def test_opcheck(requires_grad: bool) -> None:
     torch.library.opcheck(OPERATORS.depthwise_conv.default, (x, w, None, *window))
     rest = (None, B, None, *window, 1, "elu", 0.5, None, 0.0)
     torch.library.opcheck(OPERATORS.separable_conv.default, (x, w, p, *rest))
+
+
+WINDOWS = [([1, 1], [0, 0, 0, 0], [1, 1]), ([2, 2], [0, 1, 1, 0], [1, 1]), ([1, 2], [2, 2, 1, 1], [2, 1])]
+MEMORY_FORMATS = [torch.contiguous_format, torch.channels_last]
+
+
+def norm(channels: int) -> list[Tensor]:
+    return [torch.randn(channels), torch.rand(channels) + 0.1, torch.randn(channels), torch.randn(channels)]
+
+
+@needs_machine
+@pytest.mark.parametrize("memory_format", MEMORY_FORMATS)
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+def test_opcheck_of_the_cpu_operators(window: Any, memory_format: torch.memory_format) -> None:
+    x, residual = torch.randn(2, 4, 9, 9).contiguous(memory_format=memory_format), None
+    torch.library.opcheck(OPERATORS.cpu_depthwise_conv.default, (x, W, torch.randn(8), *window))
+    rest = (None, B, residual, *window, 1, "elu", 0.5, None, 0.0)
+    torch.library.opcheck(OPERATORS.cpu_separable_conv.default, (x, W, P, *rest))
+    norms = (norm(8), 1e-5, norm(6)[:2], 1e-3)
+    torch.library.opcheck(OPERATORS.cpu_separable_conv.default, (x, W, P, *rest, *norms))
+
+
+@needs_machine
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+def test_opcheck_of_the_cpu_operators_gradients(window: Any) -> None:
+    x, w, p, b = (t.clone().requires_grad_() for t in (torch.randn(2, 4, 9, 9), W, P, torch.randn(8)))
+    torch.library.opcheck(OPERATORS.cpu_depthwise_conv.default, (x, w, b, *window))
+    rest = (b, None, None, *window, 1, "silu", 0.0, None, 0.0)
+    torch.library.opcheck(OPERATORS.cpu_separable_conv.default, (x, w, p, *rest))
+
+
+@needs_machine
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+def test_the_cpu_operators_gradients_are_those_of_the_parts(window: Any) -> None:
+    tensors = [torch.randn(2, 4, 9, 9), W, P, torch.randn(8), B]
+    rest = (*window, 1, "silu", 0.0, "leaky_relu", 0.1)
+
+    def gradients(operator: Any) -> tuple[Tensor, ...]:
+        x, w, p, b, c = inputs = [tensor.clone().requires_grad_() for tensor in tensors]
+        out = operator(x, w, p, b, c, None, *rest)
+        return torch.autograd.grad(out.square().sum(), inputs)
+
+    found, expected = gradients(OPERATORS.cpu_separable_conv), gradients(OPERATORS.separable_conv)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
+
+
+@needs_machine
+@pytest.mark.parametrize("memory_format", MEMORY_FORMATS)
+def test_fakes_have_the_strides_of_what_runs(memory_format: torch.memory_format) -> None:
+    window = ([2, 1], [0, 1, 1, 0], [1, 1])
+    for size in ((2, 4, 9, 9), (1, 4, 9, 9), (2, 4, 3, 3), (0, 4, 9, 9)):
+        x = torch.randn(size).contiguous(memory_format=memory_format)
+        real = OPERATORS.cpu_depthwise_conv(x, W, None, *window)
+        with FakeTensorMode() as mode:
+            fake = OPERATORS.cpu_depthwise_conv(mode.from_tensor(x), mode.from_tensor(W), None, *window)
+        assert (fake.shape, fake.stride(), fake.dtype) == (real.shape, real.stride(), real.dtype)
+
+
+@needs_machine
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_one_compiled_graph_serves_every_size(layout: torch.memory_format) -> None:
+    torch._dynamo.reset()
+    compiled: Any = torch.compile(separable, backend="aot_eager", fullgraph=True, dynamic=True)
+    with torch.no_grad(), torch._dynamo.config.patch(error_on_recompile=True):
+        for size in (9, 10, 13, 32):
+            x = torch.randn(2, 4, size, size).contiguous(memory_format=layout)
+            out, expected = compiled(x, padding=1), separable(x, padding=1)
+            assert torch.equal(out, expected)
+            assert out.stride() == expected.stride()
 
 
 @pytest.mark.parametrize("dynamic", [False, True])

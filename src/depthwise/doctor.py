@@ -48,7 +48,7 @@ class MachineReport:
     backends: tuple[BackendReport, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"backends": [asdict(row) for row in self.backends]}
+        return asdict(self) | {"backends": [asdict(row) | {"details": list(row.details)} for row in self.backends]}
 
     def __str__(self) -> str:
         asked = self.asked_backend or "the first below that does not refuse"

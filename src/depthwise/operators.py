@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from .backends import EAGER, choose, recall
+from .backends import EAGER, choose, is_observed, recall
 from .backends.base import Activation, Backend, Call, Runner, SeparableTensors, Weights, norm_of
 from .backends.cpu import depthwise_gradients, run_depthwise, run_separable
 from .cost import convolution_cost
@@ -39,7 +39,7 @@ def separable(x: Tensor, tensors: SeparableTensors, g: Geometry) -> Tensor:
 
 def runner(x: Tensor, weights: Weights, g: Geometry) -> Runner | None:
     """What runs `x`, and may run calls like it; None where each must be looked at anew."""
-    if torch.compiler.is_compiling() or not recall.is_plain(x) or _needs_gradient(x, weights):
+    if torch.compiler.is_compiling() or is_observed() or not recall.is_plain(x) or _needs_gradient(x, weights):
         return None
     return _chosen(x, weights, g).runner(x, weights, g)
 

@@ -23,7 +23,18 @@ from .cpu import Cpu
 from .eager import EAGER
 from .recall import Tensors
 
-__all__ = ["BACKENDS", "CPU", "EAGER", "Choice", "asked_backend", "backend", "choose", "observed_choices", "recall"]
+__all__ = [
+    "BACKENDS",
+    "CPU",
+    "EAGER",
+    "Choice",
+    "asked_backend",
+    "backend",
+    "choose",
+    "is_observed",
+    "observed_choices",
+    "recall",
+]
 
 CPU = Cpu()
 BACKENDS: tuple[Backend, ...] = (CPU, EAGER)
@@ -110,7 +121,7 @@ def recalled(
     x: Tensor, residual: Tensor | None, tensors: Tensors, window: tuple[object, ...], values: Hashable
 ) -> Runner | None:
     """What ran a call like this one, with the weights as they are; None where the call must be looked at anew."""
-    if torch.compiler.is_compiling() or _observer.get() is not None:
+    if torch.compiler.is_compiling() or is_observed():
         return None
     return recall.find(x, residual, tensors, window, (asked_backend(), values))
 
@@ -120,6 +131,11 @@ def remember(
 ) -> None:
     """Let `recalled` give `runner` for calls like this one."""
     recall.keep(x, residual, tensors, window, (asked_backend(), values), runner)
+
+
+def is_observed() -> bool:
+    """Whether someone is told of each choice, so that none may be skipped."""
+    return _observer.get() is not None
 
 
 @contextmanager

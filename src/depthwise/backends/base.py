@@ -40,13 +40,21 @@ class Call:
 
 
 class Norm(NamedTuple):
-    """A batch norm in eval mode; weight and bias are both there or both absent."""
+    """A batch norm in eval mode; weight and bias are both there or both absent.
+
+    num_batches_tracked: shows by its version that training changed the statistics, whose own versions stay
+    """
 
     running_mean: Tensor
     running_var: Tensor
     weight: Tensor | None
     bias: Tensor | None
     eps: float
+    num_batches_tracked: Tensor | None = None
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        return self.running_mean, self.running_var, self.weight, self.bias, self.num_batches_tracked
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +86,7 @@ class SeparableTensors:
     def weights(self) -> tuple[Tensor | None, ...]:
         """Every tensor that stays from call to call."""
         own = self.depthwise_weight, self.depthwise_bias, self.pointwise_weight, self.pointwise_bias
-        norms = (norm[:4] for norm in (self.depthwise_norm, self.pointwise_norm) if norm is not None)
+        norms = (norm.tensors for norm in (self.depthwise_norm, self.pointwise_norm) if norm is not None)
         return tuple(chain(own, *norms))
 
 
@@ -86,13 +94,14 @@ def norm_of(tensors: Sequence[Tensor] | None, eps: float) -> Norm | None:
     """The inverse of a norm's part of `SeparableTensors.arguments`."""
     if not tensors:
         return None
-    mean, var, *affine = tensors
-    weight, bias = affine or (None, None)
-    return Norm(mean, var, weight, bias, eps)
+    mean, var, *rest = tensors
+    tracked = rest.pop() if len(rest) % 2 else None
+    weight, bias = rest or (None, None)
+    return Norm(mean, var, weight, bias, eps, tracked)
 
 
 def _norm_arguments(norm: Norm | None) -> tuple[list[Tensor] | None, float]:
-    return (None, 0.0) if norm is None else ([tensor for tensor in norm[:4] if tensor is not None], norm.eps)
+    return (None, 0.0) if norm is None else ([tensor for tensor in norm.tensors if tensor is not None], norm.eps)
 
 
 # Of a separable convolution, or (weight, bias) of a depthwise one.

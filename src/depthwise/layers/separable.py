@@ -281,7 +281,7 @@ def _norm(module: nn.Module | None) -> Norm | None:
     if module is None:
         return None
     norm: Any = module
-    return Norm(norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
+    return Norm(norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps, norm.num_batches_tracked)
 
 
 def _norm_reason(norm: nn.Module, dtype: torch.dtype) -> str | None:

@@ -30,7 +30,8 @@ class Code:
         self._engine = engine
 
     def address(self, symbol: str) -> int:
-        address = int(self._engine.get_function_address(symbol))
+        with _llvm:
+            address = int(self._engine.get_function_address(symbol))
         if not address:
             raise CompilationError(f"the module has no function {symbol!r}")
         return address

@@ -36,7 +36,7 @@ def _folded(weight: Tensor, bias: Tensor | None, norm: Norm | None) -> tuple[Ten
     """Weight and bias of the convolution that does what this one and the norm after it do."""
     if norm is None:
         return weight, bias
-    scale, shift = scale_and_shift_of(*norm)
+    scale, shift = scale_and_shift_of(norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
     scaled = weight.double() * scale.reshape(-1, *(1,) * (weight.dim() - 1))
     shifted = shift if bias is None else shift + bias.double() * scale
     return scaled.float(), shifted.float()

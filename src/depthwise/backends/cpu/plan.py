@@ -128,18 +128,21 @@ def depthwise_kernel(
     g: Geometry, activation: Activation, machine: Machine, *, planar: bool, pixel_stride: int | None
 ) -> DepthwiseKernel:
     kernel, stride, dilation = (three(numbers, 1) for numbers in (g.kernel_size, g.stride, g.dilation))
-    columns = COLUMNS[machine.isa]
+    lanes, multiplier = lanes_below(g.depthwise_channels, machine.vector_lanes), g.depth_multiplier
+    # A multiplier that does not go with the lanes takes its input lane by lane: much code for each load.
+    gathers = not planar and lanes % multiplier != 0 and multiplier % lanes != 0
+    columns = 2 if gathers else COLUMNS[machine.isa]
     return DepthwiseKernel(
         rank=g.rank,
         channels=g.in_channels,
-        multiplier=g.depth_multiplier,
+        multiplier=multiplier,
         kernel=kernel,
         stride=stride,
         dilation=dilation,
         activation=activation,
-        lanes=lanes_below(g.depthwise_channels, machine.vector_lanes),
+        lanes=lanes,
         columns=columns,
-        taps=_taps(kernel[2], machine.vector_registers - columns - 2),
+        taps=min(kernel[2], 2) if gathers else _taps(kernel[2], machine.vector_registers - columns - 2),
         planar=planar,
         pixel_stride=pixel_stride,
     )

@@ -1,0 +1,385 @@
+"""Every emitter on every machine that runs here, against the reference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import pytest
+import torch
+from _pytest.mark import ParameterSet
+from torch import Tensor
+
+from depthwise import reference
+from depthwise.backends.base import Activation
+from depthwise.backends.cpu import launch, machine
+from depthwise.backends.cpu.activations import EPS, ERROR_BOUNDS
+from depthwise.backends.cpu.launch import Decision
+from depthwise.backends.cpu.machine import Machine
+from depthwise.backends.cpu.plan import TILES
+from depthwise.backends.cpu.program import Program
+from depthwise.backends.eager import activate
+from tests.support.cases import normals, small_integers
+from tests.support.kernels import (
+    HERE,
+    KINDS,
+    NAN,
+    Input,
+    Layer,
+    Numbers,
+    assert_exact,
+    assert_same,
+    decide,
+    exact_example,
+    expected_of,
+    geometry_of,
+    in_turn,
+    input_tensor,
+    inputs_of,
+    kind,
+    numbers_of,
+    outside_calls,
+    run,
+    run_decision,
+    tails,
+)
+
+on_each_machine = pytest.mark.parametrize("target", HERE, ids=lambda target: target.isa)
+
+# One layer and one input for each emitter.
+EMITTERS: dict[str, tuple[Layer, Input]] = {
+    "depthwise_last_last": (Layer(17, (3, 3)), Input(2, (7, 9), 1)),
+    "depthwise_last_planar": (Layer(17, (5,)), Input(2, (40,), 2)),
+    "depthwise_planar_planar": (Layer(17, (3, 3)), Input(2, (7, 9), 1, "planar")),
+    "fused_last_last": (Layer(10, (3, 3), out_channels=34, groups=2, residual=True), Input(3, (6, 9), 1, threads=2)),
+    "fused_last_planar": (Layer(9, (5,), out_channels=33), Input(2, (40,), ((4, 0),), threads=2)),
+    "fused_planar_planar": (Layer(5, (3, 3), 2, out_channels=17, residual=True), Input(2, (7, 9), 1, "planar")),
+    "two_stage_last_last": (Layer(9, (3, 3), out_channels=33), Input(1, (7, 9), 1, threads=2)),
+}
+on_each_emitter = pytest.mark.parametrize("emitter", EMITTERS)
+
+
+def shown(value: object) -> str:
+    return value.isa if isinstance(value, Machine) else str(value)
+
+
+def example(emitter: str, target: Machine) -> tuple[Layer, Input]:
+    layer, given = EMITTERS[emitter]
+    assert kind(program_of(layer, given, target)) == emitter
+    return layer, given
+
+
+def layers_and_machines() -> list[ParameterSet]:
+    """Every layer of the tails on every machine; some are slow."""
+    quick = {(layer, target) for _, layer, _, target in tails(0, every=False)}
+    return [
+        pytest.param(
+            *(layer, inputs, target),
+            marks=() if (layer, target) in quick else pytest.mark.slow,
+            id=f"{name}-{layer}-{target.isa}",
+        )
+        for name, layer, inputs, target in tails(7)
+    ]
+
+
+@pytest.mark.parametrize(("layer", "inputs", "target"), layers_and_machines())
+def test_integers_give_the_references_bits(layer: Layer, inputs: list[Input], target: Machine) -> None:
+    for given in inputs:
+        assert_exact(layer, given, target)
+
+
+@on_each_machine
+def test_the_tails_reach_every_emitter(target: Machine) -> None:
+    found = set()
+    for _, layer, inputs, own in tails(7, every=False):
+        if own == target:
+            found |= {kind(program_of(layer, given, target)) for given in inputs}
+    assert found == KINDS == set(EMITTERS)
+
+
+def program_of(layer: Layer, given: Input, target: Machine) -> Program:
+    x = input_tensor(layer, given, torch.empty(given.batch, layer.channels, *given.spatial))
+    return decide(layer, given, x, target).program
+
+
+def test_the_check_can_fail() -> None:
+    layer, given = EMITTERS["fused_last_last"]
+    numbers, expected = exact_example(layer, given)
+    for target in HERE:
+        wrong = expected.clone()
+        wrong[-1, -1, -1, -1] += 1
+        with pytest.raises(AssertionError, match=r"1 of \d+ elements differ, the first at \[2, 33, 5, 8\]"):
+            assert_same(run(layer, given, numbers, target), wrong, "planted")
+
+
+@on_each_machine
+def test_every_number_of_pixels_and_every_tile(target: Machine) -> None:
+    for vectors, heights in TILES[target.isa].items():
+        # Two full panels and the rest of a third, whose last vector overlaps the one before it.
+        layer = Layer(5, (1, 1), out_channels=2 * vectors * target.vector_lanes + 3, residual=True)
+        for pixels in range(1, 61):
+            given = Input(1, (1, pixels))
+            numbers, expected = exact_example(layer, given)
+            x = input_tensor(layer, given, numbers.x)
+            for rows in heights:
+                decision = with_tile(decide(layer, given, x, target), vectors, rows)
+                y = run_decision(decision, geometry_of(layer, given), x, numbers)
+                assert_same(y, expected, f"{target.isa}, {vectors} vectors, {rows} rows, {pixels} pixels")
+
+
+def with_tile(decision: Decision, vectors: int, rows: int) -> Decision:
+    kernel = decision.program.pointwise
+    assert kernel is not None
+    return replace(decision, program=replace(decision.program, pointwise=replace(kernel, vectors=vectors, rows=rows)))
+
+
+def any_cut(given: Input, layer: Layer, decision: Decision, **numbers: Any) -> Decision:
+    """`decision` cut into tasks by these numbers, with more scratch memory than any cut needs."""
+    g = geometry_of(layer, given)
+    pixels = given.batch * prod(g.out_spatial)
+    pointwise = decision.program.pointwise
+    of_pixel = 64 if pointwise is None else pointwise.pixel_stride + 2 * pointwise.out_channels
+    covered = prod(given.spatial) * prod(layer.kernel) * 16
+    cut = replace(
+        decision.schedule,
+        scratch_elements=covered + pixels * of_pixel,
+        shared_elements=0 if pointwise is None else pixels * pointwise.pixel_stride,
+        **{"box_pixels": pixels, "in_scratch": covered} | numbers,
+    )
+    return replace(decision, schedule=cut)
+
+
+# Fewer tasks than threads and more, tasks that hold parts of two images, and empty ones.
+CUTS: dict[str, list[dict[str, int]]] = {
+    "depthwise_last_last": [{"segments": s, "chunks": c} for s in (1, 2, 3, 9, 12) for c in (1, 2, 3)],
+    "depthwise_last_planar": [{"segments": s, "boxes": s} for s in (1, 3, 40)],
+    "depthwise_planar_planar": [{"segments": 1, "boxes": b} for b in (1, 2, 7)]
+    + [{"segments": s, "boxes": 7 * s} for s in (2, 9)],
+    "fused_last_last": [{"segments": s, "bands": b} for s in (1, 2, 9) for b in (1, 2, 5, 7, 18, 20)],
+    "fused_last_planar": [{"segments": s, "boxes": s} for s in (1, 3, 40)],
+    "fused_planar_planar": [{"segments": 1, "boxes": b} for b in (1, 2, 7)]
+    + [{"segments": s, "boxes": 7 * s} for s in (2, 9)],
+    "two_stage_last_last": [
+        {"segments": s, "chunks": c, "bands": b, "panel_chunks": p}
+        for s, c in ((1, 1), (2, 2), (1, 3))
+        for b in (1, 2, 63, 70)
+        for p in (1, 2, 5)
+    ],
+}
+
+
+@on_each_machine
+@on_each_emitter
+def test_every_cut_gives_the_same_bits(emitter: str, target: Machine) -> None:
+    layer, given = example(emitter, target)
+    g, numbers = geometry_of(layer, given), numbers_of(layer, given, normals(1))
+    x = input_tensor(layer, given, numbers.x)
+    decision = decide(layer, given, x, target)
+    expected = run_decision(decision, g, x, numbers)
+    for cut in CUTS[emitter]:
+        for threads in (1, 2, 7):
+            y = run_decision(any_cut(given, layer, decision, threads=threads, **cut), g, x, numbers)
+            assert_same(y, expected, f"{emitter}, {target.isa}, {threads} threads, {cut}")
+
+
+@on_each_machine
+@on_each_emitter
+def test_threads_and_neighbours_in_the_batch_change_no_bit(emitter: str, target: Machine) -> None:
+    layer, given = example(emitter, target)
+    given = replace(given, batch=3)
+    numbers = numbers_of(layer, given, normals(2))
+    alone = replace(given, batch=1, threads=1)
+    rows = [run(layer, alone, image(numbers, n), target) for n in range(3)]
+    for threads in (1, 2, 3, 50):
+        for small_cache in (False, True):
+            shared = replace(given, threads=threads, small_cache=small_cache)
+            assert_same(run(layer, shared, numbers, target), torch.cat(rows), f"{target.isa}, {shared}")
+
+
+def image(numbers: Numbers, n: int) -> Numbers:
+    """The part of one image."""
+    batch = numbers.x.shape[0]
+    return numbers.mapped(lambda t: t[n : n + 1] if t.shape[0] == batch else t)
+
+
+@pytest.mark.parametrize(
+    ("layer", "target"),
+    in_turn(
+        [
+            *(Layer(17, (3, 3)), Layer(5, (13, 2), 3), Layer(9, (255,)), Layer(3, (3, 3, 3))),
+            *(Layer(300, (3, 3), out_channels=17), Layer(12, (31,), 2, out_channels=33, groups=3, residual=True)),
+        ]
+    ),
+    ids=shown,
+)
+def test_random_numbers_stay_within_the_rounding_bound(layer: Layer, target: Machine) -> None:
+    terms = prod(layer.kernel) + (0 if layer.out_channels is None else layer.filters // layer.groups) + 1
+    for given in inputs_of(layer, 5):
+        numbers = numbers_of(layer, given, normals(3))
+        exact = expected_of(layer, given, numbers.mapped(Tensor.double))
+        bound = 2 * terms * EPS * expected_of(layer, given, numbers.mapped(lambda t: t.double().abs()))
+        error = (run(layer, given, numbers, target).double() - exact).abs()
+        assert bool((error <= bound).all()), f"{given}: {float((error / bound).max())} of the rounding bound"
+        assert not bool((error <= bound / 1e6).all()), "the bound says nothing"
+
+
+# The most by which an activation's result moves where its input moves by 1.
+SLOPES = {
+    "relu": 1.0,
+    "relu6": 1.0,
+    "silu": 1.1,
+    "hardswish": 1.5,
+    "hardsigmoid": 0.17,
+    "sigmoid": 0.25,
+    "gelu": 1.13,
+    "leaky_relu": 2.7,
+    "elu": 2.7,
+}
+ACTIVATIONS: list[tuple[str, float]] = [
+    *((name, 0.0) for name in ERROR_BOUNDS if name not in ("leaky_relu", "elu")),
+    *(("leaky_relu", 0.1), ("leaky_relu", -2.7), ("elu", 1.0), ("elu", -2.7)),
+]
+
+
+def through(activation: Activation, exact: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
+    """The activation of `exact`, and the bound of its error where the input's is `error`."""
+    if activation is None:
+        return exact, error
+    bound, result = ERROR_BOUNDS[activation[0]], activate(exact, activation)
+    moved = SLOPES[activation[0]] * error
+    own = EPS * (bound.relative * (result.abs() + moved) + bound.of_input * (exact.abs() + error)) + bound.absolute
+    return result, moved + own
+
+
+def bounded(layer: Layer, given: Input, numbers: Numbers) -> tuple[Tensor, Tensor]:
+    """The exact result in float64, and how far from it float32 may be."""
+    wide, sizes = numbers.mapped(Tensor.double), numbers.mapped(lambda t: t.double().abs())
+    first = replace(layer, out_channels=None)
+    y, error = (
+        expected_of(first, given, Numbers(n.x, (n.separable.depthwise_weight, n.separable.depthwise_bias)))
+        for n in (wide, sizes)
+    )
+    y, error = through(layer.activations[0], y, 2 * (prod(layer.kernel) + 1) * EPS * error)
+    w, a = wide.separable, sizes.separable
+    assert w.residual is not None
+    assert a.residual is not None
+    z = reference.pointwise_conv(y, w.pointwise_weight, w.pointwise_bias) + w.residual
+    size = reference.pointwise_conv(y.abs() + error, a.pointwise_weight, a.pointwise_bias) + a.residual
+    error = reference.pointwise_conv(error, a.pointwise_weight) + 2 * (layer.filters + 2) * EPS * size
+    return through(layer.activations[1], z, error)
+
+
+@pytest.mark.parametrize(("activation", "target"), in_turn(ACTIVATIONS), ids=shown)
+def test_activations_stay_within_the_bounds_of_both_steps(activation: tuple[str, float], target: Machine) -> None:
+    layer = Layer(19, (3, 3), out_channels=21, activations=(activation, activation), residual=True)
+    given = Input(2, (5, 8), 1)
+    numbers = numbers_of(layer, given, normals(4))
+    y = run(layer, given, numbers, target)
+    assert excess(y, layer, given, numbers) <= 1.0
+    # Either activation left out is seen.
+    for wrong in ((None, activation), (activation, None)):
+        assert excess(y, replace(layer, activations=wrong), given, numbers) > 1.0
+
+
+def excess(y: Tensor, layer: Layer, given: Input, numbers: Numbers) -> float:
+    """The largest ratio of the error to its bound."""
+    exact, bound = bounded(layer, given, numbers)
+    return float(((y.double() - exact).abs() / bound).max())
+
+
+@on_each_machine
+@on_each_emitter
+def test_what_is_not_finite_reaches_the_outputs_that_see_it_and_no_other(emitter: str, target: Machine) -> None:
+    layer, given = example(emitter, target)
+    # No weight is zero, whose product with infinity would be NaN, and inputs lie between the windows.
+    drawn = numbers_of(replace(layer, stride=3), given, small_integers(5)).mapped(lambda t: t.abs() + 1)
+    for stride in (1, 3):
+        strided = replace(layer, stride=stride)
+        numbers = drawn if stride == 3 else numbers_of(layer, given, small_integers(5)).mapped(lambda t: t.abs() + 1)
+        for value in (NAN, math.inf, -math.inf):
+            for place in places(numbers.x):
+                x = numbers.x.clone()
+                x[place] = value
+                planted = replace(numbers, x=x)
+                expected = expected_of(strided, given, planted)
+                assert_same(run(strided, given, planted, target), expected, f"{emitter}, {value} at {place}")
+                assert expected.isfinite().any()
+
+
+def places(x: Tensor) -> Iterator[tuple[int, ...]]:
+    """The first element, the last, and some between."""
+    for fraction in (0.0, 0.31, 0.56, 1.0):
+        index = int(fraction * (x.numel() - 1))
+        yield tuple(int(i) for i in torch.unravel_index(torch.tensor(index), x.shape))
+
+
+@on_each_machine
+@pytest.mark.parametrize("emitter", sorted(KINDS - {kind for kind in KINDS if "depthwise" in kind}))
+def test_nan_goes_through_activations(emitter: str, target: Machine) -> None:
+    layer, given = example(emitter, target)
+    layer = replace(layer, activations=(("relu6", 0.0), ("relu", 0.0)))
+    numbers = numbers_of(layer, given, normals(6))
+    numbers.x[0, 1] = NAN
+    y = run(layer, given, numbers, target)
+    assert torch.equal(y.isnan(), expected_of(layer, given, numbers).isnan())
+    assert y[0].isnan().any()
+
+
+@pytest.mark.skipif(not HERE, reason="no generator serves this machine")
+def test_a_batch_of_none() -> None:
+    for emitter, (layer, given) in EMITTERS.items():
+        empty = replace(given, batch=0)
+        numbers = numbers_of(layer, empty, small_integers(0))
+        x = input_tensor(layer, empty, numbers.x)
+        runner = launch.launch_of(x, numbers.weights, geometry_of(layer, empty))
+        assert runner is not None
+        assert_same(runner(x, numbers.residual), expected_of(layer, empty, numbers), emitter)
+
+
+@pytest.mark.skipif(not HERE, reason="no generator serves this machine")
+def test_a_residual_in_another_layout() -> None:
+    layer, given = EMITTERS["fused_last_last"]
+    numbers, expected = exact_example(layer, given)
+    residual = numbers.residual
+    assert residual is not None
+    x = input_tensor(layer, given, numbers.x)
+    runner = launch.launch_of(x, numbers.weights, geometry_of(layer, given))
+    assert runner is not None
+    for other in (residual, residual.to(memory_format=torch.channels_last), residual.mT.contiguous().mT):
+        assert_same(runner(x, other), expected, str(other.stride()))
+
+
+# Kernels beyond any other's, channels too, and multipliers whose filters lie across vectors.
+LARGE = [
+    *(Layer(64, (51, 51), out_channels=80), Layer(4096, (255,), 33, 4096), Layer(64, (3, 3, 3), 32)),
+    *(Layer(64, (12, 12), 5, 96, 2, residual=True), Layer(64, (12,), 5, 80, stride=3, dilation=2)),
+]
+MOST_LINES = 4_000
+
+
+@pytest.mark.parametrize("target", [*HERE[:1], machine.neon()], ids=lambda target: target.isa)
+@pytest.mark.parametrize("layer", LARGE, ids=str)
+def test_the_size_of_a_kernel_is_bounded(layer: Layer, target: Machine) -> None:
+    spatial = tuple(reach + 12 for reach in layer.reach)
+    inputs = [
+        Input(1, spatial, layout=layout, threads=team) for layout, team in (("last", 1), ("last", 2), ("planar", 1))
+    ]
+    for program in {program_of(layer, given, target) for given in inputs}:
+        assert program.ir().count("\n") < MOST_LINES, program.name
+
+
+@pytest.mark.parametrize(("emitter", "target"), in_turn(list(EMITTERS)), ids=shown)
+def test_no_program_calls_a_function(emitter: str, target: Machine) -> None:
+    layer, given = example(emitter, target)
+    layer = replace(layer, multiplier=5, channels=2 * layer.channels)
+    if layer.out_channels is not None:
+        layer = replace(layer, activations=(("silu", 0.0), ("gelu", 0.0)))
+    assert outside_calls(program_of(layer, given, target).assembly()) == set()
+
+
+def test_a_call_would_be_seen() -> None:
+    text = "stage0:\n\tcallq\tstage1\n\tcallq\texpf@PLT\n\tjmp\t.LBB0_1\n\tcallq\t*%rax\nstage1:\n\tbl\tmemcpy\n"
+    assert outside_calls(text) == {"expf@PLT", "memcpy"}

@@ -1,0 +1,287 @@
+"""Layouts decided, scratch and results, threads, and what the way from the public door to the kernel costs."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import threading
+import timeit
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import depthwise
+from depthwise import functional
+from depthwise.backends import recall
+from depthwise.backends.cpu import launch, machine, memory, threads
+from depthwise.backends.cpu.launch import Layout, layout_of, memory_format_of
+from depthwise.backends.cpu.program import Slots
+from depthwise.geometry import geometry
+
+pytestmark = pytest.mark.skipif(machine.host() is None, reason="no generator serves this machine")
+
+NHWC, NCHW = Layout(planar_in=False, planar_out=False), Layout(planar_in=True, planar_out=True)
+PACKED = Layout(planar_in=False, planar_out=True)
+
+
+def ones(*size: int) -> Tensor:
+    return torch.ones(size)
+
+
+def last(*size: int) -> Tensor:
+    return torch.ones(size).movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+@pytest.mark.parametrize(
+    ("x", "layout"),
+    [
+        (ones(2, 8, 9, 9), NCHW),
+        (last(2, 8, 9, 9), NHWC),
+        (last(2, 8, 9, 9, 9), NHWC),
+        (ones(2, 8, 9), NCHW),
+        # A sequence with its channels side by side: torch's own result is contiguous.
+        (last(2, 8, 9), PACKED),
+        (last(2, 16, 9, 9)[:, :8], PACKED),
+        (ones(2, 16, 9, 9)[:, :8], NCHW),
+        (ones(2, 8, 9, 1), NCHW),
+        (last(2, 1, 9, 9), NCHW),
+        (last(2, 8, 9, 18)[..., ::2], PACKED),
+    ],
+    ids=lambda value: str(tuple(value.stride())) if isinstance(value, Tensor) else "",
+)
+def test_what_lies_side_by_side_is_read_as_it_lies(x: Tensor, layout: Layout) -> None:
+    found = layout_of(x)
+    assert found.copied is None
+    assert found.planar_in == layout.planar_in or x.shape[1] == 1
+    last_format = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
+    assert found.planar_out == (memory_format_of(x) != last_format)
+
+
+def test_what_does_not_is_copied_and_told() -> None:
+    found = layout_of(ones(2, 8, 9, 18)[..., ::2])
+    assert found.copied == "neither channels nor columns lie side by side in strides (1296, 162, 18, 2)"
+    assert (found.planar_in, found.planar_out) == (True, True)
+
+
+@pytest.mark.parametrize("offset", range(1, 5))
+def test_any_offset_of_the_data(offset: int) -> None:
+    x = torch.randn(2 * 8 * 9 * 9 + 16)[offset : offset + 2 * 8 * 9 * 9].view(2, 8, 9, 9)
+    weight = torch.randn(8 * 9 + 16)[offset : offset + 72].view(8, 1, 3, 3)
+    torch.testing.assert_close(functional.depthwise_conv2d(x, weight), F.conv2d(x, weight, groups=8))
+
+
+def test_an_expanded_input() -> None:
+    x, weight = torch.randn(1, 8, 1, 9).expand(3, 8, 9, 9), torch.randn(8, 1, 3, 3)
+    expected = F.conv2d(x.contiguous(), weight, groups=8)
+    torch.testing.assert_close(functional.depthwise_conv2d(x, weight), expected)
+    torch.testing.assert_close(functional.depthwise_conv2d(x[:, :1].expand(3, 8, 9, 9), weight).shape, expected.shape)
+
+
+def test_a_flipped_kernel_and_a_transposed_pointwise() -> None:
+    x, weight = torch.randn(2, 8, 9, 9), torch.randn(16, 1, 3, 3)[::2]
+    pointwise = torch.randn(8, 6, 1, 1).transpose(0, 1)
+    expected = F.conv2d(F.conv2d(x, weight, groups=8), pointwise)
+    torch.testing.assert_close(functional.separable_conv2d(x, weight, pointwise), expected, rtol=1e-4, atol=1e-4)
+
+
+class Layer:
+    """One separable convolution that the threads split, of a size of its own."""
+
+    def __init__(self, channels: int, size: int, memory_format: torch.memory_format) -> None:
+        self.x = torch.randn(2, channels, size, size).contiguous(memory_format=memory_format)
+        self.weights = torch.randn(channels, 1, 3, 3), torch.randn(40, channels, 1, 1)
+        self.biases = torch.randn(channels), torch.randn(40)
+
+    def __call__(self) -> Tensor:
+        options: dict[str, Any] = {"padding": 1, "depthwise_activation": "silu", "pointwise_activation": "relu"}
+        return functional.separable_conv2d(self.x, *self.weights, *self.biases, **options)
+
+    def depthwise(self) -> Tensor:
+        return functional.depthwise_conv2d(self.x, self.weights[0], padding=1)
+
+
+FORMATS = [torch.contiguous_format, torch.channels_last]
+SIZES = [(16, 8), (24, 20), (72, 14), (130, 7)]
+
+
+@pytest.fixture
+def layers() -> list[Layer]:
+    return [Layer(*size, memory_format) for size in SIZES for memory_format in FORMATS]
+
+
+@pytest.fixture
+def _one_thread_after() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_one_thread_after")
+def test_two_threads_give_the_bits_of_one(layers: list[Layer]) -> None:
+    for layer in layers:
+        torch.set_num_threads(1)
+        expected = layer(), layer.depthwise()
+        for team in (2, 3):
+            torch.set_num_threads(team)
+            assert torch.equal(layer(), expected[0])
+            assert torch.equal(layer.depthwise(), expected[1])
+
+
+@pytest.mark.skipif(threads.reason() is not None, reason="no OpenMP runtime")
+@pytest.mark.usefixtures("_one_thread_after")
+def test_the_number_of_threads_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = Layer(130, 28, torch.channels_last)
+    asked: list[int] = []
+    original = threads.launch
+
+    def recording(serial: Any, parallel: int, slots: int, team: int) -> None:
+        asked.append(team)
+        original(serial, parallel, slots, team)
+
+    monkeypatch.setattr(threads, "launch", recording)
+    for team in (1, 2, 3, 1):
+        torch.set_num_threads(team)
+        layer()
+        layer()
+    assert asked == [1, 1, 2, 2, 3, 3, 1, 1]
+
+
+@pytest.mark.skipif(threads.reason() is not None, reason="no OpenMP runtime")
+@pytest.mark.usefixtures("_one_thread_after")
+def test_little_work_stays_on_one_thread() -> None:
+    torch.set_num_threads(2)
+    g = geometry((16, 4, 4), 3, padding=1, out_channels=16)
+    assert launch.decide(g, last(1, 16, 4, 4), (None, None), residual=False).schedule.threads == 1
+    g = geometry((64, 56, 56), 3, padding=1, out_channels=64)
+    assert launch.decide(g, last(1, 64, 56, 56), (None, None), residual=False).schedule.threads == 2
+
+
+@pytest.mark.parametrize("team", [1, 2])
+@pytest.mark.usefixtures("_one_thread_after")
+def test_many_callers_get_the_bits_of_one(layers: list[Layer], team: int) -> None:
+    expected = [(layer(), layer.depthwise()) for layer in layers]
+    depthwise.repack_()
+    start = threading.Barrier(6)
+
+    def work(index: int) -> bool:
+        torch.set_num_threads(team)
+        start.wait(30)
+        order = list(range(index, len(layers))) + list(range(index))
+        return all(
+            torch.equal(layers[i](), expected[i][0]) and torch.equal(layers[i].depthwise(), expected[i][1])
+            for _ in range(15)
+            for i in order
+        )
+
+    with ThreadPoolExecutor(6) as pool:
+        assert all(pool.map(work, range(6)))
+
+
+class TestMemory:
+    def test_scratch_is_kept_and_grows(self) -> None:
+        first = memory.scratch(1000)
+        assert memory.scratch(10).data_ptr() == first.data_ptr()
+        grown = memory.scratch(first.numel() + 1)
+        assert grown.numel() == first.numel() + 1
+        assert memory.scratch(1000).data_ptr() == grown.data_ptr()
+
+    def test_scratch_belongs_to_its_thread(self) -> None:
+        barrier = threading.Barrier(4)
+
+        def work(_: int) -> int:
+            address = memory.scratch(5000).data_ptr()
+            barrier.wait(30)
+            return address
+
+        with ThreadPoolExecutor(4) as pool:
+            addresses = set(pool.map(work, range(4)))
+        assert len(addresses | {memory.scratch(5000).data_ptr()}) == 5
+
+    def test_a_very_large_scratch_is_not_kept(self) -> None:
+        small = memory.scratch(100)
+        assert memory.scratch(memory.MOST_KEPT_BYTES + 1).numel() == memory.MOST_KEPT_BYTES + 1
+        assert memory.scratch(100).data_ptr() == small.data_ptr()
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="madvise is Linux's")
+    def test_a_large_result_is_on_huge_pages(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        advised: list[tuple[int, int, int]] = []
+
+        def advise(start: int, size: int, advice: int) -> None:
+            advised.append((start, size, advice))
+
+        monkeypatch.setattr(memory, "_advise", lambda: advise)
+        elements = memory.LEAST_HUGE_BYTES // 4
+        memory.result((elements - 1,), (1,))
+        assert advised == []
+        out = memory.result((elements,), (1,))
+        ((start, size, advice),) = advised
+        assert advice == 14
+        assert start % 4096 == size % 4096 == 0
+        assert out.data_ptr() <= start < out.data_ptr() + 4096
+        assert out.data_ptr() + 4 * elements - 4096 < start + size <= out.data_ptr() + 4 * elements
+
+    @pytest.mark.parametrize("advises", [True, False])
+    def test_a_large_result_is_right(self, advises: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        if not advises:
+            monkeypatch.setattr(memory, "_advise", lambda: None)
+        x = torch.randint(-3, 4, (1, 32, 513, 520)).float()
+        weight = torch.randint(-3, 4, (32, 1, 3, 3)).float()
+        out = functional.depthwise_conv2d(x, weight, padding=1)
+        assert out.numel() * 4 > memory.LEAST_HUGE_BYTES
+        assert torch.equal(out, F.conv2d(x, weight, padding=1, groups=32))
+
+
+# Python's own work at each call, in microseconds, where the machine is idle; a busy one is given more attempts.
+MOST_OVERHEAD_MICROSECONDS = 8
+
+
+def best_microseconds(function: Callable[[], object], calls: int = 2000) -> float:
+    return min(timeit.repeat(function, number=calls, repeat=5)) / calls * 1e6
+
+
+def raw_kernel(tensors: tuple[Tensor, ...], x: Tensor) -> Callable[[], object]:
+    """The generated code alone, at a call like the last one with these weights."""
+    (run, _) = next(iter(recall._known[tuple(map(id, tensors))].runners.values()))
+    assert isinstance(run, launch.Launch)
+    slots = Slots.from_buffer_copy(run._template)
+    out, scratch = run(x, None), memory.scratch(max(4 * run._elements, 64))
+    slots[launch._X], slots[run._out_slot] = x.data_ptr(), out.data_ptr()
+    slots[launch._SCRATCH] = scratch.data_ptr()
+    # The addresses are good as long as what they are of is held.
+    held = slots, out, scratch
+    serial, address = run._serial, ctypes.addressof(held[0])
+
+    def call() -> object:
+        return serial(address), held
+
+    return call
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["depthwise", "separable"])
+def test_the_door_costs_at_most_8_microseconds(form: str) -> None:
+    x, weight, pointwise, bias = last(1, 16, 4, 4), torch.randn(16, 1, 3, 3), torch.randn(16, 16, 1, 1), ones(16)
+
+    def depthwise_call() -> Tensor:
+        return functional.depthwise_conv2d(x, weight, bias, 1, 1)
+
+    def separable_call() -> Tensor:
+        activations: dict[str, Any] = {"depthwise_activation": "relu6", "pointwise_activation": "relu6"}
+        return functional.separable_conv2d(x, weight, pointwise, bias, bias, 1, 1, **activations)
+
+    door = depthwise_call if form == "depthwise" else separable_call
+    tensors = (weight, bias) if form == "depthwise" else (weight, bias, pointwise, bias)
+    with torch.no_grad():
+        door()
+        kernel = raw_kernel(tensors, x)
+        overheads: list[float] = []
+        for _ in range(20):
+            overheads.append(best_microseconds(door) - best_microseconds(kernel))
+            if overheads[-1] <= MOST_OVERHEAD_MICROSECONDS:
+                return
+    raise AssertionError(f"the door costs {min(overheads):.1f} us; at most {MOST_OVERHEAD_MICROSECONDS} are allowed")

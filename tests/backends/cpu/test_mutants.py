@@ -1,0 +1,201 @@
+"""Errors planted in plans, packs and emitters: the check that test_kernels makes must see each of them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+from weakref import WeakValueDictionary
+
+import pytest
+import torch
+from torch import Tensor
+
+from depthwise.backends.cpu import depthwise, fused, ir, jit, launch, pack, planar, pointwise, program
+from depthwise.backends.cpu.ir import Block, Int, Vec
+from tests.support.kernels import HERE, NAN, Input, Layer, Memory, assert_exact
+
+MODULES = (ir, depthwise, pointwise, planar, fused, program, pack, launch)
+
+_BLOCK = Layer(9, (3, 2), out_channels=19, activations=(("relu", 0.0), ("leaky_relu", 0.25)), residual=True)
+# Every emitter, tails in every dimension, and all that a mutant may leave out.
+EXAMPLES: list[tuple[Layer, Input]] = [
+    (_BLOCK, Input(2, (5, 9), 1)),
+    (_BLOCK, Input(2, (5, 9), 1, "planar")),
+    (_BLOCK, Input(1, (5, 9), 1, threads=2)),
+    (Layer(9, (3, 3)), Input(2, (6, 9), ((1, 0), (2, 1)))),
+    (Layer(9, (3, 3)), Input(1, (1, 130), 1, threads=2)),
+    (Layer(9, (3, 3)), Input(2, (6, 9), 1, "planar")),
+    (Layer(5, (3, 4), 2, stride=2), Input(1, (9, 20), ((1, 2), (0, 3)))),
+    (Layer(3, (2, 3, 3), 3, dilation=2), Input(1, (4, 6, 11), 1)),
+]
+
+
+class Roomy(Memory):
+    """Buffers with room around them: a mutant that reaches beside one does no harm, and meets NaN."""
+
+    def floats(self, count: int) -> Tensor:
+        room = 1 << 14
+        return torch.full((count + 2 * room,), NAN)[room : room + count]
+
+
+@pytest.fixture(autouse=True)
+def _code_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEPTHWISE_CACHE_DIR", "off")
+    monkeypatch.setattr(jit, "_loaded", WeakValueDictionary())
+    monkeypatch.setattr(jit, "_kept", deque(maxlen=8))
+
+
+def check() -> None:
+    # The narrowest vectors make the shortest code.
+    for layer, given in EXAMPLES:
+        assert_exact(layer, given, HERE[-1], Roomy())
+
+
+Mutant = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def planted(monkeypatch: pytest.MonkeyPatch, owner: ModuleType | type, name: str, mutant: Mutant) -> None:
+    """Put `mutant` of a function in its place: everywhere where `owner` defines it, else where `owner` uses it."""
+    right = getattr(owner, name)
+    wrong = mutant(right)
+    users = MODULES if right.__module__ == owner.__name__ else ()
+    for place in {owner, *users}:
+        if getattr(place, name, None) is right:
+            monkeypatch.setattr(place, name, wrong)
+
+
+def dropped_tap(right: Callable[..., Any]) -> Callable[..., Any]:
+    def chunk(e: Block, k: Any, taps: Any, start: Any, kx: Any, count: int, *rest: Any) -> Any:
+        return right(e, k, taps, start, kx, max(1, count - 1), *rest)
+
+    return chunk
+
+
+def shifted_padding(axis: str) -> Mutant:
+    def mutant(right: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda e, name: right(e, name) + int(name == f"pad_{axis}")
+
+    return mutant
+
+
+def shorter_row(right: Callable[..., Any]) -> Callable[..., Any]:
+    def write_row(e: Block, k: Any, row: Any, *rest: Any) -> None:
+        whole = (row.stop - row.start) // k.columns * k.columns
+        right(e, k, replace(row, stop=row.start + whole), *rest)
+
+    return write_row
+
+
+def without_residual(right: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda e, k, *rest: right(e, replace(k, residual=False), *rest)
+
+
+def shorter_tile(right: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda e, k, band, panel, m, rows: right(e, k, band, panel, m, max(1, rows - 1))
+
+
+def without_bias(right: Callable[..., Any]) -> Callable[..., Any]:
+    def packed(*arguments: Any) -> tuple[Tensor, Tensor]:
+        weight, bias = right(*arguments)
+        return weight, torch.zeros_like(bias)
+
+    return packed
+
+
+def swapped_window(right: Callable[..., Any]) -> Callable[..., Any]:
+    def kernel(*arguments: Any, **options: Any) -> Any:
+        k = right(*arguments, **options)
+        return replace(k, stride=k.dilation, dilation=k.stride)
+
+    return kernel
+
+
+def swapped_rows(right: Callable[..., Any]) -> Callable[..., Any]:
+    def transposed(rows: list[Vec]) -> list[Vec]:
+        first, second, *rest = right(rows)
+        return [second, first, *rest]
+
+    return transposed
+
+
+def changed(change: Callable[..., Any]) -> Mutant:
+    """What a function returns, changed; `change` also sees the arguments."""
+    return lambda right: lambda *arguments: change(right(*arguments), *arguments)
+
+
+MUTANTS: dict[str, tuple[ModuleType | type, str, Mutant]] = {
+    "a dropped tap": (depthwise, "_chunk", dropped_tap),
+    "padding shifted along a row": (Block, "number", shifted_padding("x")),
+    "padding shifted along a column": (Block, "number", shifted_padding("y")),
+    "padding shifted along the depth": (Block, "number", shifted_padding("z")),
+    "the last columns skipped": (depthwise, "write_row", shorter_row),
+    "the last block of filters one too early": (
+        depthwise,
+        "first_filter",
+        lambda right: lambda k, block: ir.least(block * k.lanes, max(0, k.filters - k.lanes - 1)),
+    ),
+    "the last block of filters not overlapping": (
+        depthwise,
+        "first_filter",
+        lambda right: lambda k, block: ir.least(block, k.filters // k.lanes - 1) * k.lanes,
+    ),
+    "the last row of the kernel left out": (depthwise, "_valid", changed(lambda taps, *_: (taps[0], taps[1] - 1))),
+    "rows above the image not left out": (depthwise, "_valid", changed(lambda taps, *_: (taps[0] * 0, taps[1]))),
+    "columns outside the image read": (
+        Int,
+        "is_index_of",
+        lambda right: lambda index, length: right(index, length + 1),
+    ),
+    "segments all begin with their row": (
+        depthwise,
+        "first_pixel",
+        lambda right: lambda e, unit: unit // e.number("segments") * e.number("out_x"),
+    ),
+    "multiplied channels in another order": (
+        Vec,
+        "permuted",
+        lambda right: lambda vector, lanes: right(vector, [*lanes[1:], lanes[0]]),
+    ),
+    "gathered channels one too far": (
+        Block,
+        "gather",
+        lambda right: lambda e, base, offsets: right(e, base, [*offsets[1:], offsets[0]]),
+    ),
+    "stride and dilation mistaken": (launch, "depthwise_kernel", swapped_window),
+    "no depthwise bias": (pack, "pack_depthwise", without_bias),
+    "no pointwise bias": (pack, "pack_pointwise", without_bias),
+    "taps in another order": (pack, "pack_depthwise", changed(lambda packed, *_: (packed[0].flip(0), packed[1]))),
+    "the columns of a panel in another order": (pack, "_columns", changed(lambda columns, _: columns.roll(1, 1))),
+    "the last vector of a group one column off": (
+        pack,
+        "_columns",
+        changed(lambda columns, k: columns - (columns[:, :1] % k.lanes > 0).long()),
+    ),
+    "no depthwise activation": (depthwise, "activated", lambda right: lambda x, activation: x),
+    "no pointwise activation": (pointwise, "activated", lambda right: lambda x, activation: x),
+    "no residual": (pointwise, "write_product", without_residual),
+    "a tile one row short": (pointwise, "_write_tile", shorter_tile),
+    "two lanes of a transposition swapped": (planar, "transposed", swapped_rows),
+    "the last pixels not brought to planes": (
+        planar,
+        "ceil_div",
+        lambda right: lambda a, b: a // b,
+    ),
+    "a box's input one row too few": (planar, "_span", changed(lambda span, *_: (span[0] + 1, span[1]))),
+}
+
+
+@pytest.mark.skipif(not HERE, reason="no generator serves this machine")
+def test_without_a_mutant_the_check_passes() -> None:
+    check()
+
+
+@pytest.mark.skipif(not HERE, reason="no generator serves this machine")
+@pytest.mark.parametrize("name", MUTANTS)
+def test_every_mutant_is_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    planted(monkeypatch, *MUTANTS[name])
+    with pytest.raises(AssertionError, match="elements differ"):
+        check()

@@ -1,0 +1,64 @@
+"""Kernels for 64-bit Arm: generated, verified and assembled here; tests/slow/test_neon.py runs them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from depthwise.backends.base import Activation
+from depthwise.backends.cpu import jit, machine
+from depthwise.backends.cpu.program import Program
+from depthwise.backends.eager import ACTIVATIONS
+from tests.support.kernels import KINDS, Input, Layer, decide, input_tensor, kind, outside_calls
+
+NEON = machine.neon()
+ARM = 183  # EM_AARCH64, the machine in an ELF file's header
+
+
+def program_of(layer: Layer, given: Input) -> Program:
+    x = input_tensor(layer, given, torch.empty(given.batch, layer.channels, *given.spatial))
+    return decide(layer, given, x, NEON).program
+
+
+def activation(index: int) -> Activation:
+    name = sorted(ACTIVATIONS)[index % len(ACTIVATIONS)]
+    return name, 0.3 if name in ("leaky_relu", "elu") else 0.0
+
+
+PROGRAMS = [
+    program_of(layer, given)
+    for layer, given in (
+        *((Layer(9, (3, 3)), Input(1, (7, 7), 1, layout)) for layout in ("last", "planar", "last_strided")),
+        *((Layer(5, (2, 3), multiplier), Input(1, (7, 7))) for multiplier in (2, 3, 4, 8)),
+        *((Layer(2, (40,)), Input(1, (99,), layout=layout)) for layout in ("last", "planar")),
+        *((Layer(6, (3, 3, 3), stride=2, dilation=(1, 2, 1)), Input(1, (9, 9, 9), 1, "last")),),
+        *((Layer(6, (2, 3, 2), 3), Input(1, (5, 5, 5), 1, "planar")),),
+        *(
+            (Layer(9, (3, 3), out_channels=channels, residual=residual), Input(1, (7, 7), 1, layout, threads))
+            for channels, residual in ((3, False), (16, True), (21, True))
+            for layout, threads in (("last", 1), ("last", 2), ("planar", 1))
+        ),
+        *(
+            (Layer(8, (3, 3), out_channels=8, activations=(activation(i), activation(i + 1))), Input(1, (7, 7), 1))
+            for i in range(len(ACTIVATIONS))
+        ),
+        (Layer(8, (9,), out_channels=12, groups=2), Input(1, (50,), 4, "last")),
+    )
+]
+
+
+def test_every_emitter_is_among_them() -> None:
+    assert {kind(program) for program in PROGRAMS} == KINDS
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
+def test_programs_are_verified_and_assembled_and_need_no_symbol(program: Program) -> None:
+    code = jit.compile_object(program.ir(), NEON)
+    assert (code[:4], int.from_bytes(code[18:20], "little")) == (b"\x7fELF", ARM)
+
+
+@pytest.mark.parametrize("program", {kind(program): program for program in PROGRAMS}.values(), ids=kind)
+def test_the_assembly_calls_no_function(program: Program) -> None:
+    assembly = program.assembly()
+    assert outside_calls(assembly) == set()
+    assert "fmla" in assembly

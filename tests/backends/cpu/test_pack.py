@@ -1,0 +1,172 @@
+"""Packed weights: their order, its inverse, and batch norms that became part of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from depthwise import reference
+from depthwise.backends.base import Norm, SeparableTensors
+from depthwise.backends.cpu.pack import (
+    Pack,
+    pack_depthwise,
+    pack_of,
+    pack_pointwise,
+    unpack_depthwise,
+    unpack_pointwise,
+)
+from depthwise.backends.cpu.plan import PointwiseKernel, lanes_below
+from tests.support.cases import normals
+
+
+def kernel(inputs: int, outputs: int, groups: int, lanes: int, vectors: int) -> PointwiseKernel:
+    """Of `inputs` and `outputs` channels in each group."""
+    lanes = lanes_below(outputs, lanes)
+    return PointwiseKernel(
+        in_channels=groups * inputs,
+        out_channels=groups * outputs,
+        groups=groups,
+        activation=None,
+        residual=False,
+        lanes=lanes,
+        vectors=min(vectors, -(-outputs // lanes)),
+        rows=6,
+        pixel_stride=groups * inputs,
+    )
+
+
+kernels = st.builds(
+    kernel, st.integers(1, 9), st.integers(1, 70), st.integers(1, 4), st.sampled_from((4, 8, 16)), st.integers(1, 5)
+)
+
+
+@given(kernels)
+def test_unpacking_gives_the_pointwise_weight_back(k: PointwiseKernel) -> None:
+    weight = torch.arange(1.0, 1 + k.out_channels * k.group_inputs).reshape(k.out_channels, k.group_inputs, 1, 1)
+    packed, bias = pack_pointwise(weight, None, k)
+    assert packed.is_contiguous()
+    assert packed.numel() == k.groups * k.group_vectors * k.lanes * k.group_inputs
+    assert torch.equal(unpack_pointwise(packed, k), weight.flatten(1))
+    assert torch.equal(bias, torch.zeros(k.groups * k.group_vectors, k.lanes))
+
+
+@given(kernels)
+def test_panels_lie_as_the_kernel_walks_them(k: PointwiseKernel) -> None:
+    weight = torch.arange(1.0, 1 + k.out_channels * k.group_inputs).reshape(k.out_channels, k.group_inputs, 1)
+    bias = torch.arange(1.0, 1 + k.out_channels)
+    expected_weight, expected_bias = [], []
+    for group in range(k.groups):
+        vectors = [
+            group * k.group_outputs + min(vector * k.lanes, k.group_outputs - k.lanes)
+            for vector in range(k.group_vectors)
+        ]
+        for panel in range(0, k.group_vectors, k.vectors):
+            for c in range(k.group_inputs):
+                expected_weight += [weight[o : o + k.lanes, c, 0] for o in vectors[panel : panel + k.vectors]]
+        expected_bias += [bias[o : o + k.lanes] for o in vectors]
+    packed = pack_pointwise(weight, bias, k)
+    assert torch.equal(packed[0], torch.cat(expected_weight))
+    assert torch.equal(packed[1], torch.stack(expected_bias))
+    assert packed[1].is_contiguous()
+
+
+@pytest.mark.parametrize("kernel_size", [(1,), (5,), (3, 2), (1, 1), (2, 3, 4)], ids=str)
+@pytest.mark.parametrize("filters", [1, 6])
+def test_unpacking_gives_the_depthwise_weight_back(kernel_size: tuple[int, ...], filters: int) -> None:
+    weight = normals(0)((filters, 1, *kernel_size))
+    for given_weight in (weight, weight.flip(0), weight.transpose(0, -1).contiguous().transpose(0, -1)):
+        packed, bias = pack_depthwise(given_weight, None)
+        assert packed.is_contiguous()
+        assert torch.equal(unpack_depthwise(packed, kernel_size), given_weight)
+        assert torch.equal(bias, torch.zeros(filters))
+    for tap, place in enumerate(torch.cartesian_prod(*map(torch.arange, kernel_size)).reshape(-1, len(kernel_size))):
+        packed, bias = pack_depthwise(weight, weight.flatten()[:filters])
+        assert torch.equal(packed[tap], weight[(slice(None), 0, *place)])
+        assert torch.equal(bias, weight.flatten()[:filters])
+
+
+def norm_of(channels: int, draw: Callable[[tuple[int, ...]], Tensor], *, affine: bool) -> Norm:
+    mean, weight, bias = (draw((channels,)) for _ in range(3))
+    return Norm(mean, draw((channels,)).abs() + 0.1, weight if affine else None, bias if affine else None, 1e-3)
+
+
+def normalised(x: Tensor, norm: Norm | None) -> Tensor:
+    if norm is None:
+        return x
+    tensors = (None if tensor is None else tensor.double() for tensor in norm[:4])
+    mean, var, weight, bias = tensors
+    return torch.nn.functional.batch_norm(x, mean, var, weight, bias, eps=norm.eps)
+
+
+def packed_result(x: Tensor, pack: Pack, k: PointwiseKernel) -> Tensor:
+    """What packed weights compute, in float64, nothing between the two convolutions."""
+    assert pack.pointwise_weight is not None
+    assert pack.pointwise_bias is not None
+    depthwise = unpack_depthwise(pack.depthwise_weight, (3, 3)).double()
+    pointwise = unpack_pointwise(pack.pointwise_weight, k)[:, :, None, None].double()
+    # A bias has the order of the weight for one input channel.
+    flat = unpack_pointwise(pack.pointwise_bias.flatten(), replace(k, in_channels=k.groups, vectors=1)).flatten()
+    return reference.separable_conv(
+        x, depthwise, pointwise, pack.depthwise_bias.double(), flat.double(), padding=1, groups=k.groups
+    )
+
+
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("biases", [False, True])
+@pytest.mark.parametrize("norms", ["depthwise", "pointwise", "both", "none"])
+def test_folded_norms_compute_what_torch_does(norms: str, biases: bool, affine: bool) -> None:
+    draw, k = normals(1), kernel(3, 9, 2, 4, 2)
+    bias: Any = (draw((6,)), draw((18,))) if biases else (None, None)
+    tensors = SeparableTensors(
+        draw((6, 1, 3, 3)),
+        draw((18, 3, 1, 1)),
+        depthwise_bias=bias[0],
+        pointwise_bias=bias[1],
+        depthwise_norm=norm_of(6, draw, affine=affine) if norms in ("depthwise", "both") else None,
+        pointwise_norm=norm_of(18, draw, affine=affine) if norms in ("pointwise", "both") else None,
+    )
+    x = normals(2, torch.float64)((2, 6, 5, 4))
+    wide = [None if b is None else b.double() for b in bias]
+    y = reference.depthwise_conv(x, tensors.depthwise_weight.double(), wide[0], padding=1)
+    y = normalised(y, tensors.depthwise_norm)
+    y = reference.pointwise_conv(y, tensors.pointwise_weight.double(), wide[1], 2)
+    y = normalised(y, tensors.pointwise_norm)
+    pack = pack_of(tensors, k)
+    assert all(part is not None and part.dtype == torch.float32 and part.is_contiguous() for part in parts_of(pack))
+    # Each weight is rounded to float32 once.
+    torch.testing.assert_close(packed_result(x, pack, k), y, rtol=1e-6, atol=1e-5)
+
+
+def parts_of(pack: Pack) -> tuple[Tensor | None, ...]:
+    return pack.depthwise_weight, pack.depthwise_bias, pack.pointwise_weight, pack.pointwise_bias
+
+
+def test_a_norm_left_out_is_seen() -> None:
+    draw, k = normals(3), kernel(3, 9, 2, 4, 2)
+    tensors = SeparableTensors(draw((6, 1, 3, 3)), draw((18, 3, 1, 1)), depthwise_norm=norm_of(6, draw, affine=True))
+    x = normals(4, torch.float64)((2, 6, 5, 4))
+    with_norm, without = (packed_result(x, pack_of(t, k), k) for t in (tensors, replace(tensors, depthwise_norm=None)))
+    assert not torch.allclose(with_norm, without, rtol=1e-6, atol=1e-5)
+
+
+def test_a_depthwise_convolution_alone_has_two_parts() -> None:
+    weight, bias = normals(5)((6, 1, 3, 3)), normals(6)((6,))
+    pack = pack_of((weight, bias), None)
+    assert pack.pointwise_weight is pack.pointwise_bias is None
+    assert torch.equal(unpack_depthwise(pack.depthwise_weight, (3, 3)), weight)
+    assert torch.equal(pack.depthwise_bias, bias)
+
+
+def test_packs_need_no_gradient() -> None:
+    k = kernel(3, 9, 2, 4, 2)
+    tensors = SeparableTensors(
+        torch.randn(6, 1, 3, 3, requires_grad=True), torch.randn(18, 3, 1, 1, requires_grad=True)
+    )
+    assert not any(part is not None and part.requires_grad for part in parts_of(pack_of(tensors, k)))

@@ -1,0 +1,326 @@
+"""Plans and schedules: pure numbers, names that say all that is in the code, tasks that cover what is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import FrozenInstanceError, fields, replace
+from itertools import pairwise, product
+from math import prod
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from depthwise.backends.base import Activation
+from depthwise.backends.cpu import launch, machine, threads
+from depthwise.backends.cpu.machine import Machine
+from depthwise.backends.cpu.plan import (
+    TILES,
+    DepthwiseKernel,
+    PointwiseKernel,
+    depthwise_kernel,
+    lanes_below,
+    pointwise_kernel,
+    three,
+    unaliased,
+    wasted_rows,
+)
+from depthwise.backends.cpu.program import Program
+from depthwise.backends.cpu.schedule import Schedule, schedule
+from depthwise.backends.eager import ACTIVATIONS
+from depthwise.geometry import Geometry, geometry
+
+AVX512 = Machine("avx512", 16, 32, "x86_64-unknown-linux-gnu", "skylake-avx512", "")
+MACHINES = [AVX512, machine.avx2(), machine.neon()]
+on_each_machine = pytest.mark.parametrize("target", MACHINES, ids=lambda target: target.isa)
+
+
+@st.composite
+def geometries(draw: st.DrawFn, *, separable: bool) -> Geometry:
+    rank = draw(st.integers(1, 3))
+    longest = {1: 3000, 2: 120, 3: 24}[rank]
+    groups = draw(st.sampled_from((1, 1, 2, 3))) if separable else 1
+    kernel, stride, dilation = (
+        tuple(draw(st.integers(1, most)) for _ in range(rank)) for most in (9 if rank > 1 else 60, 4, 4)
+    )
+    padding = [(draw(st.integers(0, 9)), draw(st.integers(0, 9))) for _ in range(rank)]
+    return geometry(
+        (
+            groups * draw(st.integers(1, 300)),
+            *(d * (k - 1) + 1 + draw(st.integers(0, longest)) for k, d in zip(kernel, dilation, strict=True)),
+        ),
+        kernel,
+        stride,
+        padding,
+        dilation,
+        depth_multiplier=draw(st.sampled_from((1, 1, 1, 2, 5))),
+        out_channels=groups * draw(st.integers(1, 300)) if separable else None,
+        groups=groups,
+    )
+
+
+@st.composite
+def schedules(
+    draw: st.DrawFn, *, separable: bool, planar_out: bool, planar_in: bool = False
+) -> tuple[Geometry, int, Machine, Schedule]:
+    g, batch = draw(geometries(separable=separable)), draw(st.integers(1, 9))
+    target = replace(draw(st.sampled_from(MACHINES)), l2_bytes=1024 * draw(st.sampled_from((64, 512, 1024))))
+    team = draw(st.sampled_from((1, 2, 3, 8, 64)))
+    return g, batch, target, schedule(g, batch, target, team, planar_in=planar_in, planar_out=planar_out)
+
+
+def pieces(total: int, parts: int) -> list[range]:
+    """The range of `total` in `parts`, as the kernels cut it."""
+    return [range(i * total // parts, (i + 1) * total // parts) for i in range(parts)]
+
+
+def unit_starts(g: Geometry, batch: int, segments: int) -> list[int]:
+    """The pixel at which each segment of each row begins, and the number of pixels."""
+    rows, width = batch * prod(g.out_spatial[:-1]), g.out_spatial[-1]
+    return [y * width + piece.start for y in range(rows) for piece in pieces(width, segments)] + [rows * width]
+
+
+many = settings(max_examples=300)
+
+
+@many
+@given(schedules(separable=False, planar_out=False))
+def test_depthwise_tasks(drawn: tuple[Geometry, int, Machine, Schedule]) -> None:
+    g, batch, target, s = drawn
+    starts = unit_starts(g, batch, s.segments)
+    assert all(a < b for a, b in pairwise(starts)), "no segment is empty"
+    assert 1 <= s.chunks <= depthwise_kernel(g, None, target, planar=False, pixel_stride=None).blocks
+    assert s.scratch_elements == s.shared_elements == 0
+
+
+@many
+@given(schedules(separable=True, planar_out=False))
+def test_bands(drawn: tuple[Geometry, int, Machine, Schedule]) -> None:
+    g, batch, target, s = drawn
+    starts = unit_starts(g, batch, s.segments)
+    stride = unaliased(g.depthwise_channels)
+    assert all(a < b for a, b in pairwise(starts)), "no segment is empty"
+    if s.fused:
+        assert 1 <= s.bands < len(starts)
+        bands = [starts[units.stop] - starts[units.start] for units in pieces(len(starts) - 1, s.bands)]
+        assert min(bands) > 0
+        assert max(bands) <= s.tile_pixels
+        assert s.tile_pixels * stride <= s.scratch_elements
+        return
+    pixels = starts[-1]
+    kernel = pointwise_kernel(g, None, target, residual=False, pixels=s.tile_pixels)
+    assert s.threads > 1
+    assert pixels * stride <= s.shared_elements
+    assert max(map(len, pieces(pixels, s.bands))) <= s.tile_pixels
+    assert min(map(len, pieces(pixels, s.bands))) > 0
+    assert 1 <= s.chunks <= depthwise_kernel(g, None, target, planar=False, pixel_stride=None).blocks
+    assert 1 <= s.panel_chunks <= kernel.panels
+
+
+@pytest.mark.parametrize("separable", [False, True])
+@pytest.mark.parametrize("planar_in", [False, True])
+def test_boxes(separable: bool, planar_in: bool) -> None:
+    @many
+    @given(schedules(separable=separable, planar_out=True, planar_in=planar_in))
+    def check(drawn: tuple[Geometry, int, Machine, Schedule]) -> None:
+        g, _, target, s = drawn
+        k = depthwise_kernel(g, None, target, planar=planar_in, pixel_stride=None)
+        size, seen, place = three(g.out_spatial, 1), 0, 0
+        for planes, rows, columns in boxes(g, s):
+            pixels = len(planes) * len(rows) * len(columns)
+            assert 0 < pixels <= s.box_pixels
+            # They follow one another in the output: a box begins where the one before it ended.
+            assert (planes.start * size[1] + rows.start) * size[2] + columns.start == place
+            place += pixels
+            assert len(planes) == 1 or (len(rows), len(columns)) == size[1:]
+            assert len(rows) == 1 or len(columns) == size[2]
+            if planar_in:
+                seen = max(seen, covered(g, (planes, rows, columns), whole=s.segments == 1))
+        assert place == prod(size)
+        assert seen * k.lanes <= s.in_scratch
+        per_pixel = k.lanes if g.out_channels is None else unaliased(k.filters) + 2 * g.out_channels
+        assert s.in_scratch + s.box_pixels * per_pixel <= s.scratch_elements
+
+    check()
+
+
+def boxes(g: Geometry, s: Schedule) -> Iterator[tuple[range, range, range]]:
+    """Every box of an image: output planes, rows and columns."""
+    depth, height, width = three(g.out_spatial, 1)
+    assert s.boxes % s.segments == 0
+    yield from product(pieces(depth, s.z_bands), pieces(height, s.boxes // s.segments), pieces(width, s.segments))
+
+
+def covered(g: Geometry, box: tuple[range, range, range], *, whole: bool) -> int:
+    """Input pixels from the first to the last that a box's windows see; of `whole` rows all columns."""
+    before = three(tuple(pair[0] for pair in g.padding), 0)
+    window = zip(*(three(axes, 1) for axes in (g.kernel_size, g.stride, g.dilation, g.input_size[1:])), strict=True)
+    counts: list[int] = []
+    for outputs, (k, stride, dilation, size), pad in zip(box, window, before, strict=True):
+        ends = (outputs[0] * stride - pad, outputs[-1] * stride - pad + (k - 1) * dilation)
+        counts.append(max(0, min(ends[1], size - 1) - max(ends[0], 0) + 1))
+    return counts[0] * counts[1] * (int(g.input_size[-1]) if whole else counts[2])
+
+
+def test_a_schedule_that_is_too_small_is_seen() -> None:
+    g = geometry((20, 40, 40), 3, padding=1, out_channels=30)
+    s = schedule(g, 1, machine.avx2(), 1, planar_in=True, planar_out=True)
+    most = max(prod(map(len, box)) for box in boxes(g, s))
+    assert most == s.box_pixels
+    assert max(covered(g, box, whole=s.segments == 1) for box in boxes(g, s)) * 8 == s.in_scratch
+
+
+@given(st.integers(1, 400), st.integers(1, 16))
+def test_wasted_rows(pixels: int, rows: int) -> None:
+    tiles = -(-pixels // rows)
+    exact = any(tall * rows + (tiles - tall) * (rows - 1) == pixels for tall in range(tiles + 1))
+    assert wasted_rows(pixels, rows) == (0 if exact else tiles * rows - pixels)
+
+
+@on_each_machine
+@given(channels=st.integers(1, 700), pixels=st.integers(1, 5000))
+def test_the_tile_wastes_least(target: Machine, channels: int, pixels: int) -> None:
+    g = geometry((8, 1, 1), 1, out_channels=channels)
+    k = pointwise_kernel(g, None, target, residual=False, pixels=pixels)
+    heights = TILES[target.isa][k.vectors]
+    assert k.rows in heights
+    assert wasted_rows(pixels, k.rows) == min(wasted_rows(pixels, rows) for rows in heights)
+    assert k.lanes * k.group_vectors >= channels >= k.lanes
+    assert k.full_panels * k.vectors + k.rest_vectors == k.group_vectors
+    assert all(
+        rows * vectors + vectors + 1 <= target.vector_registers
+        for vectors, tall in TILES[target.isa].items()
+        for rows in tall
+    )
+
+
+@given(st.integers(1, 5000), st.sampled_from((4, 8, 16)))
+def test_lanes(channels: int, most: int) -> None:
+    lanes = lanes_below(channels, most)
+    assert lanes & (lanes - 1) == 0
+    assert lanes <= min(channels, most)
+    assert lanes == most or 2 * lanes > channels
+
+
+def test_plans_are_values() -> None:
+    g = geometry((17, 9, 9), 3, padding=1, out_channels=33)
+    x = torch.empty(1, 17, 9, 9, device="meta")
+    for target in MACHINES:
+        one, two = (launch.decide(g, x, (("relu", 0.0), None), residual=True, target=target) for _ in range(2))
+        assert one == two
+        assert hash(one) == hash(two)
+        for part in (one.program.depthwise, one.program.pointwise, one.schedule):
+            for field in fields(part):  # type: ignore[arg-type]
+                assert f"{field.name}={getattr(part, field.name)!r}" in repr(part)
+            with pytest.raises(FrozenInstanceError):
+                setattr(part, fields(part)[0].name, 0)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(machine.host() is None, reason="no generator serves this machine")
+def test_sizes_share_the_code_and_equal_programs_too() -> None:
+    found = set()
+    for batch, height, width in ((1, 9, 28), (3, 9, 28), (2, 14, 14), (1, 28, 56)):
+        g = geometry((17, height, width), 3, padding=1, out_channels=32)
+        x = torch.empty((batch, *g.input_size), device="meta").to(memory_format=torch.channels_last)
+        program = launch.decide(g, x, (None, None), residual=False).program
+        found.add((program, program.code))
+    assert len(found) == 1
+
+
+activations: st.SearchStrategy[Activation] = st.one_of(
+    st.none(), st.tuples(st.sampled_from(sorted(ACTIVATIONS)), st.floats(-4, 4, width=32))
+)
+counts = st.integers(1, 20)
+
+
+@st.composite
+def depthwise_kernels(draw: st.DrawFn) -> DepthwiseKernel:
+    rank, planar = draw(st.integers(1, 3)), draw(st.booleans())
+    kernel, stride, dilation = (three(tuple(draw(counts) for _ in range(rank)), 1) for _ in range(3))
+    return DepthwiseKernel(
+        rank=rank,
+        channels=draw(counts),
+        multiplier=draw(counts),
+        kernel=kernel,
+        stride=stride,
+        dilation=dilation,
+        activation=draw(activations),
+        lanes=draw(counts),
+        columns=draw(counts),
+        taps=draw(counts),
+        planar=planar,
+        pixel_stride=None if planar else draw(st.one_of(st.none(), counts)),
+    )
+
+
+@st.composite
+def pointwise_kernels(draw: st.DrawFn) -> PointwiseKernel:
+    numbers = ("in_channels", "out_channels", "groups", "lanes", "vectors", "rows", "pixel_stride")
+    values: dict[str, Any] = {name: draw(counts) for name in numbers}
+    return PointwiseKernel(activation=draw(activations), residual=draw(st.booleans()), **values)
+
+
+@st.composite
+def programs(draw: st.DrawFn) -> Program:
+    pointwise = draw(st.one_of(st.none(), pointwise_kernels()))
+    planar_out = draw(st.booleans())
+    fused = pointwise is not None and (planar_out or draw(st.booleans()))
+    return Program(draw(st.sampled_from(MACHINES)), draw(depthwise_kernels()), pointwise, fused, planar_out)
+
+
+def crossed(one: Any, two: Any) -> Iterator[Any]:
+    """`one` with each field in turn as `two` has it."""
+    for field in fields(one):
+        yield replace(one, **{field.name: getattr(two, field.name)})
+
+
+@given(depthwise_kernels(), depthwise_kernels())
+def test_depthwise_kernels_that_differ_have_other_names(one: DepthwiseKernel, two: DepthwiseKernel) -> None:
+    for mixed in crossed(one, two):
+        if not (mixed.planar and mixed.pixel_stride is not None):
+            assert mixed == one or mixed.name != one.name
+
+
+@given(pointwise_kernels(), pointwise_kernels())
+def test_pointwise_kernels_that_differ_have_other_names(one: PointwiseKernel, two: PointwiseKernel) -> None:
+    for mixed in crossed(one, two):
+        assert mixed == one or mixed.name != one.name
+
+
+@given(programs(), programs())
+def test_programs_that_differ_have_other_names(one: Program, two: Program) -> None:
+    for mixed in crossed(one, two):
+        if mixed.fused == (mixed.pointwise is not None) or (mixed.pointwise and not mixed.planar_out):
+            assert mixed == one or mixed.name != one.name
+
+
+@on_each_machine
+@pytest.mark.parametrize(
+    ("layer", "layouts"),
+    [
+        ({"input_size": (32, 0, 0), "kernel_size": 3, "padding": 1, "out_channels": 64}, ("last", "planar")),
+        ({"input_size": (512, 0, 0), "kernel_size": 3, "padding": 1, "out_channels": 512}, ("last", "planar")),
+        ({"input_size": (24, 0, 0), "kernel_size": 5, "padding": 2, "stride": 2, "out_channels": 80}, ("last",)),
+        ({"input_size": (17, 0, 0), "kernel_size": 7, "padding": 3}, ("last", "planar")),
+        ({"input_size": (64, 0), "kernel_size": 31, "padding": 15, "out_channels": 96}, ("last", "planar")),
+        ({"input_size": (64, 0), "kernel_size": 4, "padding": ((3, 0),)}, ("last", "planar")),
+    ],
+    ids=lambda value: "".join(f"{key}={number} " for key, number in value.items()) if isinstance(value, dict) else "",
+)
+def test_fifty_sizes_need_at_most_six_programs(
+    monkeypatch: pytest.MonkeyPatch, layer: dict[str, Any], layouts: tuple[str, ...], target: Machine
+) -> None:
+    for layout in layouts:
+        names = set()
+        for team in (1, 2):
+            monkeypatch.setattr(threads, "team_size", lambda team=team: team)
+            for n in range(7, 307, 6):
+                size = (layer["input_size"][0], *(n if len(layer["input_size"]) == 3 else 20 * n,), n)
+                g = geometry(**(layer | {"input_size": size[: len(layer["input_size"])]}))
+                x = torch.empty((1, *g.input_size), device="meta")
+                if layout == "last":
+                    x = x.movedim(1, -1).contiguous().movedim(-1, 1)
+                names.add(launch.decide(g, x, (None, None), residual=False, target=target).program.name)
+        assert 1 <= len(names) <= 6, names

@@ -1,0 +1,363 @@
+"""What is kept of weights: every way to change one, and whether the next call sees it by itself."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import depthwise
+from depthwise import DepthwiseError, SeparableConv2d, functional, operators
+from depthwise.backends import recall
+from depthwise.backends.cpu import machine
+
+X = torch.randint(-3, 4, (1, 8, 6, 6)).float()
+
+pytestmark = pytest.mark.skipif(machine.host() is None, reason="no generator serves this machine")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_kept() -> Iterator[None]:
+    depthwise.repack_()
+    yield
+    depthwise.repack_()
+
+
+def layer() -> SeparableConv2d:
+    return SeparableConv2d(
+        8, 16, 3, padding=1, depthwise_norm=nn.BatchNorm2d, depthwise_activation=nn.ReLU, pointwise_norm=nn.BatchNorm2d
+    ).eval()
+
+
+def parts(model: SeparableConv2d) -> Tensor:
+    """What PyTorch's modules give, one after another."""
+    out = nn.functional.conv2d(X, model.depthwise.weight, model.depthwise.bias, padding=1, groups=8)
+    for name, module in model.present_parts():
+        out = out if name == "depthwise" else module(out)
+    return out
+
+
+def optimizer_step(model: SeparableConv2d) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    with torch.enable_grad():
+        model(X).square().mean().backward()
+    optimizer.step()
+
+
+def load_state_dict(model: SeparableConv2d) -> None:
+    model.load_state_dict({name: 2 * value for name, value in model.state_dict().items()})
+
+
+def assign_state_dict(model: SeparableConv2d) -> None:
+    model.load_state_dict({name: 2 * value for name, value in model.state_dict().items()}, assign=True)
+
+
+def set_data(model: SeparableConv2d) -> None:
+    model.pointwise.weight.data = 2 * model.pointwise.weight.data
+
+
+def set_data_twice(model: SeparableConv2d) -> None:
+    """The second time the memory that the first freed may be found again."""
+    for _ in range(2):
+        model.depthwise.weight.data = 2 * model.depthwise.weight.data
+
+
+def copy_without_gradients(model: SeparableConv2d) -> None:
+    with torch.no_grad():
+        model.depthwise.weight.copy_(2 * model.depthwise.weight)
+
+
+def write_to_a_view(model: SeparableConv2d) -> None:
+    with torch.no_grad():
+        model.pointwise.weight[3, 2] += 1
+
+
+def write_to_a_detached_tensor(model: SeparableConv2d) -> None:
+    model.pointwise.weight.detach().mul_(2)
+
+
+def write_in_inference_mode(model: SeparableConv2d) -> None:
+    with torch.inference_mode():
+        model.pointwise.weight.mul_(2)
+
+
+def fused_update(model: SeparableConv2d) -> None:
+    with torch.no_grad():
+        torch._foreach_mul_([model.depthwise.weight, model.pointwise.weight], 2)
+
+
+def initialise(model: SeparableConv2d) -> None:
+    nn.init.ones_(model.pointwise.weight)
+
+
+def convert_and_back(model: SeparableConv2d) -> None:
+    with torch.no_grad():
+        model.double().pointwise.weight.mul_(2)
+    model.float()
+
+
+def replace_the_parameter(model: SeparableConv2d) -> None:
+    model.pointwise.weight = nn.Parameter(2 * model.pointwise.weight.detach())
+
+
+def delete_and_make_another(model: SeparableConv2d) -> None:
+    """Another parameter, where Python is likely to reuse the identity of the one that went."""
+    values = 2 * model.pointwise.weight.detach()
+    del model.pointwise.weight
+    gc.collect()
+    model.pointwise.weight = nn.Parameter(values)
+
+
+def copy_statistics(model: SeparableConv2d) -> None:
+    norm: Any = model.depthwise_norm
+    norm.running_mean.copy_(torch.arange(8.0))
+    norm.running_var.copy_(torch.arange(1.0, 9.0))
+
+
+def train_the_statistics(model: SeparableConv2d) -> None:
+    with torch.no_grad():
+        model.train()(5 * X)
+    model.eval()
+
+
+def change_eps(model: SeparableConv2d) -> None:
+    norm: Any = model.pointwise_norm
+    norm.eps = 1.0
+
+
+def change_the_norms_weight(model: SeparableConv2d) -> None:
+    norm: Any = model.pointwise_norm
+    nn.init.constant_(norm.weight, 3.0)
+
+
+def data_in_place(model: SeparableConv2d) -> None:
+    model.pointwise.weight.data.mul_(2)
+
+
+def through_numpy(model: SeparableConv2d) -> None:
+    view = model.pointwise.weight.detach().numpy()
+    view *= 2
+
+
+def buffer_through_numpy(model: SeparableConv2d) -> None:
+    norm: Any = model.depthwise_norm
+    norm.running_var.numpy()[:] = 9
+
+
+def through_shared_memory(model: SeparableConv2d) -> None:
+    torch.from_numpy(model.pointwise.weight.detach().numpy()).mul_(2)
+
+
+SEEN = [
+    optimizer_step,
+    load_state_dict,
+    assign_state_dict,
+    set_data,
+    set_data_twice,
+    copy_without_gradients,
+    write_to_a_view,
+    write_to_a_detached_tensor,
+    write_in_inference_mode,
+    fused_update,
+    initialise,
+    convert_and_back,
+    replace_the_parameter,
+    delete_and_make_another,
+    copy_statistics,
+    train_the_statistics,
+    change_eps,
+    change_the_norms_weight,
+]
+UNSEEN = [data_in_place, through_numpy, buffer_through_numpy, through_shared_memory]
+
+
+def name_of(change: Callable[[SeparableConv2d], None]) -> str:
+    return change.__name__
+
+
+def close(actual: Tensor, expected: Tensor) -> bool:
+    return torch.allclose(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("change", SEEN, ids=name_of)
+def test_seen_by_itself(change: Callable[[SeparableConv2d], None]) -> None:
+    model = layer()
+    with torch.no_grad():
+        before = model(X)
+        assert close(before, parts(model))
+    change(model)
+    with torch.no_grad():
+        after = model(X)
+        assert close(after, parts(model))
+    assert not close(after, before)
+
+
+@pytest.mark.parametrize("change", UNSEEN, ids=name_of)
+def test_needs_repack(change: Callable[[SeparableConv2d], None]) -> None:
+    model = layer()
+    with torch.no_grad():
+        before = model(X)
+        change(model)
+        assert torch.equal(model(X), before)
+        assert not close(before, parts(model))
+        assert depthwise.repack_(model) == 1
+        assert close(model(X), parts(model))
+
+
+@pytest.mark.parametrize("channels", [8, 64, 512, 4096])
+def test_no_address_counts_twice(channels: int) -> None:
+    x, weight = torch.ones(1, channels, 3, 3), torch.ones(channels, 1, 3, 3)
+    for turn in range(4):
+        assert functional.depthwise_conv2d(x, weight).max() == 9 * 4**turn
+        weight.data = 2 * weight.data
+        weight.data = 2 * weight.data
+
+
+def test_what_is_not_seen_is_documented() -> None:
+    text = recall.repack_.__doc__ or ""
+    assert "numpy or `.data`: `weight.data.mul_(2)`" in text
+    assert "`load_state_dict`, `copy_` and `.data = ...` are seen" in text
+
+
+class TestKept:
+    """Directly at the functional form, where every tensor is a local one."""
+
+    weight = torch.ones(8, 1, 3, 3)
+
+    def test_a_kept_runner_is_used_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        out = functional.depthwise_conv2d(X, self.weight)
+
+        def never(*_: object) -> None:
+            raise AssertionError("looked at anew")
+
+        monkeypatch.setattr(operators, "runner", never)
+        assert torch.equal(functional.depthwise_conv2d(X.clone(), self.weight), out)
+        with pytest.raises(AssertionError, match="looked at anew"):
+            functional.depthwise_conv2d(X, self.weight, padding=1)
+
+    def test_repack_counts_and_keeps_the_others(self) -> None:
+        first, second = layer(), layer()
+        with torch.no_grad():
+            first(X), second(X)
+        assert depthwise.repack_(first) == 1
+        assert depthwise.repack_(first) == 0
+        assert depthwise.repack_() == 1
+        assert depthwise.repack_() == 0
+
+    def test_weights_are_kept_weakly(self) -> None:
+        model = layer()
+        with torch.no_grad():
+            model(X)
+        (kept,) = recall._known.values()
+        (pack,) = kept.packs.values()
+        packed = weakref.ref(pack.pointwise_weight)
+        weight = weakref.ref(model.pointwise.weight)
+        del kept, pack, model
+        gc.collect()
+        assert weight() is None
+        assert packed() is None
+        assert recall._known == {}
+
+    def test_temporary_weights_leave_nothing(self) -> None:
+        for factor in range(20):
+            out = functional.depthwise_conv2d(X, self.weight * factor)
+            assert torch.equal(out, nn.functional.conv2d(X, self.weight * factor, groups=8))
+        assert recall._known == {}
+
+    def test_inference_tensors_are_packed_at_each_call(self) -> None:
+        with torch.inference_mode():
+            weight = torch.ones(8, 1, 3, 3)
+        first = functional.depthwise_conv2d(X, weight)
+        with torch.inference_mode():
+            weight.mul_(2)
+            assert torch.equal(functional.depthwise_conv2d(X, weight), 2 * first)
+            assert torch.equal(functional.depthwise_conv2d(X.clone(), self.weight), first)
+        assert not any(reference() is weight for kept in recall._known.values() for reference, _, _ in kept._states)
+
+    def test_nothing_is_kept_where_a_gradient_is_needed(self) -> None:
+        weight = self.weight.clone().requires_grad_()
+        functional.depthwise_conv2d(X, weight).sum().backward()
+        assert not any(kept.runners for kept in recall._known.values())
+        with torch.no_grad():
+            out = functional.depthwise_conv2d(X, weight)
+        assert len(recall._known) == 1
+        again = functional.depthwise_conv2d(X, weight)
+        assert torch.equal(again, out)
+        assert again.requires_grad
+        assert functional.depthwise_conv2d(X.clone().requires_grad_(), weight.detach()).requires_grad
+
+    def test_a_gradient_of_the_residual_alone_counts(self) -> None:
+        pointwise, residual = torch.ones(8, 8, 1, 1), torch.zeros(1, 8, 4, 4)
+        functional.separable_conv2d(X, self.weight, pointwise, residual=residual)
+        out = functional.separable_conv2d(X, self.weight, pointwise, residual=residual.requires_grad_())
+        out.sum().backward()
+        assert residual.grad is not None
+
+    def test_a_list_is_not_kept(self) -> None:
+        stride = [1, 1]
+        one = functional.depthwise_conv2d(X, self.weight, stride=stride)
+        stride[:] = [2, 2]
+        two = functional.depthwise_conv2d(X, self.weight, stride=stride)
+        assert (one.shape, two.shape) == ((1, 8, 4, 4), (1, 8, 2, 2))
+        padding: Any = ([1, 0], [1, 0])
+        one = functional.depthwise_conv2d(X, self.weight, padding=padding)
+        padding[0][:] = [0, 0]
+        assert functional.depthwise_conv2d(X, self.weight, padding=padding).shape == (1, 8, 4, 5)
+        assert not any(kept.runners for kept in recall._known.values())
+
+    @pytest.mark.parametrize("value", [1.0, True])
+    def test_one_is_not_what_equals_it(self, value: Any) -> None:
+        functional.depthwise_conv2d(X, self.weight, stride=1)
+        functional.separable_conv2d(X, self.weight, torch.ones(4, 8, 1, 1), groups=1)
+        with pytest.raises(DepthwiseError, match=f"stride.*{value}"):
+            functional.depthwise_conv2d(X, self.weight, stride=value)
+        with pytest.raises(DepthwiseError, match=f"groups.*{value}"):
+            functional.separable_conv2d(X, self.weight, torch.ones(4, 8, 1, 1), groups=value)
+
+    def test_at_most_64_runners_for_a_set_of_weights(self) -> None:
+        for size in range(3, 103):
+            functional.depthwise_conv2d(torch.ones(1, 8, size, 3), self.weight)
+        (kept,) = recall._known.values()
+        assert len(kept.runners) == 64
+        assert len(kept.packs) == 1
+        assert functional.depthwise_conv2d(torch.ones(1, 8, 3, 3), self.weight).max() == 9
+        assert len(kept.runners) == 64
+
+    def test_another_layout_dtype_or_backend_is_another_call(self) -> None:
+        out = functional.depthwise_conv2d(X, self.weight)
+        last = functional.depthwise_conv2d(X.to(memory_format=torch.channels_last), self.weight)
+        assert torch.equal(last, out)
+        assert last.is_contiguous(memory_format=torch.channels_last)
+        with depthwise.backend("eager"):
+            assert torch.equal(functional.depthwise_conv2d(X, self.weight), out)
+        with pytest.raises(DepthwiseError, match=r"weight has dtype torch\.float32 and x torch\.float64"):
+            functional.depthwise_conv2d(X.double(), self.weight)
+
+    def test_the_same_weights_for_other_channels(self) -> None:
+        weight = torch.arange(8.0 * 9).reshape(8, 1, 3, 3)
+        for channels in (8, 4, 1, 8):
+            x = X[:, :channels]
+            expected = nn.functional.conv2d(x, weight, groups=channels)
+            assert torch.equal(functional.depthwise_conv2d(x, weight), expected)
+
+    def test_the_same_weights_with_other_settings(self) -> None:
+        pointwise, bias = torch.ones(8, 8, 1, 1), torch.ones(8)
+
+        def call(**options: Any) -> Tensor:
+            return functional.separable_conv2d(X, self.weight, pointwise, **options)
+
+        linear = call()
+        assert torch.equal(call(pointwise_activation="relu"), linear.relu())
+        slope = call(pointwise_activation=("leaky_relu", 0.5))
+        assert torch.equal(slope, nn.functional.leaky_relu(linear, 0.5))
+        other = call(pointwise_activation=("leaky_relu", 0.25))
+        assert torch.equal(other, nn.functional.leaky_relu(linear, 0.25))
+        assert torch.equal(call(residual=torch.ones(1, 8, 4, 4)), linear + 1)
+        assert torch.equal(call(pointwise_bias=bias), linear + 1)
+        assert torch.equal(call(depthwise_bias=bias), linear + 8)
+        assert torch.equal(call(), linear)

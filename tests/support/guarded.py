@@ -1,0 +1,151 @@
+"""Memory in which a kernel that reads or writes beside a buffer dies: the pages around each one cannot be touched.
+
+python -m tests.support.guarded ISA tails      # some of the tails, each buffer flush with one page, then the other
+python -m tests.support.guarded ISA all        # all of them
+python -m tests.support.guarded ISA planted    # kernels told wrong numbers or pointers, each of which must die
+python -m tests.support.guarded ISA in_x       # one of these, in this process itself
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import mmap
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
+from typing import Literal
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from depthwise.backends.cpu import threads
+from depthwise.backends.cpu.machine import Machine
+from depthwise.backends.cpu.program import SLOT, Slots
+from tests.support.cases import small_integers
+from tests.support.kernels import HERE, NAN, TAILS, Input, Layer, Memory, in_turn, inputs_of, numbers_of, run
+
+Side = Literal["before", "after"]
+SIDES: tuple[Side, Side] = ("before", "after")
+PAGE = mmap.PAGESIZE
+FLOAT_BYTES = 4
+
+_mprotect = ctypes.CDLL(None, use_errno=True).mprotect
+_mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+
+class Guarded(Memory):
+    """Buffers whose first byte follows, or whose last byte precedes, a page that cannot be touched."""
+
+    def __init__(self, side: Side) -> None:
+        self.side = side
+
+    def floats(self, count: int) -> Tensor:
+        if not count:
+            return torch.empty(0)
+        size = FLOAT_BYTES * count
+        pages = -(-size // PAGE)
+        # The tensor holds the mapping, which ends with it.
+        memory = mmap.mmap(-1, (pages + 2) * PAGE)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        for address in (start, start + (pages + 1) * PAGE):
+            if _mprotect(address, PAGE, 0):
+                raise OSError(ctypes.get_errno(), "mprotect")
+        offset = PAGE if self.side == "before" else (pages + 1) * PAGE - size
+        return torch.frombuffer(memory, dtype=torch.float32, count=count, offset=offset).fill_(NAN)
+
+
+def check(layer: Layer, given: Input, target: Machine, side: Side) -> None:
+    """Run small integers through guarded buffers; every element of the result must be written."""
+    numbers = numbers_of(layer, given, small_integers(0))
+    if given.layout.endswith("expanded"):
+        numbers = replace(numbers, x=numbers.x[:1].expand_as(numbers.x))
+    if run(layer, given, numbers, target, Guarded(side)).isnan().any():
+        raise SystemExit(f"{layer}, {given}: not all of the result was written")
+
+
+def check_tails(machine: Machine, count: int, *, every: bool) -> None:
+    """`count` inputs in each layout for the layers of the tails; unless `every`, for half of them, machines in turn."""
+    for layers, layouts in TAILS.values():
+        for layer, target in [(layer, machine) for layer in layers] if every else in_turn(layers[::2]):
+            if target == machine:
+                for given, side in product(inputs_of(layer, count, layouts), SIDES):
+                    check(layer, given, target, side)
+
+
+_IMAGE = Input(1, (5, 9), 1)
+_PLANES = replace(_IMAGE, layout="planar")
+_DEPTHWISE, _FUSED = Layer(17, (3, 3)), Layer(17, (3, 3), out_channels=33, residual=True)
+# A slot and what is added to it: elements where it is a pointer. Each makes a kernel reach just beside a buffer.
+PLANTED: dict[str, tuple[Layer, Input, str, int]] = {
+    "in_x": (_DEPTHWISE, _IMAGE, "in_x", 1),
+    "in_y": (_DEPTHWISE, _IMAGE, "in_y", 1),
+    "out_x": (_DEPTHWISE, replace(_IMAGE, spatial=(1, 9)), "out_x", 1),
+    "pixels": (_FUSED, replace(_IMAGE, threads=2), "pixels", 1),
+    "in_x of planes": (_DEPTHWISE, _PLANES, "in_x", 1),
+    "out_y of planes": (_DEPTHWISE, _PLANES, "out_y", 1),
+    **{
+        f"{slot} {shift:+} of {kind}": (layer, given, slot, shift)
+        for kind, layer, given, slots in (
+            ("pixels", _DEPTHWISE, _IMAGE, ("x",)),
+            ("planes", _DEPTHWISE, _PLANES, ("x", "depthwise_weight", "depthwise_bias", "depthwise_out")),
+            ("blocks", _FUSED, _IMAGE, ("pointwise_weight", "pointwise_bias", "residual", "out", "scratch")),
+        )
+        for slot in slots
+        for shift in (-1, 1)
+    },
+}
+
+
+def run_planted(name: str, target: Machine) -> None:
+    layer, given, slot, change = PLANTED[name]
+    launch = threads.launch
+
+    def told_wrong(serial: Callable[[int], object], parallel: int, slots: int, team: int) -> None:
+        pointer = slot in ("x", "out", "residual", "scratch") or slot.startswith(("depthwise_", "pointwise_"))
+        Slots.from_address(slots)[SLOT[slot]] += change * (FLOAT_BYTES if pointer else 1)
+        launch(serial, parallel, slots, team)
+
+    with patch.object(threads, "launch", told_wrong):
+        check(layer, given, target, "before" if change < 0 else "after")
+
+
+def survivors(target: Machine) -> list[str]:
+    """The planted errors that a process of its own lives through."""
+    alive = []
+    for name, (layer, given, _, _) in PLANTED.items():
+        check(layer, given, target, "after")
+        child = os.fork()
+        if child == 0:
+            try:
+                run_planted(name, target)
+            finally:
+                os._exit(0)
+        if os.waitpid(child, 0)[1] != signal.SIGSEGV:
+            alive.append(name)
+    return alive
+
+
+def main(isa: str, what: str) -> None:
+    torch.set_num_threads(1)
+    target = next(machine for machine in HERE if machine.isa == isa)
+    if what in PLANTED:
+        run_planted(what, target)
+    elif what == "planted":
+        faulthandler.disable()
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        alive = survivors(target)
+        sys.exit(f"lived through: {', '.join(alive)}" if alive else 0)
+    elif what == "tails":
+        check_tails(target, 4, every=False)
+    else:
+        check_tails(target, 20, every=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
