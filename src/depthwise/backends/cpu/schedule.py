@@ -48,7 +48,7 @@ def schedule(g: Geometry, batch: int, machine: Machine, threads: int, *, planar_
     if macs < SERIAL_MACS:
         threads = 1
     if planar_out:
-        return _boxes(g, machine, threads, planar_in=planar_in)
+        return _boxes(g, batch, machine, threads, planar_in=planar_in)
     cut = _depthwise if g.out_channels is None else _separable
     prefetch = batch * prod(g.input_size) * FLOAT_BYTES > machine.l2_bytes
     return replace(cut(g, batch, machine, threads), prefetch=int(prefetch))
@@ -78,7 +78,8 @@ def _separable(g: Geometry, batch: int, machine: Machine, threads: int) -> Sched
     pixels = rows * width
     blocks = -(-g.depthwise_channels // machine.vector_lanes)
     panels = -(-g.output_size[0] // (2 * machine.vector_lanes))
-    panel_chunks = threads if panels >= threads else 1
+    # By panels each thread reads its own weights only; by pixels the shares are more even.
+    panel_chunks = threads if panels % threads == 0 or panels >= 8 * threads else 1
     bands = 1 if panel_chunks > 1 else min(threads, pixels)
     return Schedule(
         threads,
@@ -92,14 +93,17 @@ def _separable(g: Geometry, batch: int, machine: Machine, threads: int) -> Sched
     )
 
 
-def _boxes(g: Geometry, machine: Machine, threads: int, *, planar_in: bool) -> Schedule:
+def _boxes(g: Geometry, batch: int, machine: Machine, threads: int, *, planar_in: bool) -> Schedule:
     depth, height, width = three(g.out_spatial, 1)
     lanes = lanes_below(g.depthwise_channels, machine.vector_lanes)
     channels = g.out_channels and unaliased(g.depthwise_channels) + 2 * g.out_channels
     target = max(56, machine.l2_bytes // 4 // (FLOAT_BYTES * (channels or 2 * lanes)))
     segments = max(1, round(width / target)) if width >= 2 * target else 1
     bands = height if segments > 1 else min(height, -(-height * width // target))
-    z_bands = depth if bands * segments > 1 else min(depth, -(-depth * height * width // target))
+    if g.out_channels is not None:
+        # One box for each thread at least; depthwise alone, there are blocks of channels to deal out.
+        bands = min(height, max(bands, -(-threads // (batch * depth * segments))))
+    z_bands = depth if bands * segments > 1 else min(depth, max(threads, -(-depth * height * width // target)))
     planes, rows, columns = -(-depth // z_bands), -(-height // bands), -(-width // segments)
     pixels = planes * rows * columns
     in_scratch = _covered(g, (planes, rows, columns), whole=segments == 1) * lanes if planar_in else 0
