@@ -144,7 +144,7 @@ def _prefetch_next(e: Block, k: DepthwiseKernel, row: Row, o: Int, x: Int) -> No
         for y in range(k.stride[1]):
             start = row.tap + y_stride * ((k.kernel[1] - 1) * k.dilation[1] + 1 + y) + o // k.multiplier
             for column in range(k.columns * k.stride[2]):
-                (start + (x * k.stride[2] + column) * row.x_stride).prefetch()
+                (start + (x * k.stride[2] + column) * row.x_stride).prefetch(2)
 
 
 def _store(k: DepthwiseKernel, sums: list[Vec], out: Ptr, out_stride: int) -> None:

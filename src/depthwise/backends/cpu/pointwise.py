@@ -23,6 +23,11 @@ from .plan import PointwiseKernel
 SLOTS = ("pointwise_weight", "pointwise_bias", "residual", "out", "pixels", "bands", "panel_chunks")
 
 
+# How far ahead weights are fetched, in input channels: the hardware's own prefetching stops at the end of each page.
+# MobileNetV1's blocks took 1 to 5 % less time (AMD EPYC, Zen 4, 1 thread, 2026-11-23).
+PREFETCH_INPUTS = 24
+
+
 @dataclass(frozen=True, slots=True)
 class Band:
     """Neighbouring pixels: what is multiplied, their number, and where result and residual lie."""
@@ -100,6 +105,8 @@ def _write_tile(e: Block, k: PointwiseKernel, band: Band, panel: _Panel, m: Int,
     with e.loop(0, k.group_inputs, carried=sums) as c:
         weights = panel.weight + c.index * (vectors * k.lanes)
         columns = [(weights + j * k.lanes).load(k.lanes) for j in range(vectors)]
+        for j in range(vectors):
+            (weights + (PREFETCH_INPUTS * vectors + j) * k.lanes).prefetch(1)
         for i in range(rows):
             pixel = e.splat(a + (c.index + i * k.pixel_stride), k.lanes)
             for j in range(vectors):
