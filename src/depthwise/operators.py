@@ -17,6 +17,7 @@ from torch.utils.flop_counter import register_flop_formula
 from .backends import EAGER, choose, is_observed, recall
 from .backends.base import Activation, Backend, Call, Runner, SeparableTensors, Weights, norm_of
 from .backends.cpu import depthwise_gradients, run_depthwise, run_separable
+from .backends.formats import memory_format_of
 from .cost import convolution_cost
 from .geometry import Geometry
 
@@ -63,6 +64,8 @@ def _chosen(x: Tensor, weights: Weights, g: Geometry) -> Backend:
 
 def _call(x: Tensor, weights: Weights, g: Geometry) -> Call:
     is_separable = isinstance(weights, SeparableTensors)
+    traced = type(x) is not Tensor and not isinstance(x, torch.nn.Parameter)
+    filters = weights.filters if isinstance(weights, SeparableTensors) else weights[:1]
     return Call(
         "separable" if is_separable else "depthwise",
         g,
@@ -70,10 +73,12 @@ def _call(x: Tensor, weights: Weights, g: Geometry) -> Call:
         x.device.type,
         batch=x.shape[0],
         strides=x.stride(),
+        # To look at the strides of a traced size would pin it.
+        memory_format=torch.contiguous_format if torch.compiler.is_compiling() else memory_format_of(x, *filters),
         activations=_activations(weights),
         residual=isinstance(weights, SeparableTensors) and weights.residual is not None,
         differentiable=_needs_gradient(x, weights),
-        traced=type(x) is not Tensor and not isinstance(x, torch.nn.Parameter),
+        traced=traced,
     )
 
 
@@ -213,18 +218,17 @@ def _cpu_separable(x: Tensor, *arguments: Any) -> Tensor:
 
 
 def _fake_depthwise(x: Tensor, weight: Tensor, _: Tensor | None, *window: Any) -> Tensor:
-    return _fake_result(x, _geometry(x, weight, *window))
+    return _fake_result(x, _geometry(x, weight, *window), weight)
 
 
 def _fake_separable(x: Tensor, *arguments: Any) -> Tensor:
-    return _fake_result(x, _of_arguments(x, *arguments)[1])
+    tensors, g = _of_arguments(x, *arguments)
+    return _fake_result(x, g, *tensors.filters)
 
 
-def _fake_result(x: Tensor, g: Geometry) -> Tensor:
-    from .backends.cpu.launch import memory_format_of
-
+def _fake_result(x: Tensor, g: Geometry, *filters: Tensor) -> Tensor:
     size = (x.shape[0], *g.output_size)
-    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=memory_format_of(x))
+    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=memory_format_of(x, *filters))
 
 
 _LIBRARY.impl("cpu_depthwise_conv", _cpu_depthwise, "CPU")

@@ -24,6 +24,7 @@ from depthwise.backends.cpu.pack import Pack, pack_of
 from depthwise.backends.cpu.plan import TILES
 from depthwise.backends.cpu.program import Program
 from depthwise.backends.eager import activate
+from depthwise.backends.formats import memory_format_of
 from depthwise.geometry import Geometry, IntOrTuple, Padding, geometry, per_axis
 from tests.support.cases import CHANNELS_LAST, small_integers
 
@@ -236,7 +237,7 @@ def run_decision(decision: Decision, g: Geometry, x: Tensor, numbers: Numbers, m
     copies: dict[str, Any] = {name: None if tensor is None else memory.place(tensor) for name, tensor in kept.items()}
     x, residual = memory.place(x), numbers.residual
     if residual is not None:
-        residual = memory.place(residual.contiguous(memory_format=launch.memory_format_of(x)))
+        residual = memory.place(residual.contiguous(memory_format=memory_format_of(x)))
     runner = Launch(decision, Pack(**copies), x, g)
     with (
         patch.object(buffers, "result", memory.empty_strided),

@@ -23,6 +23,7 @@ class Call:
     """One convolution as a backend is asked for it: everything but the numbers.
 
     batch, strides: of the input, strides in elements; None where nothing is known of its layout
+    memory_format:  of the result
     differentiable: a gradient of the result may be asked for
     traced:         the call is being written into a program
     """
@@ -33,6 +34,7 @@ class Call:
     device: str
     batch: int = 1
     strides: tuple[int, ...] | None = None
+    memory_format: torch.memory_format = torch.contiguous_format
     activations: tuple[Activation, Activation] = (None, None)
     residual: bool = False
     differentiable: bool = False
@@ -81,6 +83,11 @@ class SeparableTensors:
             *_norm_arguments(self.depthwise_norm),
             *_norm_arguments(self.pointwise_norm),
         ]
+
+    @property
+    def filters(self) -> tuple[Tensor, ...]:
+        """The weights of the convolutions themselves."""
+        return self.depthwise_weight, self.pointwise_weight
 
     @property
     def weights(self) -> tuple[Tensor | None, ...]:

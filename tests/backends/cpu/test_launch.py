@@ -16,11 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import depthwise
-from depthwise import functional
+from depthwise import SeparableConv2d, backend, functional
 from depthwise.backends import recall
 from depthwise.backends.cpu import launch, machine, memory, threads
-from depthwise.backends.cpu.launch import Layout, layout_of, memory_format_of
+from depthwise.backends.cpu.launch import Layout, layout_of
 from depthwise.backends.cpu.program import Slots
+from depthwise.backends.formats import memory_format_of
 from depthwise.geometry import geometry
 
 pytestmark = pytest.mark.skipif(machine.host() is None, reason="no generator serves this machine")
@@ -55,7 +56,7 @@ def last(*size: int) -> Tensor:
     ids=lambda value: str(tuple(value.stride())) if isinstance(value, Tensor) else "",
 )
 def test_what_lies_side_by_side_is_read_as_it_lies(x: Tensor, layout: Layout) -> None:
-    found = layout_of(x)
+    found = layout_of(x, memory_format_of(x))
     assert found.copied is None
     assert found.planar_in == layout.planar_in or x.shape[1] == 1
     last_format = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
@@ -63,9 +64,24 @@ def test_what_lies_side_by_side_is_read_as_it_lies(x: Tensor, layout: Layout) ->
 
 
 def test_what_does_not_is_copied_and_told() -> None:
-    found = layout_of(ones(2, 8, 9, 18)[..., ::2])
+    found = layout_of(ones(2, 8, 9, 18)[..., ::2], torch.contiguous_format)
     assert found.copied == "neither channels nor columns lie side by side in strides (1296, 162, 18, 2)"
     assert (found.planar_in, found.planar_out) == (True, True)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 8, 17])
+@pytest.mark.parametrize("separable", [False, True])
+def test_channels_last_weights_make_the_result_channels_last(channels: int, separable: bool) -> None:
+    layer = SeparableConv2d(channels, 24, 3, padding=1).eval()
+    model: Any = layer if separable else layer.depthwise
+    model.to(memory_format=torch.channels_last)
+    x = torch.randn(2, channels, 9, 9)
+    with torch.no_grad(), backend("eager"):
+        expected = model(x)
+    with torch.no_grad(), backend("cpu"):
+        for found in (model(x), model(x)):
+            assert found.stride() == expected.stride()
+            torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("offset", range(1, 5))

@@ -55,7 +55,8 @@ class Cpu(Backend):
         if by_parts:
             g = replace(g, out_channels=None, groups=1)
         x = torch.empty_strided((call.batch, *g.input_size), call.strides, device="meta")
-        name = decide(g, x, (None, None) if by_parts else call.activations, residual=call.residual).name
+        activations = (None, None) if by_parts else call.activations
+        name = decide(g, x, activations, residual=call.residual, memory_format=call.memory_format).name
         return f"{name}, the other parts PyTorch's: a gradient is needed" if by_parts else name
 
     def depthwise(self, x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:

@@ -10,11 +10,11 @@ from math import prod
 
 import torch
 from torch import Tensor
-from torch._prims_common import suggest_memory_format
 
 from ...geometry import Geometry
 from .. import recall
 from ..base import Activation, Runner, SeparableTensors, Weights
+from ..formats import memory_format_of
 from . import jit, memory, threads
 from .machine import FLOAT_BYTES, Machine, host
 from .pack import Pack, pack_of
@@ -42,6 +42,7 @@ class Decision:
     program: Program
     schedule: Schedule
     layout: Layout
+    memory_format: torch.memory_format
 
     @property
     def name(self) -> str:
@@ -50,15 +51,16 @@ class Decision:
 
 def launch_of(x: Tensor, weights: Weights, g: Geometry) -> Runner | None:
     """What runs `x` with these weights as they are now; None where the code for it could not be made."""
+    memory_format = memory_format_of(x, *(weights.filters if isinstance(weights, SeparableTensors) else weights[:1]))
     if x.numel() == 0:
-        return lambda x, _: x.new_empty((x.shape[0], *g.output_size)).contiguous(memory_format=memory_format_of(x))
+        return lambda x, _: x.new_empty((x.shape[0], *g.output_size)).contiguous(memory_format=memory_format)
     is_separable = isinstance(weights, SeparableTensors)
     tensors = weights.weights if isinstance(weights, SeparableTensors) else weights
     activations: tuple[Activation, Activation] = (None, None)
     if isinstance(weights, SeparableTensors):
         activations = weights.depthwise_activation, weights.pointwise_activation
     residual = isinstance(weights, SeparableTensors) and weights.residual is not None
-    decision = decide(g, x, activations, residual=residual)
+    decision = decide(g, x, activations, residual=residual, memory_format=memory_format)
     if not _compiles(decision.program):
         return None
     kept = None if recall.needs_gradient(x, None, tensors) else recall.remembered(tensors)
@@ -96,21 +98,19 @@ def machine() -> Machine:
     return found
 
 
-def memory_format_of(x: Tensor) -> torch.memory_format:
-    """The memory format that torch's own convolution of `x` has."""
-    last = {2: torch.channels_last, 3: torch.channels_last_3d}.get(x.dim() - 2)
-    return torch.contiguous_format if last is None or suggest_memory_format(x) != last else last
-
-
-def layout_of(x: Tensor) -> Layout:
-    """Read what can be read as it lies, and write what torch's own convolution would."""
-    planar_out = memory_format_of(x) == torch.contiguous_format
+def layout_of(x: Tensor, memory_format: torch.memory_format) -> Layout:
+    """Read what can be read as it lies, and write the result in `memory_format`."""
+    planar_out = memory_format == torch.contiguous_format
     if x.stride(1) == 1 or (x.shape[1] == 1 and not planar_out):
         return Layout(planar_in=False, planar_out=planar_out)
-    if x.stride(-1) == 1 or x.shape[-1] == 1:
+    columns_together = x.stride(-1) == 1 or x.shape[-1] == 1
+    if columns_together and planar_out:
         return Layout(planar_in=True, planar_out=True)
-    why = f"neither channels nor columns lie side by side in strides {tuple(x.stride())}"
-    return Layout(planar_in=True, planar_out=True, copied=why)
+    if columns_together:
+        why = "the input is contiguous, the weights and so the result are channels-last"
+    else:
+        why = f"neither channels nor columns lie side by side in strides {tuple(x.stride())}"
+    return Layout(planar_in=planar_out, planar_out=planar_out, copied=why)
 
 
 def decide(
@@ -119,12 +119,17 @@ def decide(
     activations: tuple[Activation, Activation],
     *,
     residual: bool,
+    memory_format: torch.memory_format | None = None,
     target: Machine | None = None,
 ) -> Decision:
-    """The program and the numbers for an input of these sizes and strides, on `target` or else this machine."""
-    layout, target = layout_of(x), target or machine()
+    """The program and the numbers for an input of these sizes and strides, on `target` or else this machine.
+
+    memory_format: of the result; None: as the input has it
+    """
+    memory_format = memory_format or memory_format_of(x)
+    layout, target = layout_of(x, memory_format), target or machine()
     s = schedule(g, x.shape[0], target, threads.team_size(), planar_in=layout.planar_in, planar_out=layout.planar_out)
-    dense = x.stride(-1) == g.in_channels or x.shape[-1] == 1
+    dense = layout.copied is not None or x.stride(-1) == g.in_channels or x.shape[-1] == 1
     d = depthwise_kernel(
         g,
         activations[0],
@@ -136,7 +141,7 @@ def decide(
     if g.out_channels is not None:
         p = pointwise_kernel(g, activations[1], target, residual=residual, pixels=s.tile_pixels)
     program = Program(target, d, p, fused=s.fused and p is not None, planar_out=layout.planar_out)
-    return Decision(program, s, layout)
+    return Decision(program, s, layout, memory_format)
 
 
 class Launch:
@@ -153,12 +158,12 @@ class Launch:
         self._shared_elements = s.shared_elements
         self._elements = s.shared_elements + s.threads * s.scratch_elements
         self._size = (x.shape[0], *g.output_size)
-        self._memory_format = memory_format_of(x)
+        self._memory_format = decision.memory_format
         self._stride = torch.empty(self._size, device="meta").to(memory_format=self._memory_format).stride()
         self._copied = decision.layout.copied is not None
         self._out_slot = _DEPTHWISE_OUT if program.pointwise is None else _OUT
         slots = Slots()
-        source = x.contiguous() if self._copied else x
+        source = x.contiguous(memory_format=self._memory_format) if self._copied else x
         for name, value in self._numbers(source, g, s).items():
             slots[SLOT[name]] = value
         runtime = threads.runtime()
@@ -169,7 +174,7 @@ class Launch:
     def __call__(self, x: Tensor, residual: Tensor | None) -> Tensor:
         out = memory.result(self._size, self._stride)
         if self._copied:
-            x = x.contiguous()
+            x = x.contiguous(memory_format=self._memory_format)
         slots = Slots.from_buffer_copy(self._template)
         slots[_X] = x.data_ptr()
         slots[self._out_slot] = out.data_ptr()
