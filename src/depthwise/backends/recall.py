@@ -108,9 +108,10 @@ def repack_(model: nn.Module | None = None) -> int:
 
 
 def is_plain(x: Tensor) -> bool:
-    """Whether `x` holds numbers that may be read now: no fake, no subclass, no transform, mode or tracer around."""
+    """Whether `x` holds its numbers as they are: no fake, subclass or negated view, no transform, mode or tracer."""
     return (
         type(x) is Tensor
+        and not x.is_neg()
         and torch._C._functorch.peek_interpreter_stack() is None
         and not torch._C._len_torch_dispatch_stack()
         and torch._C._get_tracing_state() is None

@@ -301,3 +301,17 @@ def test_the_door_costs_at_most_8_microseconds(form: str) -> None:
             if overheads[-1] <= MOST_OVERHEAD_MICROSECONDS:
                 return
     raise AssertionError(f"the door costs {min(overheads):.1f} us; at most {MOST_OVERHEAD_MICROSECONDS} are allowed")
+
+
+def test_views_that_negate() -> None:
+    def negated(*size: int) -> Tensor:
+        return torch.randn(*size, dtype=torch.complex64).conj().imag
+
+    x, weight, pointwise = negated(1, 16, 9, 9), negated(16, 1, 3, 3), negated(24, 16, 1, 1)
+    bias, residual = negated(16), negated(1, 24, 9, 9)
+    assert all(tensor.is_neg() for tensor in (x, weight, pointwise, bias, residual))
+    for given in (x, x.clone()):
+        arguments = (given, weight, pointwise, bias)
+        with backend("eager"):
+            expected = functional.separable_conv2d(*arguments, padding=1, residual=residual)
+        torch.testing.assert_close(functional.separable_conv2d(*arguments, padding=1, residual=residual), expected)

@@ -179,7 +179,7 @@ class Launch:
         slots[_X] = x.data_ptr()
         slots[self._out_slot] = out.data_ptr()
         if residual is not None:
-            residual = residual.contiguous(memory_format=self._memory_format)
+            residual = residual.resolve_neg().contiguous(memory_format=self._memory_format)
             slots[_RESIDUAL] = residual.data_ptr()
         if self._elements:
             scratch = memory.scratch(self._elements * FLOAT_BYTES)

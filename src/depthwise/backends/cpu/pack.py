@@ -44,8 +44,8 @@ def _folded(weight: Tensor, bias: Tensor | None, norm: Norm | None) -> tuple[Ten
 
 def pack_depthwise(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     """(taps, filters) and (filters,) from torch's (filters, 1, *kernel)."""
-    packed: Tensor = weight.detach().flatten(1).t().contiguous()
-    return packed, weight.new_zeros(weight.shape[0]) if bias is None else bias.detach().contiguous()
+    packed: Tensor = weight.detach().resolve_neg().flatten(1).t().contiguous()
+    return packed, weight.new_zeros(weight.shape[0]) if bias is None else bias.detach().resolve_neg().contiguous()
 
 
 def unpack_depthwise(packed: Tensor, kernel_size: tuple[int, ...]) -> Tensor:
