@@ -10,7 +10,7 @@ import torch
 from torch import Size, Tensor
 
 from . import backends, operators
-from .backends.base import Activation, Norm, SeparableTensors
+from .backends.base import Activation, DepthwiseTensors, Norm, SeparableTensors
 from .backends.eager import ACTIVATIONS, DEFAULT_SLOPES
 from .errors import DepthwiseError
 from .geometry import AXES, Geometry, IntOrTuple, Padding, geometry
@@ -208,7 +208,7 @@ def depthwise_conv(
     _check_tensors(x, {"weight": weight}, {"bias": bias})
     shapes = Shapes(x.shape, weight.shape, _shape(bias))
     g = _settled(rank, shapes, stride, padding, dilation, 1)
-    run = operators.runner(x, (weight, bias), g)
+    run = operators.runner(x, DepthwiseTensors(weight, bias), g)
     if run is None:
         out = operators.depthwise(x, weight, bias, g)
         return out.squeeze(0) if unbatched else out

@@ -1,8 +1,9 @@
 """Hand a checked call to the chosen backend, or put one node for it into a program that torch compiles.
 
 The nodes are `torch.ops.depthwise.depthwise_conv` and `separable_conv`. They are composite: when the program is lowered
-they become what the chosen backend does, so that autograd, autocast and fake tensors need nothing of their own. An
-exported program holds no such node: plain aten convolutions stand in it.
+they become what the chosen backend does, so that autograd, autocast and fake tensors need nothing of their own: aten's
+convolutions, or the CPU backend's operators, `cpu_depthwise_conv` and `cpu_separable_conv`. An exported program holds
+none of these: plain aten convolutions stand in it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from .backends import EAGER, choose, is_observed, recall
-from .backends.base import Activation, Backend, Call, Runner, SeparableTensors, Weights, norm_of
+from .backends.base import Backend, Call, DepthwiseTensors, Runner, SeparableTensors, Weights, norm_of
 from .backends.cpu import depthwise_gradients, run_depthwise, run_separable
 from .backends.formats import memory_format_of
 from .cost import convolution_cost
@@ -25,7 +26,7 @@ from .geometry import Geometry
 def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
     """The depthwise convolution of `x`, (batch, *g.input_size)."""
     if not _becomes_a_node():
-        return _chosen(x, (weight, bias), g).depthwise(x, weight, bias, g)
+        return _chosen(x, DepthwiseTensors(weight, bias), g).depthwise(x, weight, bias, g)
     out: Tensor = torch.ops.depthwise.depthwise_conv.default(x, weight, bias, *g.window)
     return out
 
@@ -40,7 +41,9 @@ def separable(x: Tensor, tensors: SeparableTensors, g: Geometry) -> Tensor:
 
 def runner(x: Tensor, weights: Weights, g: Geometry) -> Runner | None:
     """What runs `x`, and may run calls like it; None where each must be looked at anew."""
-    if torch.compiler.is_compiling() or is_observed() or not recall.is_plain(x) or _needs_gradient(x, weights):
+    if torch.compiler.is_compiling() or is_observed() or not recall.is_plain(x):
+        return None
+    if recall.needs_gradient(x, weights.residual, weights.weights):
         return None
     return _chosen(x, weights, g).runner(x, weights, g)
 
@@ -63,35 +66,21 @@ def _chosen(x: Tensor, weights: Weights, g: Geometry) -> Backend:
 
 
 def _call(x: Tensor, weights: Weights, g: Geometry) -> Call:
-    is_separable = isinstance(weights, SeparableTensors)
-    traced = type(x) is not Tensor and not isinstance(x, torch.nn.Parameter)
-    filters = weights.filters if isinstance(weights, SeparableTensors) else weights[:1]
+    # To look at the strides of a traced size would pin it.
+    pinning = torch.compiler.is_compiling()
     return Call(
-        "separable" if is_separable else "depthwise",
+        weights.operation,
         g,
         _dtype(x),
         x.device.type,
         batch=x.shape[0],
         strides=x.stride(),
-        # To look at the strides of a traced size would pin it.
-        memory_format=torch.contiguous_format if torch.compiler.is_compiling() else memory_format_of(x, *filters),
-        activations=_activations(weights),
-        residual=isinstance(weights, SeparableTensors) and weights.residual is not None,
-        differentiable=_needs_gradient(x, weights),
-        traced=traced,
+        memory_format=torch.contiguous_format if pinning else memory_format_of(x, *weights.filters),
+        activations=weights.activations,
+        residual=weights.residual is not None,
+        differentiable=recall.needs_gradient(x, weights.residual, weights.weights),
+        traced=type(x) is not Tensor and not isinstance(x, torch.nn.Parameter),
     )
-
-
-def _needs_gradient(x: Tensor, weights: Weights) -> bool:
-    if isinstance(weights, SeparableTensors):
-        return recall.needs_gradient(x, weights.residual, weights.weights)
-    return recall.needs_gradient(x, None, weights)
-
-
-def _activations(weights: Weights) -> tuple[Activation, Activation]:
-    if isinstance(weights, SeparableTensors):
-        return weights.depthwise_activation, weights.pointwise_activation
-    return None, None
 
 
 def is_autocasting(x: Tensor) -> bool:
@@ -119,16 +108,9 @@ for _prefix in ("", "cpu_"):
     _LIBRARY.define(f"{_prefix}separable_conv({_SEPARABLE}) -> Tensor")
 
 
-def _depthwise_conv(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-) -> Tensor:
-    g = _geometry(x, weight, stride, padding, dilation)
-    backend = _chosen(x, (weight, bias), g)
+def _depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None, *window: Any) -> Tensor:
+    g = _geometry(x, weight, *window)
+    backend = _chosen(x, DepthwiseTensors(weight, bias), g)
     run = backend.depthwise if recall.is_plain(x) else backend.traced_depthwise
     return run(x, weight, bias, g)
 
@@ -202,15 +184,8 @@ def _geometry(
     )
 
 
-def _cpu_depthwise(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-) -> Tensor:
-    return run_depthwise(x, weight, bias, _geometry(x, weight, stride, padding, dilation))
+def _cpu_depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, *window: Any) -> Tensor:
+    return run_depthwise(x, weight, bias, _geometry(x, weight, *window))
 
 
 def _cpu_separable(x: Tensor, *arguments: Any) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from depthwise import reference
-from depthwise.backends.base import Activation, SeparableTensors, Weights
+from depthwise.backends.base import Activation, DepthwiseTensors, SeparableTensors, Weights
 from depthwise.backends.cpu import launch, machine, schedule, threads
 from depthwise.backends.cpu import memory as buffers
 from depthwise.backends.cpu.launch import Decision, Launch
@@ -104,7 +104,7 @@ class Numbers:
 
     @property
     def residual(self) -> Tensor | None:
-        return self.weights.residual if isinstance(self.weights, SeparableTensors) else None
+        return self.weights.residual
 
     @property
     def separable(self) -> SeparableTensors:
@@ -113,9 +113,6 @@ class Numbers:
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Numbers:
         """`change` of every tensor."""
-        if not isinstance(self.weights, SeparableTensors):
-            weight, bias = self.weights
-            return Numbers(change(self.x), (change(weight), None if bias is None else change(bias)))
         tensors = {field.name: getattr(self.weights, field.name) for field in fields(self.weights)}
         changed: dict[str, Any] = {name: change(value) for name, value in tensors.items() if isinstance(value, Tensor)}
         return Numbers(change(self.x), replace(self.weights, **changed))
@@ -126,7 +123,7 @@ def numbers_of(layer: Layer, given: Input, draw: Callable[[tuple[int, ...]], Ten
     x = draw((given.batch, *g.input_size))
     weight, bias = draw((layer.filters, 1, *layer.kernel)), draw((layer.filters,))
     if layer.out_channels is None:
-        return Numbers(x, (weight, bias))
+        return Numbers(x, DepthwiseTensors(weight, bias))
     pointwise = draw((layer.out_channels, layer.filters // layer.groups, *(1,) * layer.rank))
     residual = draw((given.batch, *g.output_size)) if layer.residual else None
     return Numbers(
@@ -137,9 +134,9 @@ def numbers_of(layer: Layer, given: Input, draw: Callable[[tuple[int, ...]], Ten
 def expected_of(layer: Layer, given: Input, numbers: Numbers) -> Tensor:
     """The reference's result, in the dtype of the numbers."""
     window = {"padding": given.padding, **layer.window}
-    if not isinstance(numbers.weights, SeparableTensors):
-        return reference.depthwise_conv(numbers.x, *numbers.weights, **window)
     w = numbers.weights
+    if isinstance(w, DepthwiseTensors):
+        return reference.depthwise_conv(numbers.x, w.weight, w.bias, **window)
     y = activate(
         reference.depthwise_conv(numbers.x, w.depthwise_weight, w.depthwise_bias, **window), layer.activations[0]
     )

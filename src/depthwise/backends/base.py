@@ -60,8 +60,31 @@ class Norm(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class DepthwiseTensors:
+    """What a depthwise convolution reads beside its input; it answers what `SeparableTensors` does."""
+
+    operation: ClassVar[Operation] = "depthwise"
+    activations: ClassVar[tuple[Activation, Activation]] = (None, None)
+    norms: ClassVar[tuple[None, None]] = (None, None)
+    residual: ClassVar[None] = None
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+    @property
+    def filters(self) -> tuple[Tensor, ...]:
+        return (self.weight,)
+
+    @property
+    def weights(self) -> tuple[Tensor | None, ...]:
+        return self.weight, self.bias
+
+
+@dataclass(frozen=True, slots=True)
 class SeparableTensors:
     """What a separable convolution reads beside its input."""
+
+    operation: ClassVar[Operation] = "separable"
 
     depthwise_weight: Tensor
     pointwise_weight: Tensor
@@ -74,7 +97,7 @@ class SeparableTensors:
     pointwise_norm: Norm | None = None
 
     def arguments(self, g: Geometry) -> list[Any]:
-        """These tensors and `g` in the order of the operators `separable_conv`; `of_arguments` is the inverse."""
+        """These tensors and `g` in the order of the operator `separable_conv`."""
         return [
             *(self.depthwise_weight, self.pointwise_weight, self.depthwise_bias, self.pointwise_bias, self.residual),
             *(*g.window, g.groups),
@@ -85,6 +108,14 @@ class SeparableTensors:
         ]
 
     @property
+    def activations(self) -> tuple[Activation, Activation]:
+        return self.depthwise_activation, self.pointwise_activation
+
+    @property
+    def norms(self) -> tuple[Norm | None, Norm | None]:
+        return self.depthwise_norm, self.pointwise_norm
+
+    @property
     def filters(self) -> tuple[Tensor, ...]:
         """The weights of the convolutions themselves."""
         return self.depthwise_weight, self.pointwise_weight
@@ -93,7 +124,7 @@ class SeparableTensors:
     def weights(self) -> tuple[Tensor | None, ...]:
         """Every tensor that stays from call to call."""
         own = self.depthwise_weight, self.depthwise_bias, self.pointwise_weight, self.pointwise_bias
-        norms = (norm.tensors for norm in (self.depthwise_norm, self.pointwise_norm) if norm is not None)
+        norms = (norm.tensors for norm in self.norms if norm is not None)
         return tuple(chain(own, *norms))
 
 
@@ -111,8 +142,7 @@ def _norm_arguments(norm: Norm | None) -> tuple[list[Tensor] | None, float]:
     return (None, 0.0) if norm is None else ([tensor for tensor in norm.tensors if tensor is not None], norm.eps)
 
 
-# Of a separable convolution, or (weight, bias) of a depthwise one.
-Weights = SeparableTensors | tuple[Tensor, Tensor | None]
+Weights = DepthwiseTensors | SeparableTensors
 
 
 class Backend(ABC):

@@ -14,7 +14,7 @@ from _pytest.mark import ParameterSet
 from torch import Tensor
 
 from depthwise import reference
-from depthwise.backends.base import Activation
+from depthwise.backends.base import Activation, DepthwiseTensors
 from depthwise.backends.cpu import launch, machine
 from depthwise.backends.cpu.activations import EPS, ERROR_BOUNDS
 from depthwise.backends.cpu.launch import Decision
@@ -259,8 +259,8 @@ def bounded(layer: Layer, given: Input, numbers: Numbers) -> tuple[Tensor, Tenso
     wide, sizes = numbers.mapped(Tensor.double), numbers.mapped(lambda t: t.double().abs())
     first = replace(layer, out_channels=None)
     y, error = (
-        expected_of(first, given, Numbers(n.x, (n.separable.depthwise_weight, n.separable.depthwise_bias)))
-        for n in (wide, sizes)
+        expected_of(first, given, Numbers(n.x, DepthwiseTensors(w.depthwise_weight, w.depthwise_bias)))
+        for n, w in ((n, n.separable) for n in (wide, sizes))
     )
     y, error = through(layer.activations[0], y, 2 * (prod(layer.kernel) + 1) * EPS * error)
     w, a = wide.separable, sizes.separable

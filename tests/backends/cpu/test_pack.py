@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from depthwise import reference
-from depthwise.backends.base import Norm, SeparableTensors
+from depthwise.backends.base import DepthwiseTensors, Norm, SeparableTensors
 from depthwise.backends.cpu.pack import (
     Pack,
     pack_depthwise,
@@ -158,7 +158,7 @@ def test_a_norm_left_out_is_seen() -> None:
 
 def test_a_depthwise_convolution_alone_has_two_parts() -> None:
     weight, bias = normals(5)((6, 1, 3, 3)), normals(6)((6,))
-    pack = pack_of((weight, bias), None)
+    pack = pack_of(DepthwiseTensors(weight, bias), None)
     assert pack.pointwise_weight is pack.pointwise_bias is None
     assert torch.equal(unpack_depthwise(pack.depthwise_weight, (3, 3)), weight)
     assert torch.equal(pack.depthwise_bias, bias)

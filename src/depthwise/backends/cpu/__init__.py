@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...geometry import Geometry
 from .. import recall
-from ..base import Backend, Call, Runner, SeparableTensors, Weights
+from ..base import Backend, Call, DepthwiseTensors, Runner, SeparableTensors, Weights
 from ..eager import EAGER, by_parts, is_even, padded
 
 
@@ -93,7 +93,7 @@ def run_depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -
     """The depthwise convolution of a tensor that needs no gradient."""
     from .launch import launch_of
 
-    launch = launch_of(x, (weight, bias), g)
+    launch = launch_of(x, DepthwiseTensors(weight, bias), g)
     return EAGER.depthwise(x, weight, bias, g) if launch is None else launch(x, None)
 
 

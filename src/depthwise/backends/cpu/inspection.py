@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Literal
 
 import torch
 
@@ -11,7 +12,6 @@ from ...geometry import Geometry
 from ..base import Activation
 from . import machine
 from .launch import Decision, decide
-from .plan import Layout
 
 MACHINES = {"avx2": machine.avx2, "neon": machine.neon}
 
@@ -46,7 +46,7 @@ def inspect(
     g: Geometry,
     *,
     batch: int = 1,
-    layout: Layout = "channels_last",
+    layout: Literal["channels_last", "contiguous"] = "channels_last",
     activations: tuple[Activation, Activation] = (None, None),
     residual: bool = False,
     isa: str | None = None,

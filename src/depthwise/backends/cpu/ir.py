@@ -347,13 +347,6 @@ class Vec:
     def magnitude(self) -> Vec:
         return self._intrinsic("fabs", self)
 
-    def with_sign_of(self, other: Vec) -> Vec:
-        return self._intrinsic("copysign", self, other)
-
-    def nearest(self) -> Vec:
-        """Rounded to the nearest integer, ties to even."""
-        return self._intrinsic("nearbyint", self)
-
     def low_bits_as_exponent(self) -> Vec:
         """2^(b - 127) where the nine lowest bits of self hold b in [1, 254]; infinity where they hold 255."""
         b, integers = self.block.builder, ir.VectorType(I32, self.lanes)

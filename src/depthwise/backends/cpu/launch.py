@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...geometry import Geometry
 from .. import recall
-from ..base import Activation, Runner, SeparableTensors, Weights
+from ..base import Activation, Runner, Weights
 from ..formats import memory_format_of
 from . import jit, memory, threads
 from .machine import FLOAT_BYTES, Machine, host
@@ -51,21 +51,15 @@ class Decision:
 
 def launch_of(x: Tensor, weights: Weights, g: Geometry) -> Runner | None:
     """What runs `x` with these weights as they are now; None where the code for it could not be made."""
-    memory_format = memory_format_of(x, *(weights.filters if isinstance(weights, SeparableTensors) else weights[:1]))
+    memory_format = memory_format_of(x, *weights.filters)
     if x.numel() == 0:
         return lambda x, _: x.new_empty((x.shape[0], *g.output_size)).contiguous(memory_format=memory_format)
-    is_separable = isinstance(weights, SeparableTensors)
-    tensors = weights.weights if isinstance(weights, SeparableTensors) else weights
-    activations: tuple[Activation, Activation] = (None, None)
-    if isinstance(weights, SeparableTensors):
-        activations = weights.depthwise_activation, weights.pointwise_activation
-    residual = isinstance(weights, SeparableTensors) and weights.residual is not None
-    decision = decide(g, x, activations, residual=residual, memory_format=memory_format)
+    residual = weights.residual is not None
+    decision = decide(g, x, weights.activations, residual=residual, memory_format=memory_format)
     if not _compiles(decision.program):
         return None
-    kept = None if recall.needs_gradient(x, None, tensors) else recall.remembered(tensors)
-    norms = (weights.depthwise_norm, weights.pointwise_norm) if isinstance(weights, SeparableTensors) else ()
-    key = (is_separable, activations, g.groups, tuple(norm and norm.eps for norm in norms))
+    kept = None if recall.needs_gradient(x, None, weights.weights) else recall.remembered(weights.weights)
+    key = (weights.operation, g.groups, tuple(norm and norm.eps for norm in weights.norms))
     pack = None if kept is None else kept.packs.get(key)
     if pack is None:
         pack = pack_of(weights, decision.program.pointwise)

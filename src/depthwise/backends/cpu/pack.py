@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...folding import scale_and_shift_of
-from ..base import Norm, SeparableTensors, Weights
+from ..base import DepthwiseTensors, Norm, Weights
 from .plan import PointwiseKernel
 
 
@@ -25,8 +25,8 @@ class Pack:
 def pack_of(weights: Weights, pointwise: PointwiseKernel | None) -> Pack:
     """Pack the weights of a call, its batch norms folded in."""
     with torch.no_grad():
-        if not isinstance(weights, SeparableTensors):
-            return Pack(*pack_depthwise(*weights))
+        if isinstance(weights, DepthwiseTensors):
+            return Pack(*pack_depthwise(weights.weight, weights.bias))
         first = _folded(weights.depthwise_weight, weights.depthwise_bias, weights.depthwise_norm)
         last = _folded(weights.pointwise_weight, weights.pointwise_bias, weights.pointwise_norm)
         return Pack(*pack_depthwise(*first), *(pack_pointwise(*last, pointwise) if pointwise else ()))

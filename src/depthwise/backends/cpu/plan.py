@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Literal
 
 from ...geometry import Geometry
 from ..base import Activation
 from .machine import FLOAT_BYTES, Machine
 
-Layout = Literal["channels_last", "contiguous"]
 Axes = tuple[int, int, int]
 
 # Rows x vectors of the register tile: rows·vectors accumulators, one panel row of vectors and one splat must fit.
