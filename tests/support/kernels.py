@@ -218,8 +218,12 @@ def decide(layer: Layer, given: Input, x: Tensor, target: Machine) -> Decision:
 
     No call is too small for its threads.
     """
-    seen = replace(target, l2_bytes=SMALL_CACHE) if given.small_cache else target
-    with patch.object(threads, "team_size", lambda: given.threads), patch.object(schedule, "SERIAL_MACS", 0):
+    seen = replace(target, l1_bytes=SMALL_CACHE, l2_bytes=SMALL_CACHE) if given.small_cache else target
+    with (
+        patch.object(threads, "team_size", lambda: given.threads),
+        patch.object(schedule, "SERIAL_MACS", 0),
+        patch.object(schedule, "LEAST_STRIP_ROWS", 2),
+    ):
         decision = launch.decide(geometry_of(layer, given), x, layer.activations, residual=layer.residual, target=seen)
     pointwise = decision.program.pointwise
     if pointwise is not None:

@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from depthwise.backends.cpu import depthwise, fused, ir, jit, launch, pack, planar, pointwise, program
+from depthwise.backends.cpu import depthwise, fused, ir, jit, launch, pack, planar, pointwise, program, tile
 from depthwise.backends.cpu.ir import Block, Int, Vec
 from tests.support.kernels import HERE, NAN, Input, Layer, Memory, assert_exact
 
-MODULES = (ir, depthwise, pointwise, planar, fused, program, pack, launch)
+MODULES = (ir, tile, depthwise, pointwise, planar, fused, program, pack, launch)
 
 _BLOCK = Layer(9, (3, 2), out_channels=19, activations=(("relu", 0.0), ("leaky_relu", 0.25)), residual=True)
 # Every emitter, tails in every dimension, and all that a mutant may leave out.
@@ -68,8 +68,8 @@ def planted(monkeypatch: pytest.MonkeyPatch, owner: ModuleType | type, name: str
 
 
 def dropped_tap(right: Callable[..., Any]) -> Callable[..., Any]:
-    def chunk(e: Block, k: Any, taps: Any, start: Any, kx: Any, count: int, *rest: Any) -> Any:
-        return right(e, k, taps, start, kx, max(1, count - 1), *rest)
+    def chunk(e: Block, k: Any, strip: Any, place: Any, taps: tuple[Int, int], *rest: Any, **options: Any) -> Any:
+        return right(e, k, strip, place, (taps[0], max(1, taps[1] - 1)), *rest, **options)
 
     return chunk
 
@@ -82,11 +82,22 @@ def shifted_padding(axis: str) -> Mutant:
 
 
 def shorter_row(right: Callable[..., Any]) -> Callable[..., Any]:
-    def write_row(e: Block, k: Any, row: Any, *rest: Any) -> None:
-        whole = (row.stop - row.start) // k.columns * k.columns
-        right(e, k, replace(row, stop=row.start + whole), *rest)
+    def write_rows(e: Block, k: Any, rows: Any, *rest: Any) -> None:
+        whole = (rows.stop - rows.start) // k.columns * k.columns
+        right(e, k, replace(rows, stop=rows.start + whole), *rest)
 
-    return write_row
+    return write_rows
+
+
+def fewer_rows(right: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda e, k, rows, *rest: right(e, k, replace(rows, count=ir.greatest(rows.count - 1, 1)), *rest)
+
+
+def wider_edge(right: Callable[..., Any]) -> Callable[..., Any]:
+    def by_edges(e: Block, k: Any, ix: Int, write: Callable[[Any], None]) -> None:
+        right(e, k, ix, lambda edges: write(replace(edges, left=edges.left + (edges.left > 0))))
+
+    return by_edges
 
 
 def without_residual(right: Callable[..., Any]) -> Callable[..., Any]:
@@ -127,11 +138,13 @@ def changed(change: Callable[..., Any]) -> Mutant:
 
 
 MUTANTS: dict[str, tuple[ModuleType | type, str, Mutant]] = {
-    "a dropped tap": (depthwise, "_chunk", dropped_tap),
+    "a dropped tap": (tile, "_chunk", dropped_tap),
     "padding shifted along a row": (Block, "number", shifted_padding("x")),
     "padding shifted along a column": (Block, "number", shifted_padding("y")),
     "padding shifted along the depth": (Block, "number", shifted_padding("z")),
-    "the last columns skipped": (depthwise, "write_row", shorter_row),
+    "the last columns skipped": (depthwise, "write_rows", shorter_row),
+    "the last row of a strip skipped": (depthwise, "write_rows", fewer_rows),
+    "a column at the left edge left out": (depthwise, "_by_edges", wider_edge),
     "the last block of filters one too early": (
         depthwise,
         "first_filter",
@@ -142,8 +155,8 @@ MUTANTS: dict[str, tuple[ModuleType | type, str, Mutant]] = {
         "first_filter",
         lambda right: lambda k, block: ir.least(block, k.filters // k.lanes - 1) * k.lanes,
     ),
-    "the last row of the kernel left out": (depthwise, "_valid", changed(lambda taps, *_: (taps[0], taps[1] - 1))),
-    "rows above the image not left out": (depthwise, "_valid", changed(lambda taps, *_: (taps[0] * 0, taps[1]))),
+    "the last row of the kernel left out": (tile, "valid", changed(lambda taps, *_: (taps[0], taps[1] - 1))),
+    "rows above the image not left out": (tile, "valid", changed(lambda taps, *_: (taps[0] * 0, taps[1]))),
     "columns outside the image read": (
         Int,
         "is_index_of",

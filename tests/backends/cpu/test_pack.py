@@ -38,6 +38,7 @@ def kernel(inputs: int, outputs: int, groups: int, lanes: int, vectors: int) -> 
         lanes=lanes,
         vectors=min(vectors, -(-outputs // lanes)),
         rows=6,
+        pixels_first=False,
         pixel_stride=groups * inputs,
     )
 

@@ -250,6 +250,8 @@ def depthwise_kernels(draw: st.DrawFn) -> DepthwiseKernel:
         lanes=draw(counts),
         columns=draw(counts),
         taps=draw(counts),
+        rows_unrolled=draw(st.booleans()),
+        strip_blocks=draw(counts),
         planar=planar,
         pixel_stride=None if planar else draw(st.one_of(st.none(), counts)),
     )
@@ -259,7 +261,8 @@ def depthwise_kernels(draw: st.DrawFn) -> DepthwiseKernel:
 def pointwise_kernels(draw: st.DrawFn) -> PointwiseKernel:
     numbers = ("in_channels", "out_channels", "groups", "lanes", "vectors", "rows", "pixel_stride")
     values: dict[str, Any] = {name: draw(counts) for name in numbers}
-    return PointwiseKernel(activation=draw(activations), residual=draw(st.booleans()), **values)
+    flags = {name: draw(st.booleans()) for name in ("residual", "pixels_first")}
+    return PointwiseKernel(activation=draw(activations), **flags, **values)
 
 
 @st.composite

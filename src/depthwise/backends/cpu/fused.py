@@ -11,7 +11,7 @@ The depthwise result is computed once, whatever the number of output channels, a
 from __future__ import annotations
 
 from . import depthwise, planar, pointwise
-from .depthwise import first_pixel, row_of, write_row
+from .depthwise import first_pixel, write_units
 from .ir import Block, Int, Ptr, least
 from .plan import DepthwiseKernel, PointwiseKernel, lanes_below
 from .planar import Box, box_count, box_of, pixels_to_planes, planes_of, planes_to_pixels, write_box
@@ -27,10 +27,7 @@ def write_fused(e: Block, d: DepthwiseKernel, p: PointwiseKernel, thread: Int, t
     with e.loop(thread * bands // threads, (thread + 1) * bands // threads) as task:
         first, last = task.index * units // bands, (task.index + 1) * units // bands
         start, stop = first_pixel(e, first), first_pixel(e, last)
-        with e.loop(first, last) as unit:
-            row = row_of(e, d, unit.index)
-            out = scratch + (first_pixel(e, unit.index) - start) * p.pixel_stride
-            write_row(e, d, row, (e.whole(0), e.whole(d.blocks)), out, p.pixel_stride)
+        write_units(e, d, (first, last), (e.whole(0), e.whole(d.blocks)), scratch, p.pixel_stride)
         offset = start * p.out_channels
         band = Band(scratch, stop - start, e.pointer("out") + offset, e.pointer("residual") + offset)
         write_product(e, p, band, (e.whole(0), e.whole(p.panels)))

@@ -21,6 +21,9 @@ F32 = ir.FloatType()
 POINTER = ir.PointerType()
 
 
+Case = TypeVar("Case")
+
+
 class Block:
     """A function being written. Its slots, cells of 8 bytes, are pointers and numbers that the caller fills."""
 
@@ -28,9 +31,10 @@ class Block:
         self.module = module
         self.function = function
         self.slots = {name: index for index, name in enumerate(slots)}
-        # Slots and constants are read once, in a block of their own before everything else.
+        # Slots are read once, in a block of their own before everything else.
         self._entry = ir.IRBuilder(function.append_basic_block("entry"))
-        self._read: dict[tuple[str, int], Any] = {}
+        self._read: dict[str, Any] = {}
+        self._constants: dict[tuple[ir.Block, str, int], Vec] = {}
         self.builder = ir.IRBuilder(function.append_basic_block("start"))
 
     def close(self) -> None:
@@ -55,11 +59,11 @@ class Block:
         return self.builder.call(function, [])
 
     def _slot(self, name: str, kind: ir.Type) -> Any:
-        value = self._read.get((name, 0))
+        value = self._read.get(name)
         if value is None:
             index = ir.Constant(I64, self.slots[name])
             cell = self._entry.gep(self.function.args[0], [index], source_etype=POINTER)
-            value = self._read[name, 0] = self._entry.load(cell, typ=kind)
+            value = self._read[name] = self._entry.load(cell, typ=kind)
         return value
 
     def whole(self, value: int | Int) -> Int:
@@ -117,6 +121,18 @@ class Block:
         with self.builder.if_else(condition.value) as branches:
             yield branches
 
+    def choose(self, cases: Sequence[tuple[Bool, Case]], otherwise: Case, write: Callable[[Case], None]) -> None:
+        """`write` a block for each case, of which one runs: that of the first condition that holds, or `otherwise`."""
+        if not cases:
+            write(otherwise)
+            return
+        (condition, case), *rest = cases
+        with self.either(condition) as (yes, no):
+            with yes:
+                write(case)
+            with no:
+                self.choose(rest, otherwise, write)
+
     def gather(self, base: Ptr, offsets: Sequence[Int]) -> Vec:
         """The numbers at `offsets` from `base`, one per lane."""
         vector = ir.Constant(_vector(len(offsets)), ir.Undefined)
@@ -131,11 +147,24 @@ class Block:
 
     def constant(self, value: float, lanes: int) -> Vec:
         """`value` in every lane."""
-        vector = self._read.get((repr(value), lanes))
-        if vector is None:
-            vector = _splat(self._entry, ir.Constant(F32, float(value)), lanes)
-            self._read[repr(value), lanes] = vector
-        return Vec(self, vector)
+        key = self.builder.block, repr(value), lanes
+        if key not in self._constants:
+            # Behind an address that LLVM knows nothing of: it would read constants once, ahead of every loop, and keep
+            # the sums of the loops inside in memory rather than in the registers that they then lack.
+            hidden = ir.FunctionType(POINTER, [POINTER])
+            address = self.builder.asm(hidden, "", "=r,0", [self._number(float(value))], side_effect=True)
+            self._constants[key] = self.splat(Ptr(self, address), lanes)
+        return self._constants[key]
+
+    def _number(self, value: float) -> ir.GlobalVariable:
+        name = f"number{value!r}"
+        found = self.module.globals.get(name)
+        if found is None:
+            found = ir.GlobalVariable(self.module, F32, name)
+            found.initializer = ir.Constant(F32, value)
+            found.global_constant = True
+            found.linkage = "private"
+        return found
 
 
 @dataclass
@@ -264,14 +293,14 @@ class Ptr:
     def load(self, lanes: int) -> Vec:
         return Vec(self.block, self.block.builder.load(self.value, typ=_vector(lanes), align=FLOAT_BYTES))
 
-    def prefetch(self, level: Literal[1, 2]) -> None:
-        """Ask for the cache line at this address, which may lie anywhere, to come to L1 or L2."""
+    def prefetch(self, level: Literal[1, 2], *, write: bool = False) -> None:
+        """Ask for the cache line at this address, which may lie anywhere, to come to L1 or L2, perhaps to be written."""
         function = self.block.module.globals.get("llvm.prefetch.p0")
         if function is None:
             kind = ir.FunctionType(ir.VoidType(), [POINTER, I32, I32, I32])
             function = ir.Function(self.block.module, kind, "llvm.prefetch.p0")
-        for_reading, locality, of_data = (ir.Constant(I32, number) for number in (0, 4 - level, 1))
-        self.block.builder.call(function, [self.value, for_reading, locality, of_data])
+        intent, locality, of_data = (ir.Constant(I32, number) for number in (int(write), 4 - level, 1))
+        self.block.builder.call(function, [self.value, intent, locality, of_data])
 
     def store(self, vector: Vec) -> None:
         self.block.builder.store(vector.value, self.value, align=FLOAT_BYTES)

@@ -28,12 +28,12 @@ def fma_gflops(threads_asked: int, seconds: float = 0.2) -> float:
     # Enough independent sums to cover the latency of the multiply-adds, and not more than there are registers.
     sums = target.vector_registers - 4
 
-    def body(e: Block, _: Int, vectors: list[Vec]) -> list[Vec]:
-        factor, term = e.constant(0.999, target.vector_lanes), e.constant(0.001, target.vector_lanes)
-        return [vector.fma(factor, term) for vector in vectors]
+    def body(_: Block, __: Int, vectors: list[Vec]) -> list[Vec]:
+        *vectors, factor, term = vectors
+        return [*(vector.fma(factor, term) for vector in vectors), factor, term]
 
     operations = 2 * sums * target.vector_lanes
-    return _rate("fma", body, sums, operations, threads_asked, seconds)
+    return _rate("fma", body, sums + 2, operations, threads_asked, seconds)
 
 
 def load_gbytes(threads_asked: int, seconds: float = 0.2) -> float:
@@ -68,7 +68,7 @@ def _rate(name: str, body: _Body, sums: int, work: int, threads_asked: int, seco
 
     def stage(e: Block, thread: Int, _: Int) -> None:
         own = thread * (_VECTORS * target.vector_lanes)
-        first = [e.constant(float(i), target.vector_lanes) for i in range(sums)]
+        first = [e.constant(1 / (i + 1), target.vector_lanes) for i in range(sums)]
         with e.loop(0, e.number("turns"), carried=first) as turn:
             turn.values = body(e, own, turn.values)
         # All of them count: what is not stored would not be computed.

@@ -21,9 +21,9 @@ TILES: dict[str, dict[int, tuple[int, ...]]] = {
     "avx2": {1: (6, 5), 2: (6, 5)},
     "neon": {1: (12, 11), 2: (12, 11)},
 }
-# Half of the smallest L1 there is.
-WEIGHT_BYTES = 16 * 1024
 COLUMNS = {"avx512": 7, "avx2": 6, "neon": 7}
+# Taps of a plane of the kernel, at most, that are written out one after another.
+MOST_UNROLLED = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,8 @@ class DepthwiseKernel:
     lanes:   output channels per vector
     columns: output columns per register tile
     taps:    columns of the kernel written out one after another; longer kernels loop
+    rows_unrolled: the rows of the kernel are written out too
+    strip_blocks: blocks of filters that a strip of rows does together
     planar:  the input is contiguous, one plane per channel
     pixel_stride: elements from one input pixel to the next; None where it is a slot
     """
@@ -47,6 +49,8 @@ class DepthwiseKernel:
     lanes: int
     columns: int
     taps: int
+    rows_unrolled: bool
+    strip_blocks: int
     planar: bool
     pixel_stride: int | None
 
@@ -55,16 +59,12 @@ class DepthwiseKernel:
         extents = "x".join(map(str, self.kernel[3 - self.rank :]))
         layout = "_planar" if self.planar else f"p{self.pixel_stride or 0}"
         window = f"k{extents}_s{_digits(self.stride)}_d{_digits(self.dilation)}_c{self.channels}m{self.multiplier}"
-        return f"{window}_{_name(self.activation)}_v{self.lanes}x{self.columns}t{self.taps}{layout}"
+        tile = f"v{self.lanes}x{self.columns}t{self.taps}{'u' * self.rows_unrolled}b{self.strip_blocks}"
+        return f"{window}_{_name(self.activation)}_{tile}{layout}"
 
     @property
     def filters(self) -> int:
         return self.channels * self.multiplier
-
-    @property
-    def blocks_first(self) -> bool:
-        """Whether a row is done block by block: the weights of all blocks would not stay in L1."""
-        return prod(self.kernel) * self.filters * FLOAT_BYTES > WEIGHT_BYTES
 
     @property
     def blocks(self) -> int:
@@ -76,6 +76,7 @@ class PointwiseKernel:
     """The constants of a pointwise loop nest: (pixels, in_channels) x (in_channels, out_channels) in each group.
 
     lanes, vectors, rows: the register tile is `rows` (or one fewer) pixels x `vectors` vectors of `lanes` channels
+    pixels_first: tiles of pixels are the outer loop, panels of weights the inner one
     pixel_stride: elements from one pixel to the next of what is multiplied
     """
 
@@ -87,11 +88,12 @@ class PointwiseKernel:
     lanes: int
     vectors: int
     rows: int
+    pixels_first: bool
     pixel_stride: int
 
     @property
     def name(self) -> str:
-        tile = f"m{self.rows}x{self.vectors}v{self.lanes}p{self.pixel_stride}"
+        tile = f"m{self.rows}x{self.vectors}v{self.lanes}{'f' * self.pixels_first}p{self.pixel_stride}"
         residual = "_residual" if self.residual else ""
         return f"n{self.out_channels}k{self.in_channels}g{self.groups}_{_name(self.activation)}{residual}_{tile}"
 
@@ -130,6 +132,7 @@ def depthwise_kernel(
     # A multiplier that does not go with the lanes takes its input lane by lane: much code for each load.
     gathers = not planar and lanes % multiplier != 0 and multiplier % lanes != 0
     columns = 2 if gathers else COLUMNS[machine.isa]
+    taps = min(kernel[2], 2) if gathers else _taps(kernel[2], machine.vector_registers - columns - 2)
     return DepthwiseKernel(
         rank=g.rank,
         channels=g.in_channels,
@@ -140,7 +143,9 @@ def depthwise_kernel(
         activation=activation,
         lanes=lanes,
         columns=columns,
-        taps=min(kernel[2], 2) if gathers else _taps(kernel[2], machine.vector_registers - columns - 2),
+        taps=taps,
+        rows_unrolled=not gathers and kernel[2] <= taps and kernel[1] * kernel[2] <= MOST_UNROLLED,
+        strip_blocks=_strip_blocks(g, columns, lanes, machine),
         planar=planar,
         pixel_stride=pixel_stride,
     )
@@ -164,8 +169,14 @@ def pointwise_kernel(
         lanes=lanes,
         vectors=vectors,
         rows=min(tiles[vectors], key=lambda rows: (wasted_rows(pixels, rows), -rows)),
+        pixels_first=weights_stay(g, machine),
         pixel_stride=unaliased(g.depthwise_channels),
     )
+
+
+def weights_stay(g: Geometry, machine: Machine) -> bool:
+    """Whether the weights of the pointwise step stay in L2 beside what is multiplied with them."""
+    return FLOAT_BYTES * g.depthwise_channels // g.groups * g.output_size[0] <= machine.l2_bytes // 2
 
 
 def wasted_rows(pixels: int, rows: int) -> int:
@@ -197,6 +208,15 @@ def _digits(axes: Axes) -> str:
 
 def _name(activation: Activation) -> str:
     return "linear" if activation is None else f"{activation[0]}{activation[1]!r}"
+
+
+def _strip_blocks(g: Geometry, columns: int, lanes: int, machine: Machine) -> int:
+    """Blocks of filters whose weights, and input rows under one tile, fit in L1, shared out evenly."""
+    kernel, stride, dilation = (three(numbers, 1) for numbers in (g.kernel_size, g.stride, g.dilation))
+    under_tile = kernel[0] * kernel[1] * ((columns - 1) * stride[2] + (kernel[2] - 1) * dilation[2] + 1)
+    block_bytes = (prod(kernel) + under_tile) * lanes * FLOAT_BYTES
+    blocks, most = -(-g.depthwise_channels // lanes), max(1, machine.l1_bytes * 3 // 4 // block_bytes)
+    return -(-blocks // -(-blocks // most))
 
 
 def _taps(kernel_columns: int, registers: int) -> int:

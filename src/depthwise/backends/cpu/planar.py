@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .depthwise import Row, first_filter, image_row, write_row
+from .depthwise import Rows, first_filter, image_rows, write_rows
 from .ir import Block, Int, Ptr, Vec, ceil_div, greatest, least
 from .plan import DepthwiseKernel
 
@@ -91,13 +91,13 @@ def write_box(e: Block, k: DepthwiseKernel, box: Box, block: Int, scratch: Ptr, 
     """One block of filters of a box, to pixels `out_stride` apart; `out` is where filter 0 goes in the first."""
     covered = _packed(e, k, box, first_filter(k, block), scratch) if k.planar else None
     height, width = box.y_stop - box.y_start, box.x_stop - box.x_start
-    with e.loop(box.z_start, box.z_stop) as z, e.loop(box.y_start, box.y_stop) as y:
+    with e.loop(box.z_start, box.z_stop) as z:
         if covered is None:
-            row = image_row(e, k, (box.n, z.index, y.index), (box.x_start, box.x_stop))
+            rows = image_rows(e, k, (box.n, z.index, box.y_start), height, (box.x_start, box.x_stop))
         else:
-            row = _packed_row(e, k, box, covered, scratch, (z.index, y.index))
-        pixel = ((z.index - box.z_start) * height + (y.index - box.y_start)) * width
-        write_row(e, k, row, (block, block + 1), out + pixel * out_stride, out_stride)
+            rows = _packed_rows(e, k, box, covered, scratch, z.index)
+        pixel = (z.index - box.z_start) * height * width
+        write_rows(e, k, rows, (block, block + 1), out + pixel * out_stride, out_stride)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,17 +129,18 @@ def _packed(e: Block, k: DepthwiseKernel, box: Box, o: Int, scratch: Ptr) -> _Co
     return covered
 
 
-def _packed_row(e: Block, k: DepthwiseKernel, box: Box, covered: _Covered, scratch: Ptr, place: tuple[Int, Int]) -> Row:
-    """The box's output row at z y, from scratch."""
-    iz, iy = place[0] * k.stride[0] - e.number("pad_z"), place[1] * k.stride[1] - e.number("pad_y")
+def _packed_rows(e: Block, k: DepthwiseKernel, box: Box, covered: _Covered, scratch: Ptr, z: Int) -> Rows:
+    """The box's output rows in plane z, from scratch."""
+    iz, iy = z * k.stride[0] - e.number("pad_z"), box.y_start * k.stride[1] - e.number("pad_y")
     y_stride = covered.width * k.lanes
     z_stride = covered.height * y_stride
-    return Row(
+    return Rows(
+        count=box.y_stop - box.y_start,
         z=iz,
         y=iy,
         tap=scratch + ((iz - covered.z) * z_stride + (iy - covered.y) * y_stride - covered.x * k.lanes),
-        z_step=z_stride * k.dilation[0],
-        y_step=y_stride * k.dilation[1],
+        z_stride=z_stride,
+        y_stride=y_stride,
         x_stride=k.lanes,
         start=box.x_start,
         stop=box.x_stop,

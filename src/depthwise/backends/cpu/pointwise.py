@@ -7,6 +7,7 @@
                 sum[i, j] += splat(pixel[m + i, c]) · weight[panel, c, j]
             out[m + i, j] = activation(sum[i, j] + residual[m + i, j])
 
+Where the weights stay in L2, tiles of pixels are the outer loop, so that the result is written in the order it lies in.
 Weights come packed panel by panel (pack.py). Pixels are cut into tiles of `rows` and of `rows - 1`, so that most
 numbers of pixels leave no remainder; a remainder overlaps the tile before it. The last vector of a group overlaps the
 one before it where channels do not fill it. Domain: lanes <= outputs of a group.
@@ -14,10 +15,11 @@ one before it where channels do not fill it. Domain: lanes <= outputs of a group
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from .activations import activated
-from .ir import Block, Int, Ptr, Vec, ceil_div, greatest, least
+from .ir import Block, Int, Ptr, ceil_div, greatest, least
 from .plan import PointwiseKernel
 
 SLOTS = ("pointwise_weight", "pointwise_bias", "residual", "out", "pixels", "bands", "panel_chunks")
@@ -55,53 +57,74 @@ def write_pointwise(e: Block, k: PointwiseKernel, thread: Int, threads: Int) -> 
 
 
 def write_product(e: Block, k: PointwiseKernel, band: Band, panels: tuple[Int, Int]) -> None:
-    """The panels [first, last) of a band: full ones first, numbered through all groups, then each group's rest."""
-    first, last = panels
-    full = k.groups * k.full_panels
-    with e.loop(first, least(last, full)) as panel:
-        group, index = panel.index // k.full_panels, panel.index % k.full_panels
-        _write_panel(e, k, band, group, index * k.vectors, k.vectors)
-    if k.rest_vectors:
-        with e.loop(greatest(first, full), last) as panel:
-            _write_panel(e, k, band, panel.index - full, e.whole(k.full_panels * k.vectors), k.rest_vectors)
-
-
-def _write_panel(e: Block, k: PointwiseKernel, band: Band, group: Int, vector: Int, vectors: int) -> None:
-    """All pixels of a band x `vectors` vectors, beginning with number `vector` of the group."""
-    start = group * k.group_vectors + vector
-    panel = _Panel(
-        weight=e.pointer("pointwise_weight") + start * (k.lanes * k.group_inputs),
-        bias=[(e.pointer("pointwise_bias") + (start + j) * k.lanes).load(k.lanes) for j in range(vectors)],
-        columns=[
-            group * k.group_outputs + least((vector + j) * k.lanes, k.group_outputs - k.lanes) for j in range(vectors)
-        ],
-        first_input=group * k.group_inputs,
-    )
-    pixels, rows = band.pixels, k.rows
-    tiles = ceil_div(pixels, rows)
-    missing = tiles * rows - pixels
-    fits, enough = missing <= tiles, pixels >= rows
-    tall = fits.pick(tiles - missing, enough.pick(tiles, 0))
-    with e.loop(0, tall) as tile:
-        _write_tile(e, k, band, panel, least(tile.index * rows, pixels - rows), rows)
-    with e.loop(0, fits.pick(missing, 0)) as tile:
-        _write_tile(e, k, band, panel, tall * rows + tile.index * (rows - 1), rows - 1)
-    with e.loop((fits | enough).pick(pixels, 0), pixels) as pixel:
-        _write_tile(e, k, band, panel, pixel.index, 1)
+    """The panels [first, last) of a band."""
+    if k.pixels_first:
+        _each_tile(
+            k, band, lambda m, rows: _each_panel(e, k, panels, lambda panel: _write_tile(e, k, band, panel, m, rows))
+        )
+    else:
+        _each_panel(
+            e, k, panels, lambda panel: _each_tile(k, band, lambda m, rows: _write_tile(e, k, band, panel, m, rows))
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class _Panel:
     weight: Ptr
-    bias: list[Vec]
+    bias: Ptr
+    vectors: int
     columns: list[Int]
     first_input: Int
 
 
+def _each_panel(e: Block, k: PointwiseKernel, panels: tuple[Int, Int], write: Callable[[_Panel], None]) -> None:
+    """Full panels first, numbered through all groups, then each group's rest."""
+    first, last = panels
+    full = k.groups * k.full_panels
+    with e.loop(first, least(last, full)) as panel:
+        group, index = panel.index // k.full_panels, panel.index % k.full_panels
+        write(_panel(e, k, group, index * k.vectors, k.vectors))
+    if k.rest_vectors:
+        with e.loop(greatest(first, full), last) as panel:
+            write(_panel(e, k, panel.index - full, e.whole(k.full_panels * k.vectors), k.rest_vectors))
+
+
+def _panel(e: Block, k: PointwiseKernel, group: Int, vector: Int, vectors: int) -> _Panel:
+    """The `vectors` vectors of a group from number `vector` on."""
+    start = group * k.group_vectors + vector
+    return _Panel(
+        weight=e.pointer("pointwise_weight") + start * (k.lanes * k.group_inputs),
+        bias=e.pointer("pointwise_bias") + start * k.lanes,
+        vectors=vectors,
+        columns=[
+            group * k.group_outputs + least((vector + j) * k.lanes, k.group_outputs - k.lanes) for j in range(vectors)
+        ],
+        first_input=group * k.group_inputs,
+    )
+
+
+def _each_tile(k: PointwiseKernel, band: Band, write: Callable[[Int, int], None]) -> None:
+    """Tiles by their first pixel and their height: `rows`, then `rows - 1`; single pixels where there are too few."""
+    pixels, rows = band.pixels, k.rows
+    e = pixels.block
+    tiles = ceil_div(pixels, rows)
+    missing = tiles * rows - pixels
+    fits, enough = missing <= tiles, pixels >= rows
+    tall = fits.pick(tiles - missing, enough.pick(tiles, 0))
+    with e.loop(0, tall) as tile:
+        write(least(tile.index * rows, pixels - rows), rows)
+    with e.loop(0, fits.pick(missing, 0)) as tile:
+        write(tall * rows + tile.index * (rows - 1), rows - 1)
+    with e.loop((fits | enough).pick(pixels, 0), pixels) as pixel:
+        write(pixel.index, 1)
+
+
 def _write_tile(e: Block, k: PointwiseKernel, band: Band, panel: _Panel, m: Int, rows: int) -> None:
-    vectors = len(panel.bias)
+    vectors = panel.vectors
     a = band.a + (m * k.pixel_stride + panel.first_input)
-    sums = [panel.bias[j] for _ in range(rows) for j in range(vectors)]
+    # Loaded here: kept from tile to tile, it would take registers from the sums.
+    bias = [(panel.bias + j * k.lanes).load(k.lanes) for j in range(vectors)]
+    sums = [bias[j] for _ in range(rows) for j in range(vectors)]
     with e.loop(0, k.group_inputs, carried=sums) as c:
         weights = panel.weight + c.index * (vectors * k.lanes)
         columns = [(weights + j * k.lanes).load(k.lanes) for j in range(vectors)]

@@ -7,10 +7,14 @@ from math import prod
 
 from ...geometry import Geometry
 from .machine import FLOAT_BYTES, Machine
-from .plan import Axes, lanes_below, three, unaliased
+from .plan import Axes, lanes_below, three, unaliased, weights_stay
 
 # A parallel region costs a few microseconds; below this many multiply-adds one thread is done sooner.
 SERIAL_MACS = 100_000
+# Fewer rows would fetch those above and below too often.
+LEAST_STRIP_ROWS = 8
+# Blocks of filters whose sums take about as long as it takes to fetch a line from beyond L2.
+FETCHED_BLOCKS = 16
 # A wave of tasks that leaves threads idle for more than this share is cut otherwise.
 LEAST_BALANCE = 0.95
 
@@ -22,7 +26,8 @@ class Schedule:
     fused:       depthwise and pointwise in one stage, else in two with the whole depthwise result between them
     tile_pixels: pixels that are multiplied in one go, which the register tile is chosen for
     shared_elements: of the depthwise result between two stages; scratch_elements: of one thread
-    prefetch:    1 where the input comes from beyond L2
+    strip_rows:  rows that a strip goes down
+    fetch_in, fetch_out: how many rows ahead input and depthwise result are fetched, 0 where they stay in L2
     """
 
     threads: int
@@ -37,7 +42,9 @@ class Schedule:
     in_scratch: int = 0
     tile_pixels: int = 0
     scratch_elements: int = 0
-    prefetch: int = 0
+    strip_rows: int = 1
+    fetch_in: int = 0
+    fetch_out: int = 0
     shared_elements: int = 0
 
 
@@ -50,8 +57,15 @@ def schedule(g: Geometry, batch: int, machine: Machine, threads: int, *, planar_
     if planar_out:
         return _boxes(g, batch, machine, threads, planar_in=planar_in)
     cut = _depthwise if g.out_channels is None else _separable
-    prefetch = batch * prod(g.input_size) * FLOAT_BYTES > machine.l2_bytes
-    return replace(cut(g, batch, machine, threads), prefetch=int(prefetch))
+    ahead = max(1, FETCHED_BLOCKS // -(-g.depthwise_channels // machine.vector_lanes))
+    in_bytes, out_bytes = (FLOAT_BYTES * batch * prod(size) for size in (g.input_size, g.depthwise_size))
+    s = cut(g, batch, machine, threads)
+    return replace(
+        s,
+        strip_rows=_strip_rows(g, machine),
+        fetch_in=ahead * (in_bytes > machine.l2_bytes),
+        fetch_out=ahead * (g.out_channels is None and out_bytes > machine.l2_bytes),
+    )
 
 
 def _depthwise(g: Geometry, batch: int, machine: Machine, threads: int) -> Schedule:
@@ -64,8 +78,9 @@ def _depthwise(g: Geometry, batch: int, machine: Machine, threads: int) -> Sched
 
 def _separable(g: Geometry, batch: int, machine: Machine, threads: int) -> Schedule:
     stride = unaliased(g.depthwise_channels)
-    # A quarter of L2, and enough pixels to use a panel of weights often.
-    target = max(56, machine.l2_bytes // 4 // (FLOAT_BYTES * stride))
+    # Little of L2 where the weights stay there too; else more, and enough pixels to use a panel of weights often.
+    share = machine.l2_bytes // (16 if weights_stay(g, machine) else 4)
+    target = max(56, share // (FLOAT_BYTES * stride))
     rows, width = batch * prod(g.out_spatial[:-1]), g.out_spatial[-1]
     segments = _segments(g, rows, threads, target)
     units, unit_pixels = rows * segments, -(-width // segments)
@@ -128,6 +143,14 @@ def _covered(g: Geometry, outputs: Axes, *, whole: bool) -> int:
         for size, n, k, s, d in zip(sizes, outputs, kernel, stride, dilation, strict=True)
     )
     return depth * height * (sizes[2] if whole else width)
+
+
+def _strip_rows(g: Geometry, machine: Machine) -> int:
+    """Rows whose input and result stay in L2 from one strip to the next."""
+    if g.rank == 1:
+        return 1
+    row_elements = g.input_size[0] * g.input_size[-1] * g.stride[-2] + g.depthwise_channels * g.out_spatial[-1]
+    return max(LEAST_STRIP_ROWS, machine.l2_bytes // 2 // (FLOAT_BYTES * row_elements))
 
 
 def _segments(g: Geometry, rows: int, threads: int, target: int) -> int:
