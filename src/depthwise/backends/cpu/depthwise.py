@@ -104,6 +104,13 @@ def _rows_from(e: Block, k: DepthwiseKernel, unit: Int, count: Int) -> Rows:
     return image_rows(e, k, (n, z, y), count, columns)
 
 
+def first_unseen(e: Block, k: DepthwiseKernel, unit: Int) -> Ptr:
+    """The first input pixel that a unit reads and the one before it does not."""
+    rows = _rows_from(e, k, unit, e.whole(1))
+    overlap = max(0, (k.kernel[1] - 1) * k.dilation[1] + 1 - k.stride[1])
+    return rows.tap + (rows.y_stride * overlap + (rows.start * k.stride[2] - e.number("pad_x")) * rows.x_stride)
+
+
 def image_rows(e: Block, k: DepthwiseKernel, place: tuple[Int, Int, Int], count: Int, columns: tuple[Int, Int]) -> Rows:
     """The columns [start, stop) of `count` output rows from n z y on, from a channels-last input."""
     n, z, y = place

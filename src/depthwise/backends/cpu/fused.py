@@ -11,25 +11,29 @@ The depthwise result is computed once, whatever the number of output channels, a
 from __future__ import annotations
 
 from . import depthwise, planar, pointwise
-from .depthwise import first_pixel, write_units
+from .depthwise import first_pixel, first_unseen, write_units
 from .ir import Block, Int, Ptr, least
 from .plan import DepthwiseKernel, PointwiseKernel, lanes_below
 from .planar import Box, box_count, box_of, pixels_to_planes, planes_of, planes_to_pixels, write_box
-from .pointwise import Band, write_product
+from .pointwise import Ahead, Band, write_product
 
-SLOTS = (*depthwise.SLOTS, *pointwise.SLOTS, *planar.SLOTS)
+# fetch_next: elements of the next band's input that are fetched for each pixel of this one; 0: none
+SLOTS = (*depthwise.SLOTS, *pointwise.SLOTS, *planar.SLOTS, "fetch_next")
 
 
 def write_fused(e: Block, d: DepthwiseKernel, p: PointwiseKernel, thread: Int, threads: Int) -> None:
     """Channels-last images. Tasks: bands, runs of neighbouring segments of rows."""
     units, bands = e.number("rows") * e.number("segments"), e.number("bands")
     scratch = e.pointer("scratch") + thread * e.number("scratch_elements")
-    with e.loop(thread * bands // threads, (thread + 1) * bands // threads) as task:
+    stop_task = (thread + 1) * bands // threads
+    with e.loop(thread * bands // threads, stop_task) as task:
         first, last = task.index * units // bands, (task.index + 1) * units // bands
         start, stop = first_pixel(e, first), first_pixel(e, last)
         write_units(e, d, (first, last), (e.whole(0), e.whole(d.blocks)), scratch, p.pixel_stride)
         offset = start * p.out_channels
-        band = Band(scratch, stop - start, e.pointer("out") + offset, e.pointer("residual") + offset)
+        per_pixel = (task.index + 1 < stop_task).pick(e.number("fetch_next"), 0)
+        ahead = Ahead(first_unseen(e, d, last), per_pixel)
+        band = Band(scratch, stop - start, e.pointer("out") + offset, e.pointer("residual") + offset, ahead)
         write_product(e, p, band, (e.whole(0), e.whole(p.panels)))
 
 

@@ -294,7 +294,7 @@ class Ptr:
         return Vec(self.block, self.block.builder.load(self.value, typ=_vector(lanes), align=FLOAT_BYTES))
 
     def prefetch(self, level: Literal[1, 2], *, write: bool = False) -> None:
-        """Ask for the cache line at this address, which may lie anywhere, to come to L1 or L2, perhaps to be written."""
+        """Ask for the cache line at this address, which may lie anywhere, to come to L1 or L2, to be written if so."""
         function = self.block.module.globals.get("llvm.prefetch.p0")
         if function is None:
             kind = ir.FunctionType(ir.VoidType(), [POINTER, I32, I32, I32])

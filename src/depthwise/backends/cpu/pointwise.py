@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .activations import activated
-from .ir import Block, Int, Ptr, ceil_div, greatest, least
+from .ir import Block, Int, Ptr, ceil_div, greatest, least, select
 from .plan import PointwiseKernel
 
 SLOTS = ("pointwise_weight", "pointwise_bias", "residual", "out", "pixels", "bands", "panel_chunks")
@@ -28,16 +28,30 @@ SLOTS = ("pointwise_weight", "pointwise_bias", "residual", "out", "pixels", "ban
 # How far ahead weights are fetched, in input channels: the hardware's own prefetching stops at the end of each page.
 # MobileNetV1's blocks took 1 to 5 % less time (AMD EPYC, Zen 4, 1 thread, 2026-11-23).
 PREFETCH_INPUTS = 24
+# Of float32 in a cache line.
+LINE_ELEMENTS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """Memory from `start` on, of which `per_pixel` elements are fetched for each pixel that is multiplied."""
+
+    start: Ptr
+    per_pixel: Int
 
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """Neighbouring pixels: what is multiplied, their number, and where result and residual lie."""
+    """Neighbouring pixels: what is multiplied, their number, and where result and residual lie.
+
+    ahead: what is fetched to L2 meanwhile, or None
+    """
 
     a: Ptr
     pixels: Int
     out: Ptr
     residual: Ptr
+    ahead: Ahead | None = None
 
 
 def write_pointwise(e: Block, k: PointwiseKernel, thread: Int, threads: Int) -> None:
@@ -70,6 +84,9 @@ def write_product(e: Block, k: PointwiseKernel, band: Band, panels: tuple[Int, I
 
 @dataclass(frozen=True, slots=True)
 class _Panel:
+    """`vectors` vectors of a group; `columns` are their first output channels."""
+
+    number: Int
     weight: Ptr
     bias: Ptr
     vectors: int
@@ -83,16 +100,18 @@ def _each_panel(e: Block, k: PointwiseKernel, panels: tuple[Int, Int], write: Ca
     full = k.groups * k.full_panels
     with e.loop(first, least(last, full)) as panel:
         group, index = panel.index // k.full_panels, panel.index % k.full_panels
-        write(_panel(e, k, group, index * k.vectors, k.vectors))
+        write(_panel(e, k, panel.index, (group, index * k.vectors), k.vectors))
     if k.rest_vectors:
         with e.loop(greatest(first, full), last) as panel:
-            write(_panel(e, k, panel.index - full, e.whole(k.full_panels * k.vectors), k.rest_vectors))
+            write(_panel(e, k, panel.index, (panel.index - full, e.whole(k.full_panels * k.vectors)), k.rest_vectors))
 
 
-def _panel(e: Block, k: PointwiseKernel, group: Int, vector: Int, vectors: int) -> _Panel:
-    """The `vectors` vectors of a group from number `vector` on."""
+def _panel(e: Block, k: PointwiseKernel, number: Int, place: tuple[Int, Int], vectors: int) -> _Panel:
+    """The `vectors` vectors from place = (group, vector) on."""
+    group, vector = place
     start = group * k.group_vectors + vector
     return _Panel(
+        number=number,
         weight=e.pointer("pointwise_weight") + start * (k.lanes * k.group_inputs),
         bias=e.pointer("pointwise_bias") + start * k.lanes,
         vectors=vectors,
@@ -125,11 +144,14 @@ def _write_tile(e: Block, k: PointwiseKernel, band: Band, panel: _Panel, m: Int,
     # Loaded here: kept from tile to tile, it would take registers from the sums.
     bias = [(panel.bias + j * k.lanes).load(k.lanes) for j in range(vectors)]
     sums = [bias[j] for _ in range(rows) for j in range(vectors)]
+    fetched = _fetched(e, k, band.ahead, panel, m, rows) if band.ahead is not None and k.pixels_first else None
     with e.loop(0, k.group_inputs, carried=sums) as c:
         weights = panel.weight + c.index * (vectors * k.lanes)
         columns = [(weights + j * k.lanes).load(k.lanes) for j in range(vectors)]
         for j in range(vectors):
             (weights + (PREFETCH_INPUTS * vectors + j) * k.lanes).prefetch(1)
+        if fetched is not None:
+            (fetched[0] + c.index * fetched[1]).prefetch(2)
         for i in range(rows):
             pixel = e.splat(a + (c.index + i * k.pixel_stride), k.lanes)
             for j in range(vectors):
@@ -141,3 +163,15 @@ def _write_tile(e: Block, k: PointwiseKernel, band: Band, panel: _Panel, m: Int,
             if k.residual:
                 value = value + (band.residual + place).load(k.lanes)
             (band.out + place).store(activated(value, k.activation))
+
+
+def _fetched(e: Block, k: PointwiseKernel, ahead: Ahead, panel: _Panel, m: Int, rows: int) -> tuple[Ptr, Int]:
+    """Where a tile begins to fetch, and the elements from one input channel to the next: a line, or none when done.
+
+    The tile's first panels fetch what belongs to its pixels, a line for each input channel. MobileNetV1's first four
+    blocks, whose input lies beyond L2, took 3 to 17 % less time (Intel Xeon, 2 MiB of L2, 1 thread, 2026-11-25).
+    """
+    first, lines = panel.number * k.group_inputs, ceil_div(ahead.per_pixel * rows, LINE_ELEMENTS)
+    wanted = first < lines
+    start = ahead.start + (m * ahead.per_pixel + first * LINE_ELEMENTS)
+    return select(wanted, start, panel.weight), wanted.pick(LINE_ELEMENTS, 0)

@@ -28,6 +28,7 @@ class Schedule:
     shared_elements: of the depthwise result between two stages; scratch_elements: of one thread
     strip_rows:  rows that a strip goes down
     fetch_in, fetch_out: how many rows ahead input and depthwise result are fetched, 0 where they stay in L2
+    fetch_next:  elements of the next band's input that are fetched for each pixel of this one
     """
 
     threads: int
@@ -45,6 +46,7 @@ class Schedule:
     strip_rows: int = 1
     fetch_in: int = 0
     fetch_out: int = 0
+    fetch_next: int = 0
     shared_elements: int = 0
 
 
@@ -57,15 +59,13 @@ def schedule(g: Geometry, batch: int, machine: Machine, threads: int, *, planar_
     if planar_out:
         return _boxes(g, batch, machine, threads, planar_in=planar_in)
     cut = _depthwise if g.out_channels is None else _separable
+    s = replace(cut(g, batch, machine, threads), strip_rows=_strip_rows(g, machine))
+    if FLOAT_BYTES * batch * (prod(g.input_size) + prod(g.output_size)) <= machine.l2_bytes:
+        return s
+    if s.fused and g.out_channels is not None and g.rank < 3 and weights_stay(g, machine):
+        return replace(s, fetch_next=g.in_channels * prod(g.stride))
     ahead = max(1, FETCHED_BLOCKS // -(-g.depthwise_channels // machine.vector_lanes))
-    in_bytes, out_bytes = (FLOAT_BYTES * batch * prod(size) for size in (g.input_size, g.depthwise_size))
-    s = cut(g, batch, machine, threads)
-    return replace(
-        s,
-        strip_rows=_strip_rows(g, machine),
-        fetch_in=ahead * (in_bytes > machine.l2_bytes),
-        fetch_out=ahead * (g.out_channels is None and out_bytes > machine.l2_bytes),
-    )
+    return replace(s, fetch_in=ahead, fetch_out=ahead * (g.out_channels is None))
 
 
 def _depthwise(g: Geometry, batch: int, machine: Machine, threads: int) -> Schedule:
