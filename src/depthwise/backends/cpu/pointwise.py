@@ -144,7 +144,7 @@ def _write_tile(e: Block, k: PointwiseKernel, band: Band, panel: _Panel, m: Int,
     # Loaded here: kept from tile to tile, it would take registers from the sums.
     bias = [(panel.bias + j * k.lanes).load(k.lanes) for j in range(vectors)]
     sums = [bias[j] for _ in range(rows) for j in range(vectors)]
-    fetched = _fetched(e, k, band.ahead, panel, m, rows) if band.ahead is not None and k.pixels_first else None
+    fetched = _fetched(k, band.ahead, panel, m, rows) if band.ahead is not None and k.pixels_first else None
     with e.loop(0, k.group_inputs, carried=sums) as c:
         weights = panel.weight + c.index * (vectors * k.lanes)
         columns = [(weights + j * k.lanes).load(k.lanes) for j in range(vectors)]
@@ -165,7 +165,7 @@ def _write_tile(e: Block, k: PointwiseKernel, band: Band, panel: _Panel, m: Int,
             (band.out + place).store(activated(value, k.activation))
 
 
-def _fetched(e: Block, k: PointwiseKernel, ahead: Ahead, panel: _Panel, m: Int, rows: int) -> tuple[Ptr, Int]:
+def _fetched(k: PointwiseKernel, ahead: Ahead, panel: _Panel, m: Int, rows: int) -> tuple[Ptr, Int]:
     """Where a tile begins to fetch, and the elements from one input channel to the next: a line, or none when done.
 
     The tile's first panels fetch what belongs to its pixels, a line for each input channel. MobileNetV1's first four
