@@ -239,7 +239,8 @@ def run_decision(decision: Decision, g: Geometry, x: Tensor, numbers: Numbers, m
     x, residual = memory.place(x), numbers.residual
     if residual is not None:
         residual = memory.place(residual.contiguous(memory_format=memory_format_of(x)))
-    runner = Launch(decision, Pack(**copies), x, g)
+    with patch.object(buffers, "zeros", lambda count: memory.place(torch.zeros(count))):
+        runner = Launch(decision, Pack(**copies), x, g)
     with (
         patch.object(buffers, "result", memory.empty_strided),
         patch.object(buffers, "scratch", lambda size: memory.floats(-(-size // 4))),

@@ -83,7 +83,7 @@ def shifted_padding(axis: str) -> Mutant:
 
 def shorter_row(right: Callable[..., Any]) -> Callable[..., Any]:
     def write_rows(e: Block, k: Any, rows: Any, *rest: Any) -> None:
-        whole = (rows.stop - rows.start) // k.columns * k.columns
+        whole = (rows.stop - rows.start) // k.columns[0] * k.columns[0]
         right(e, k, replace(rows, stop=rows.start + whole), *rest)
 
     return write_rows
@@ -94,8 +94,8 @@ def fewer_rows(right: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def wider_edge(right: Callable[..., Any]) -> Callable[..., Any]:
-    def by_edges(e: Block, k: Any, ix: Int, write: Callable[[Any], None]) -> None:
-        right(e, k, ix, lambda edges: write(replace(edges, left=edges.left + (edges.left > 0))))
+    def by_edges(e: Block, k: Any, ix: Int, columns: int, write: Callable[[Any], None]) -> None:
+        right(e, k, ix, columns, lambda edges: write(replace(edges, left=edges.left + (edges.left > 0))))
 
     return by_edges
 

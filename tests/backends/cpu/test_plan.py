@@ -248,10 +248,11 @@ def depthwise_kernels(draw: st.DrawFn) -> DepthwiseKernel:
         dilation=dilation,
         activation=draw(activations),
         lanes=draw(counts),
-        columns=draw(counts),
+        columns=(draw(counts),),
         taps=draw(counts),
         rows_unrolled=draw(st.booleans()),
         strip_blocks=draw(counts),
+        fetches=draw(st.booleans()),
         planar=planar,
         pixel_stride=None if planar else draw(st.one_of(st.none(), counts)),
     )

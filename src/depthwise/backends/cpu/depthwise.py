@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from .activations import activated
 from .ir import Block, Int, Ptr, ceil_div, greatest, least
 from .plan import DepthwiseKernel
-from .tile import Edges, Strip, Taps, sums, valid
+from .tile import Edges, Strip, Taps, rows_of, sums, sums_of_rows, valid
 
 SLOTS = (
     *("x", "x_n", "x_c", "x_z", "x_y", "x_x", "in_z", "in_y", "in_x", "out_z", "out_y", "out_x"),
     *("pad_z", "pad_y", "pad_x", "depthwise_weight", "depthwise_bias", "depthwise_out", "rows", "segments", "chunks"),
-    *("strip_rows", "fetch_in", "fetch_out"),
+    *("strip_rows", "fetch_in", "fetch_out", "zeros"),
 )
 
 
@@ -132,41 +132,38 @@ def image_rows(e: Block, k: DepthwiseKernel, place: tuple[Int, Int, Int], count:
 def write_rows(e: Block, k: DepthwiseKernel, rows: Rows, blocks: tuple[Int, Int], out: Ptr, out_stride: int) -> None:
     """The blocks [first, last) of some rows; `out` is where filter 0 goes in the first row's column `start`."""
     width, last = rows.stop - rows.start, blocks[1]
-    out_row = width * out_stride
+    widest, *others = k.columns
+    # A wide tile where little of the last one is done twice.
+    wide = (width >= widest) & ((ceil_div(width, widest) * widest - width) * 4 <= width)
+    cases = [(wide if others else width >= widest, widest), *((width >= columns, columns) for columns in others)]
 
-    def write_strip(strip: Strip, blocks: tuple[Int, Int], out: Ptr) -> None:
-        _write_strip(e, k, rows, strip, blocks, (out, out_stride, out_row))
-
-    with e.either(width >= k.columns) as (tiled, single):
-        with tiled, e.loop(*blocks, k.strip_blocks) as chunk, e.loop(0, ceil_div(width, k.columns)) as tile:
+    def write_tiles(columns: int) -> None:
+        with e.loop(*blocks, k.strip_blocks) as chunk, e.loop(0, ceil_div(width, columns)) as tile:
             some = chunk.index, least(chunk.index + k.strip_blocks, last)
-            offset = least(tile.index * k.columns, width - k.columns)
+            offset = least(tile.index * columns, width - columns)
             ix = (rows.start + offset) * k.stride[2] - e.number("pad_x")
-            place = out + offset * out_stride
-            _by_edges(
-                e,
-                k,
-                ix,
-                lambda edges: write_strip(Strip(ix, k.columns, edges, rows.x_stride, rows.packed), some, place),
-            )
-        with single, e.loop(0, width) as column:
-            ix = (rows.start + column.index) * k.stride[2] - e.number("pad_x")
-            strip = Strip(ix, 1, Edges(checked=True), rows.x_stride, rows.packed)
-            write_strip(strip, blocks, out + column.index * out_stride)
+            place = out + offset * out_stride, out_stride, width * out_stride
+
+            def write(edges: Edges) -> None:
+                _write_strip(e, k, rows, Strip(ix, columns, edges, rows.x_stride, rows.packed), some, place)
+
+            if columns > 1 and (columns == widest or k.kernel[2] <= k.taps):
+                _by_edges(e, k, ix, columns, write)
+            else:
+                write(Edges(checked=True))
+
+    e.choose(cases, 1, write_tiles)
 
 
-def _by_edges(e: Block, k: DepthwiseKernel, ix: Int, write: Callable[[Edges], None]) -> None:
+def _by_edges(e: Block, k: DepthwiseKernel, ix: Int, columns: int, write: Callable[[Edges], None]) -> None:
     """Write a strip for each way in which a tile may lie over the image's edges."""
-    if k.kernel[2] > k.taps:
-        write(Edges())
-        return
     reach = (k.kernel[2] - 1) * k.dilation[2]
-    size, last = e.number("in_x"), ix + ((k.columns - 1) * k.stride[2] + reach)
+    size, last = e.number("in_x"), ix + ((columns - 1) * k.stride[2] + reach)
     # Those of "same" padding.
     left, right = reach // 2, reach - reach // 2
     starts_inside, ends_inside = ix >= 0, last < size
     cases = [(starts_inside & ends_inside, Edges())]
-    if reach:
+    if reach > 0 and k.kernel[2] <= k.taps:
         starts_before, ends_after = ix.equals(-left), last.equals(size + (right - 1))
         cases += [
             (starts_before & ends_inside, Edges(left, 0)),
@@ -181,28 +178,22 @@ def _write_strip(
 ) -> None:
     out, out_stride, out_row = place
     z = valid(rows.z, e.number("in_z"), k, 0) if k.rank > 2 else (e.whole(0), e.whole(1))
-    with e.loop(0, rows.count) as row:
+    # A dilated kernel is a plain one on every `apart`-th row.
+    apart = k.dilation[1] if k.stride[1] == 1 else 1
+    with e.loop(0, least(rows.count, apart)) as first, e.loop(first.index, rows.count, apart) as row:
         y = valid(rows.y + row.index * k.stride[1], e.number("in_y"), k, 1) if k.rank > 1 else (e.whole(0), e.whole(1))
         start = rows.tap + row.index * k.stride[1] * rows.y_stride
         taps = Taps(start, z, y, rows.z_stride * k.dilation[0], rows.y_stride * k.dilation[1])
         target = out + row.index * out_row
 
-        def write_blocks(*, whole: bool) -> None:
-            with e.loop(*blocks) as block:
-                o = first_filter(k, block.index)
-                if k.rank > 1 and not strip.packed and strip.columns > 1:
-                    _fetch_ahead(e, k, rows, strip, start + o // k.multiplier, (target + o, out_stride, out_row))
-                for i, vector in enumerate(sums(e, k, strip, taps, o, whole=whole)):
-                    (target + (o + i * out_stride)).store(activated(vector, k.activation))
-
-        if k.rank == 1 or not k.rows_unrolled or strip.edges.checked:
-            write_blocks(whole=k.rank == 1)
-        else:
-            with e.either((y[1] - y[0]) >= k.kernel[1]) as (inside, cut):
-                with inside:
-                    write_blocks(whole=True)
-                with cut:
-                    write_blocks(whole=False)
+        written_out = rows_of(e, k, strip, taps) if k.rows_unrolled and not strip.edges.checked else None
+        with e.loop(*blocks) as block:
+            o = first_filter(k, block.index)
+            if k.fetches and strip.edges == Edges():
+                _fetch_ahead(e, k, rows, strip, start + o // k.multiplier, (target + o, out_stride, out_row))
+            tile = sums(e, k, strip, taps, o) if written_out is None else sums_of_rows(e, k, strip, written_out, o)
+            for i, vector in enumerate(tile):
+                (target + (o + i * out_stride)).store(activated(vector, k.activation))
 
 
 def _fetch_ahead(

@@ -21,6 +21,7 @@ from .pack import Pack, pack_of
 from .plan import depthwise_kernel, pointwise_kernel, three
 from .program import SLOT, Program, Slots
 from .schedule import Schedule, schedule
+from .tile import zero_elements
 
 _X, _OUT, _RESIDUAL = SLOT["x"], SLOT["out"], SLOT["residual"]
 _DEPTHWISE_OUT, _SCRATCH = SLOT["depthwise_out"], SLOT["scratch"]
@@ -158,8 +159,12 @@ class Launch:
         self._out_slot = _DEPTHWISE_OUT if program.pointwise is None else _OUT
         slots = Slots()
         source = x.contiguous(memory_format=self._memory_format) if self._copied else x
+        x_stride = program.depthwise.lanes if program.depthwise.planar else source.stride(-1)
+        # Held here, as the slots hold its address.
+        self._zeros = memory.zeros(zero_elements(program.depthwise, x_stride))
         for name, value in self._numbers(source, g, s).items():
             slots[SLOT[name]] = value
+        slots[SLOT["zeros"]] = self._zeros.data_ptr()
         runtime = threads.runtime()
         for index, address in enumerate(runtime.addresses if runtime else ()):
             slots[index] = address

@@ -54,6 +54,16 @@ def scratch(size: int) -> Tensor:
     return kept
 
 
+def zeros(elements: int) -> Tensor:
+    """At least so many zeros to read from."""
+    return _zeros(1 << elements.bit_length())
+
+
+@cache
+def _zeros(elements: int) -> Tensor:
+    return torch.zeros(elements, dtype=torch.float32, device=CPU)
+
+
 @cache
 def _advise() -> Callable[[int, int, int], int] | None:
     """madvise(address, bytes, advice) of Linux. It is a hint: what it answers does not matter."""

@@ -21,8 +21,15 @@ TILES: dict[str, dict[int, tuple[int, ...]]] = {
     "avx2": {1: (6, 5), 2: (6, 5)},
     "neon": {1: (12, 11), 2: (12, 11)},
 }
-COLUMNS = {"avx512": 7, "avx2": 6, "neon": 7}
-# Taps of a plane of the kernel, at most, that are written out one after another.
+# For few taps and for many: a sum is one chain of multiply-adds, and long chains need more of them side by side.
+COLUMNS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "avx512": ((7,), (14, 7)),
+    "avx2": ((6,), (6,)),
+    "neon": ((7,), (14, 7)),
+}
+# Of float32 in a cache line.
+LINE_ELEMENTS = 16
+# Taps of a kernel, at most, that are written out one after another.
 MOST_UNROLLED = 9
 
 
@@ -31,10 +38,11 @@ class DepthwiseKernel:
     """The constants of a depthwise loop nest.
 
     lanes:   output channels per vector
-    columns: output columns per register tile
+    columns: output columns per register tile, and those for rows that are too short for so many
     taps:    columns of the kernel written out one after another; longer kernels loop
     rows_unrolled: the rows of the kernel are written out too
     strip_blocks: blocks of filters that a strip of rows does together
+    fetches: input and result of later rows are fetched ahead, where the schedule says so
     planar:  the input is contiguous, one plane per channel
     pixel_stride: elements from one input pixel to the next; None where it is a slot
     """
@@ -47,10 +55,11 @@ class DepthwiseKernel:
     dilation: Axes
     activation: Activation
     lanes: int
-    columns: int
+    columns: tuple[int, ...]
     taps: int
     rows_unrolled: bool
     strip_blocks: int
+    fetches: bool
     planar: bool
     pixel_stride: int | None
 
@@ -59,8 +68,9 @@ class DepthwiseKernel:
         extents = "x".join(map(str, self.kernel[3 - self.rank :]))
         layout = "_planar" if self.planar else f"p{self.pixel_stride or 0}"
         window = f"k{extents}_s{_digits(self.stride)}_d{_digits(self.dilation)}_c{self.channels}m{self.multiplier}"
-        tile = f"v{self.lanes}x{self.columns}t{self.taps}{'u' * self.rows_unrolled}b{self.strip_blocks}"
-        return f"{window}_{_name(self.activation)}_{tile}{layout}"
+        tile = "x".join(map(str, (f"v{self.lanes}", *self.columns)))
+        nest = f"t{self.taps}{'u' * self.rows_unrolled}b{self.strip_blocks}{'f' * self.fetches}"
+        return f"{window}_{_name(self.activation)}_{tile}{nest}{layout}"
 
     @property
     def filters(self) -> int:
@@ -131,8 +141,8 @@ def depthwise_kernel(
     lanes, multiplier = lanes_below(g.depthwise_channels, machine.vector_lanes), g.depth_multiplier
     # A multiplier that does not go with the lanes takes its input lane by lane: much code for each load.
     gathers = not planar and lanes % multiplier != 0 and multiplier % lanes != 0
-    columns = 2 if gathers else COLUMNS[machine.isa]
-    taps = min(kernel[2], 2) if gathers else _taps(kernel[2], machine.vector_registers - columns - 2)
+    columns = (2,) if gathers else COLUMNS[machine.isa][prod(kernel) > MOST_UNROLLED]
+    taps = min(kernel[2], 2) if gathers else _taps(kernel[2], machine.vector_registers - columns[0] - 2)
     return DepthwiseKernel(
         rank=g.rank,
         channels=g.in_channels,
@@ -144,8 +154,9 @@ def depthwise_kernel(
         lanes=lanes,
         columns=columns,
         taps=taps,
-        rows_unrolled=not gathers and kernel[2] <= taps and kernel[1] * kernel[2] <= MOST_UNROLLED,
-        strip_blocks=_strip_blocks(g, columns, lanes, machine),
+        rows_unrolled=not gathers and kernel[2] <= taps and g.rank < 3 and prod(kernel) <= MOST_UNROLLED,
+        strip_blocks=_strip_blocks(g, columns[0], lanes, machine),
+        fetches=g.rank > 1 and not planar and not fetches_next(g, machine),
         planar=planar,
         pixel_stride=pixel_stride,
     )
@@ -177,6 +188,15 @@ def pointwise_kernel(
 def weights_stay(g: Geometry, machine: Machine) -> bool:
     """Whether the weights of the pointwise step stay in L2 beside what is multiplied with them."""
     return FLOAT_BYTES * g.depthwise_channels // g.groups * g.output_size[0] <= machine.l2_bytes // 2
+
+
+def fetches_next(g: Geometry, machine: Machine) -> bool:
+    """Whether the pointwise step of one band has the time to fetch the next one's input."""
+    if g.out_channels is None or g.rank > 2 or not weights_stay(g, machine):
+        return False
+    # A line for each input channel and two vectors of output channels, while a tile's share of the input comes.
+    panels = -(-g.out_channels // (2 * machine.vector_lanes))
+    return panels * LINE_ELEMENTS * g.depth_multiplier >= TILES[machine.isa][2][0] * prod(g.stride)
 
 
 def wasted_rows(pixels: int, rows: int) -> int:
@@ -220,5 +240,4 @@ def _strip_blocks(g: Geometry, columns: int, lanes: int, machine: Machine) -> in
 
 
 def _taps(kernel_columns: int, registers: int) -> int:
-    most = max(4, min(registers, 12))
-    return kernel_columns if kernel_columns <= most else min(most, 8)
+    return min(kernel_columns, max(4, min(registers, 8)))

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from .activations import activated
 from .ir import Block, Int, Ptr, ceil_div, greatest, least, select
-from .plan import PointwiseKernel
+from .plan import LINE_ELEMENTS, PointwiseKernel
 
 SLOTS = ("pointwise_weight", "pointwise_bias", "residual", "out", "pixels", "bands", "panel_chunks")
 
@@ -28,8 +28,6 @@ SLOTS = ("pointwise_weight", "pointwise_bias", "residual", "out", "pixels", "ban
 # How far ahead weights are fetched, in input channels: the hardware's own prefetching stops at the end of each page.
 # MobileNetV1's blocks took 1 to 5 % less time (AMD EPYC, Zen 4, 1 thread, 2026-11-23).
 PREFETCH_INPUTS = 24
-# Of float32 in a cache line.
-LINE_ELEMENTS = 16
 
 
 @dataclass(frozen=True, slots=True)

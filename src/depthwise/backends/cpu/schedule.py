@@ -7,7 +7,7 @@ from math import prod
 
 from ...geometry import Geometry
 from .machine import FLOAT_BYTES, Machine
-from .plan import Axes, lanes_below, three, unaliased, weights_stay
+from .plan import Axes, fetches_next, lanes_below, three, unaliased, weights_stay
 
 # A parallel region costs a few microseconds; below this many multiply-adds one thread is done sooner.
 SERIAL_MACS = 100_000
@@ -62,7 +62,7 @@ def schedule(g: Geometry, batch: int, machine: Machine, threads: int, *, planar_
     s = replace(cut(g, batch, machine, threads), strip_rows=_strip_rows(g, machine))
     if FLOAT_BYTES * batch * (prod(g.input_size) + prod(g.output_size)) <= machine.l2_bytes:
         return s
-    if s.fused and g.out_channels is not None and g.rank < 3 and weights_stay(g, machine):
+    if s.fused and fetches_next(g, machine):
         return replace(s, fetch_next=g.in_channels * prod(g.stride))
     ahead = max(1, FETCHED_BLOCKS // -(-g.depthwise_channels // machine.vector_lanes))
     return replace(s, fetch_in=ahead, fetch_out=ahead * (g.out_channels is None))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .ir import Block, Int, Ptr, Vec, ceil_div, greatest, least, select
+from .ir import Block, Bool, Int, Ptr, Vec, ceil_div, greatest, least, select
 from .plan import DepthwiseKernel
 
 
@@ -50,7 +50,7 @@ class Strip:
 
 @dataclass(frozen=True, slots=True)
 class Taps:
-    """The kernel rows of one output row that fall inside the image.
+    """The kernel rows of one output row that fall inside the image, as loops find them.
 
     start: pointer to input column 0 of the row under tap 0 0, which may lie outside the image
     z, y:  the taps [start, stop) of each axis
@@ -64,6 +64,21 @@ class Taps:
     y_step: int | Int
 
 
+def rows_of(e: Block, k: DepthwiseKernel, strip: Strip, taps: Taps) -> list[Ptr]:
+    """Pointers to input column 0 under every kernel row, where these are written out; one outside reads zeros."""
+    if k.rank == 1:
+        return [taps.start]
+    zeros = e.pointer("zeros") - strip.ix * strip.x_stride
+    inside = [(taps.y[0] <= ky) & (taps.y[1] > ky) for ky in range(k.kernel[1])]
+    return [select(is_inside, taps.start + ky * taps.y_step, zeros) for ky, is_inside in enumerate(inside)]
+
+
+def zero_elements(k: DepthwiseKernel, x_stride: int) -> int:
+    """How many zeros a tile may read in the place of an input row."""
+    columns = (k.columns[0] - 1) * k.stride[2] + (k.kernel[2] - 1) * k.dilation[2] + 1
+    return (columns - 1) * x_stride + (k.lanes if k.planar else k.channels)
+
+
 def valid(first: Int, size: Int, k: DepthwiseKernel, axis: int) -> tuple[Int, Int]:
     """The taps [start, stop) of an axis that fall inside the image where tap 0 falls on `first`."""
     return _from(first, k, axis), least(_from(first - size, k, axis), k.kernel[axis])
@@ -74,55 +89,105 @@ def _from(first: Int, k: DepthwiseKernel, axis: int) -> Int:
     return ceil_div(greatest(0 - first, 0), k.dilation[axis])
 
 
-def sums(e: Block, k: DepthwiseKernel, strip: Strip, taps: Taps, o: Int, *, whole: bool) -> list[Vec]:
-    """The sums of one tile; `whole` where all kernel rows of a plane are inside, so that none is asked about."""
-    bias = [(e.pointer("depthwise_bias") + o).load(k.lanes)] * strip.columns
-    weight = e.pointer("depthwise_weight") + o
-    start = taps.start if strip.packed else taps.start + o // k.multiplier
+def sums(e: Block, k: DepthwiseKernel, strip: Strip, taps: Taps, o: Int) -> list[Vec]:
+    """The sums of one tile, by loops over the rows of the kernel."""
+    area, width = k.kernel[1] * k.kernel[2] * k.filters, k.kernel[2] * k.filters
+    start, weight = taps.start + _channel(k, strip, o), e.pointer("depthwise_weight") + o
+
+    def plane(start: Ptr, weight: Ptr, values: list[Vec]) -> list[Vec]:
+        with e.loop(*taps.y, carried=values) as ky:
+            place = start + ky.index * taps.y_step, weight + ky.index * width, o
+            ky.values = _row(e, k, strip, place, ky.values)
+        return ky.values
+
     if k.rank < 3:
-        return _plane(e, k, strip, taps, (start, weight, o), bias, whole=whole)
-    area = k.kernel[1] * k.kernel[2] * k.filters
-    with e.loop(*taps.z, carried=bias) as kz:
-        place = start + kz.index * taps.z_step, weight + kz.index * area, o
-        kz.values = _plane(e, k, strip, taps, place, kz.values, whole=whole)
+        return plane(start, weight, _bias(e, k, strip, o))
+    with e.loop(*taps.z, carried=_bias(e, k, strip, o)) as kz:
+        kz.values = plane(start + kz.index * taps.z_step, weight + kz.index * area, kz.values)
     return kz.values
 
 
+def sums_of_rows(e: Block, k: DepthwiseKernel, strip: Strip, rows: list[Ptr], o: Int) -> list[Vec]:
+    """The sums of one tile, every row of the kernel written out."""
+    values, weight = _bias(e, k, strip, o), e.pointer("depthwise_weight") + o
+    for ky, row in enumerate(rows):
+        place = row + _channel(k, strip, o), weight + ky * k.kernel[2] * k.filters, o
+        values = _row(e, k, strip, place, values)
+    return values
+
+
+def _bias(e: Block, k: DepthwiseKernel, strip: Strip, o: Int) -> list[Vec]:
+    return [(e.pointer("depthwise_bias") + o).load(k.lanes)] * strip.columns
+
+
+def _channel(k: DepthwiseKernel, strip: Strip, o: Int) -> int | Int:
+    """Elements from the start of an input pixel to what filter o reads."""
+    return 0 if strip.packed else o // k.multiplier
+
+
 _Place = tuple[Ptr, Ptr, Int]
-
-
-def _plane(
-    e: Block, k: DepthwiseKernel, strip: Strip, taps: Taps, place: _Place, values: list[Vec], *, whole: bool
-) -> list[Vec]:
-    """`values` plus the products of the kernel's rows in one plane."""
-    (start, weight, o), width = place, k.kernel[2] * k.filters
-    if whole:
-        for ky in range(k.kernel[1]):
-            values = _row(e, k, strip, (start + ky * taps.y_step, weight + ky * width, o), values)
-        return values
-    with e.loop(*taps.y, carried=values) as row:
-        place = start + row.index * taps.y_step, weight + row.index * width, o
-        row.values = _row(e, k, strip, place, row.values)
-    return row.values
 
 
 def _row(e: Block, k: DepthwiseKernel, strip: Strip, place: _Place, values: list[Vec]) -> list[Vec]:
     """`values` plus the products of one kernel row."""
     width = k.kernel[2]
     if width <= k.taps:
-        return _chunk(e, k, strip, place, (e.whole(0), width), values, checked=strip.edges.checked)
+        last = (strip.columns - 1) * k.stride[2] + (width - 1) * k.dilation[2] - strip.edges.right
+        inside, checked = (strip.edges.left, last), strip.edges.checked
+        return _chunk(e, k, strip, place, (e.whole(0), width), values, checked=checked, inside=inside)
+    if not strip.edges.checked:
+        whole = width // k.taps * k.taps
+        values = _along(e, k, strip, place, (e.whole(0), e.whole(whole)), k.taps, values)
+        return _chunk(e, k, strip, place, (e.whole(whole), width - whole), values) if width > whole else values
     inner, outer = _spans(e, k, strip)
     middle = inner[0] + (inner[1] - inner[0]) // k.taps * k.taps
-    for bounds, count, checked in (
-        ((outer[0], inner[0]), 1, True),
-        ((inner[0], middle), k.taps, False),
-        ((middle, inner[1]), 1, False),
-        ((inner[1], outer[1]), 1, True),
-    ):
-        with e.loop(*bounds, count, carried=values) as kx:
-            kx.values = _chunk(e, k, strip, place, (kx.index, count), kx.values, checked=checked)
-        values = kx.values
-    return values
+    # Of neighbouring taps each reaches one column more, or fewer, until all are inside.
+    steps, exists = strip.columns - 1, inner[0] < inner[1]
+    regular = steps > 0 and k.stride[2] == k.dilation[2] == 1
+    before = (exists & (inner[0] - outer[0] >= steps)) if regular else None
+    after = (exists & (outer[1] - inner[1] >= steps)) if regular else None
+    if before is not None:
+        values = _stairs(e, k, strip, place, (inner[0] - steps, before), (steps, 2 * steps), values)
+    checked_until = inner[0] if before is None else before.pick(outer[0], inner[0])
+    values = _along(e, k, strip, place, (outer[0], checked_until), 1, values, checked=True)
+    values = _along(e, k, strip, place, (inner[0], middle), k.taps, values)
+    values = _along(e, k, strip, place, (middle, inner[1]), 1, values)
+    if after is not None:
+        values = _stairs(e, k, strip, place, (inner[1], after), (0, steps - 1), values)
+    checked_from = inner[1] if after is None else after.pick(outer[1], inner[1])
+    return _along(e, k, strip, place, (checked_from, outer[1]), 1, values, checked=True)
+
+
+def _stairs(
+    e: Block,
+    k: DepthwiseKernel,
+    strip: Strip,
+    place: _Place,
+    taps: tuple[Int, Bool],
+    inside: tuple[int, int],
+    values: list[Vec],
+) -> list[Vec]:
+    """Where taps[1] holds, `values` plus the products of the taps from taps[0] on that some columns have inside."""
+    with e.loop(0, taps[1].pick(1, 0), carried=values) as once:
+        once.values = _chunk(e, k, strip, place, (taps[0], strip.columns - 1), once.values, inside=inside)
+    return once.values
+
+
+def _along(
+    e: Block,
+    k: DepthwiseKernel,
+    strip: Strip,
+    place: _Place,
+    bounds: tuple[Int, Int],
+    count: int,
+    values: list[Vec],
+    *,
+    checked: bool = False,
+) -> list[Vec]:
+    """`values` plus the products of the taps [start, stop), `count` at a time."""
+    with e.loop(*bounds, count, carried=values) as kx:
+        kx.values = _chunk(e, k, strip, place, (kx.index, count), kx.values, checked=checked)
+    return kx.values
 
 
 def _spans(e: Block, k: DepthwiseKernel, strip: Strip) -> tuple[tuple[Int, Int], tuple[Int, Int]]:
@@ -142,9 +207,13 @@ def _chunk(
     taps: tuple[Int, int],
     values: list[Vec],
     *,
-    checked: bool,
+    checked: bool = False,
+    inside: tuple[int, int] | None = None,
 ) -> list[Vec]:
-    """The taps [kx, kx + count), each input column loaded once for all the outputs it is in."""
+    """The taps [kx, kx + count), each input column loaded once for all the outputs it is in.
+
+    inside: the first and last of these columns that the image has, counted from column 0 at tap kx; None: all
+    """
     (start, weight, o), (kx, count), values = place, taps, list(values)
     weights = [(weight + (kx + t) * k.filters).load(k.lanes) for t in range(count)]
     stride, dilation = k.stride[2], k.dilation[2]
@@ -152,21 +221,24 @@ def _chunk(
     for i in range(strip.columns):
         for t in range(count):
             users.setdefault(i * stride + t * dilation, []).append((i, t))
-    end = (strip.columns - 1) * stride + (k.kernel[2] - 1) * dilation - strip.edges.right
+    first, last = inside or (min(users), max(users))
+    ix = strip.ix + kx * dilation
+    base = start + ix * strip.x_stride
     for position in sorted(users):
-        if strip.edges.left <= position <= end:
-            column = _load(e, k, strip, start, (strip.ix + kx * dilation + position, o), checked=checked)
+        if first <= position <= last:
+            pixel = base + position * strip.x_stride
+            if checked:
+                inside_image = (ix + position).is_index_of(e.number("in_x"))
+                pixel = select(inside_image, pixel, e.zeros(k.lanes + 1))
+            column = _load(e, k, strip, pixel, o)
             for i, t in users[position]:
                 values[i] = column.fma(weights[t], values[i])
     return values
 
 
-def _load(e: Block, k: DepthwiseKernel, strip: Strip, start: Ptr, place: tuple[Int, Int], *, checked: bool) -> Vec:
-    """The input of a block of filters at column ix; zeros where `checked` finds it outside the image."""
-    (ix, o), lanes, multiplier = place, k.lanes, k.multiplier
-    pixel = start + ix * strip.x_stride
-    if checked:
-        pixel = select(ix.is_index_of(e.number("in_x")), pixel, e.zeros(lanes + 1))
+def _load(e: Block, k: DepthwiseKernel, strip: Strip, pixel: Ptr, o: Int) -> Vec:
+    """The inputs of the filters from o on, of one pixel."""
+    lanes, multiplier = k.lanes, k.multiplier
     if strip.packed or multiplier == 1:
         return pixel.load(lanes)
     if multiplier % lanes == 0:
