@@ -275,13 +275,15 @@ def assert_same(actual: Tensor, expected: Tensor, what: str) -> None:
 
 def kind(program: Program) -> str:
     """The emitter that writes a program, and how it reads."""
+    if program.depthwise.edges is not None:
+        return "depthwise_planes"
     parts = "depthwise" if program.pointwise is None else "fused" if program.fused else "two_stage"
     reads, writes = ("planar" if planar else "last" for planar in (program.depthwise.planar, program.planar_out))
     return f"{parts}_{reads}_{writes}"
 
 
 KINDS = {
-    *("depthwise_last_last", "depthwise_last_planar", "depthwise_planar_planar", "fused_last_last"),
+    *("depthwise_last_last", "depthwise_last_planar", "depthwise_planar_planar", "depthwise_planes", "fused_last_last"),
     *("fused_last_planar", "fused_planar_planar", "two_stage_last_last"),
 }
 

@@ -54,6 +54,7 @@ EMITTERS: dict[str, tuple[Layer, Input]] = {
     "depthwise_last_last": (Layer(17, (3, 3)), Input(2, (7, 9), 1)),
     "depthwise_last_planar": (Layer(17, (5,)), Input(2, (40,), 2)),
     "depthwise_planar_planar": (Layer(17, (3, 3)), Input(2, (7, 9), 1, "planar")),
+    "depthwise_planes": (Layer(7, (2, 3, 3), 2), Input(2, (3, 7, 41), 1, "planar", threads=2)),
     "fused_last_last": (Layer(10, (3, 3), out_channels=34, groups=2, residual=True), Input(3, (6, 9), 1, threads=2)),
     "fused_last_planar": (Layer(9, (5,), out_channels=33), Input(2, (40,), ((4, 0),), threads=2)),
     "fused_planar_planar": (Layer(5, (3, 3), 2, out_channels=17, residual=True), Input(2, (7, 9), 1, "planar")),
@@ -154,10 +155,12 @@ def any_cut(given: Input, layer: Layer, decision: Decision, **numbers: Any) -> D
 
 # Fewer tasks than threads and more, tasks that hold parts of two images, and empty ones.
 CUTS: dict[str, list[dict[str, int]]] = {
-    "depthwise_last_last": [{"segments": s, "chunks": c} for s in (1, 2, 3, 9, 12) for c in (1, 2, 3)],
+    "depthwise_last_last": [{"segments": s, "chunks": c} for s in (1, 2, 3, 9, 12) for c in (1, 2, 3)]
+    + [{"strip_rows": r} for r in (1, 2, 5, 20)],
     "depthwise_last_planar": [{"segments": s, "boxes": s} for s in (1, 3, 40)],
     "depthwise_planar_planar": [{"segments": 1, "boxes": b} for b in (1, 2, 7)]
     + [{"segments": s, "boxes": 7 * s} for s in (2, 9)],
+    "depthwise_planes": [{}],
     "fused_last_last": [{"segments": s, "bands": b} for s in (1, 2, 9) for b in (1, 2, 5, 7, 18, 20)],
     "fused_last_planar": [{"segments": s, "boxes": s} for s in (1, 3, 40)],
     "fused_planar_planar": [{"segments": 1, "boxes": b} for b in (1, 2, 7)]
@@ -357,7 +360,7 @@ LARGE = [
     *(Layer(64, (51, 51), out_channels=80), Layer(4096, (255,), 33, 4096), Layer(64, (3, 3, 3), 32)),
     *(Layer(64, (12, 12), 5, 96, 2, residual=True), Layer(64, (12,), 5, 80, stride=3, dilation=2)),
 ]
-MOST_LINES = 4_000
+MOST_LINES = 5_000
 
 
 @pytest.mark.parametrize("target", [*HERE[:1], machine.neon()], ids=lambda target: target.isa)

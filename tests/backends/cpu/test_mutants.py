@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from depthwise.backends.cpu import depthwise, fused, ir, jit, launch, pack, planar, pointwise, program, tile
+from depthwise.backends.cpu import depthwise, fused, ir, jit, launch, pack, planar, planes, pointwise, program, tile
 from depthwise.backends.cpu.ir import Block, Int, Vec
 from tests.support.kernels import HERE, NAN, Input, Layer, Memory, assert_exact
 
-MODULES = (ir, tile, depthwise, pointwise, planar, fused, program, pack, launch)
+MODULES = (ir, tile, depthwise, pointwise, planar, planes, fused, program, pack, launch)
 
 _BLOCK = Layer(9, (3, 2), out_channels=19, activations=(("relu", 0.0), ("leaky_relu", 0.25)), residual=True)
 # Every emitter, tails in every dimension, and all that a mutant may leave out.
@@ -28,6 +28,7 @@ EXAMPLES: list[tuple[Layer, Input]] = [
     (Layer(9, (3, 3)), Input(2, (6, 9), ((1, 0), (2, 1)))),
     (Layer(9, (3, 3)), Input(1, (1, 130), 1, threads=2)),
     (Layer(9, (3, 3)), Input(2, (6, 9), 1, "planar")),
+    (Layer(3, (3, 3), 2, dilation=2), Input(2, (9, 30), 2, "planar", threads=2)),
     (Layer(5, (3, 4), 2, stride=2), Input(1, (9, 20), ((1, 2), (0, 3)))),
     (Layer(3, (2, 3, 3), 3, dilation=2), Input(1, (4, 6, 11), 1)),
 ]
@@ -132,6 +133,18 @@ def swapped_rows(right: Callable[..., Any]) -> Callable[..., Any]:
     return transposed
 
 
+def moved_less(side: str) -> Mutant:
+    def mutant(right: Callable[..., Any]) -> Callable[..., Any]:
+        def load(e: Block, k: Any, place: Any, offset: int, own: str) -> Vec:
+            less = offset - (offset > 0) + (offset < 0)
+            moved: Vec = right(e, k, place, less if own == side else offset, own)
+            return moved
+
+        return load
+
+    return mutant
+
+
 def changed(change: Callable[..., Any]) -> Mutant:
     """What a function returns, changed; `change` also sees the arguments."""
     return lambda right: lambda *arguments: change(right(*arguments), *arguments)
@@ -196,6 +209,13 @@ MUTANTS: dict[str, tuple[ModuleType | type, str, Mutant]] = {
         planar,
         "ceil_div",
         lambda right: lambda a, b: a // b,
+    ),
+    "the first vector of a row moved too little": (planes, "_load", moved_less("left")),
+    "the last vector of a row moved too little": (planes, "_load", moved_less("right")),
+    "planes' weights in another order": (
+        planes,
+        "_weights",
+        changed(lambda weights, *_: dict(zip(weights, reversed(weights.values()), strict=True))),
     ),
     "a box's input one row too few": (planar, "_span", changed(lambda span, *_: (span[0] + 1, span[1]))),
 }

@@ -254,6 +254,7 @@ def depthwise_kernels(draw: st.DrawFn) -> DepthwiseKernel:
         strip_blocks=draw(counts),
         fetches=draw(st.booleans()),
         planar=planar,
+        edges=draw(st.one_of(st.none(), st.tuples(counts, counts))) if planar else None,
         pixel_stride=None if planar else draw(st.one_of(st.none(), counts)),
     )
 

@@ -18,7 +18,7 @@ from ..formats import memory_format_of
 from . import jit, memory, threads
 from .machine import FLOAT_BYTES, Machine, host
 from .pack import Pack, pack_of
-from .plan import depthwise_kernel, pointwise_kernel, three
+from .plan import DepthwiseKernel, depthwise_kernel, pointwise_kernel, three
 from .program import SLOT, Program, Slots
 from .schedule import Schedule, schedule
 from .tile import zero_elements
@@ -139,6 +139,12 @@ def decide(
     return Decision(program, s, layout, memory_format)
 
 
+def _zero_elements(k: DepthwiseKernel, x: Tensor) -> int:
+    if k.edges is not None:
+        return x.shape[-1]
+    return zero_elements(k, k.lanes if k.planar else x.stride(-1))
+
+
 class Launch:
     """A runner: `launch(x, residual)` for inputs of the sizes and strides it was made for."""
 
@@ -159,9 +165,8 @@ class Launch:
         self._out_slot = _DEPTHWISE_OUT if program.pointwise is None else _OUT
         slots = Slots()
         source = x.contiguous(memory_format=self._memory_format) if self._copied else x
-        x_stride = program.depthwise.lanes if program.depthwise.planar else source.stride(-1)
         # Held here, as the slots hold its address.
-        self._zeros = memory.zeros(zero_elements(program.depthwise, x_stride))
+        self._zeros = memory.zeros(_zero_elements(program.depthwise, source))
         for name, value in self._numbers(source, g, s).items():
             slots[SLOT[name]] = value
         slots[SLOT["zeros"]] = self._zeros.data_ptr()

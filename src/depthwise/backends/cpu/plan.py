@@ -29,6 +29,9 @@ COLUMNS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
 }
 # Of float32 in a cache line.
 LINE_ELEMENTS = 16
+# Taps of a kernel, at most, for vectors of columns; rows of such a tile.
+MOST_DIRECT = 27
+DIRECT_ROWS = 4
 # Taps of a kernel, at most, that are written out one after another.
 MOST_UNROLLED = 9
 
@@ -44,6 +47,8 @@ class DepthwiseKernel:
     strip_blocks: blocks of filters that a strip of rows does together
     fetches: input and result of later rows are fetched ahead, where the schedule says so
     planar:  the input is contiguous, one plane per channel
+    edges:   and read as it lies (planes.py): vectors are columns, `columns` the rows of a tile, and so many columns
+             before and after a row are outside the image; None: not so
     pixel_stride: elements from one input pixel to the next; None where it is a slot
     """
 
@@ -61,12 +66,15 @@ class DepthwiseKernel:
     strip_blocks: int
     fetches: bool
     planar: bool
+    edges: tuple[int, int] | None
     pixel_stride: int | None
 
     @property
     def name(self) -> str:
         extents = "x".join(map(str, self.kernel[3 - self.rank :]))
         layout = "_planar" if self.planar else f"p{self.pixel_stride or 0}"
+        if self.edges is not None:
+            layout += f"e{self.edges[0]}x{self.edges[1]}"
         window = f"k{extents}_s{_digits(self.stride)}_d{_digits(self.dilation)}_c{self.channels}m{self.multiplier}"
         tile = "x".join(map(str, (f"v{self.lanes}", *self.columns)))
         nest = f"t{self.taps}{'u' * self.rows_unrolled}b{self.strip_blocks}{'f' * self.fetches}"
@@ -138,6 +146,25 @@ def depthwise_kernel(
     g: Geometry, activation: Activation, machine: Machine, *, planar: bool, pixel_stride: int | None
 ) -> DepthwiseKernel:
     kernel, stride, dilation = (three(numbers, 1) for numbers in (g.kernel_size, g.stride, g.dilation))
+    if planar and runs_direct(g, machine):
+        return DepthwiseKernel(
+            rank=g.rank,
+            channels=g.in_channels,
+            multiplier=g.depth_multiplier,
+            kernel=kernel,
+            stride=stride,
+            dilation=dilation,
+            activation=activation,
+            lanes=machine.vector_lanes,
+            columns=(DIRECT_ROWS,),
+            taps=kernel[2],
+            rows_unrolled=prod(kernel) <= MOST_UNROLLED,
+            strip_blocks=1,
+            fetches=False,
+            planar=True,
+            edges=g.padding[-1],
+            pixel_stride=None,
+        )
     lanes, multiplier = lanes_below(g.depthwise_channels, machine.vector_lanes), g.depth_multiplier
     # A multiplier that does not go with the lanes takes its input lane by lane: much code for each load.
     gathers = not planar and lanes % multiplier != 0 and multiplier % lanes != 0
@@ -158,8 +185,19 @@ def depthwise_kernel(
         strip_blocks=_strip_blocks(g, columns[0], lanes, machine),
         fetches=g.rank > 1 and not planar and not fetches_next(g, machine),
         planar=planar,
+        edges=None,
         pixel_stride=pixel_stride,
     )
+
+
+def runs_direct(g: Geometry, machine: Machine) -> bool:
+    """Whether a contiguous depthwise convolution is computed from planes as they lie, a row's length staying."""
+    before, after = g.padding[-1]
+    reach = (g.kernel_size[-1] - 1) * g.dilation[-1]
+    stays = g.stride[-1] == 1 and before + after == reach
+    # The first and last tile of a row have each but one edge.
+    is_long = g.input_size[-1] >= machine.vector_lanes + reach and max(before, after) <= machine.vector_lanes
+    return g.out_channels is None and prod(g.kernel_size) <= MOST_DIRECT and stays and is_long
 
 
 def pointwise_kernel(

@@ -15,6 +15,7 @@ from .ir import RUNTIME_SLOTS, Stage, write_module
 from .machine import Machine
 from .plan import DepthwiseKernel, PointwiseKernel
 from .planar import write_planar_depthwise
+from .planes import write_planes
 from .pointwise import write_pointwise
 
 SLOTS = (*RUNTIME_SLOTS, *fused.SLOTS)
@@ -43,6 +44,8 @@ class Program:
     def stages(self) -> list[Stage]:
         d, p = self.depthwise, self.pointwise
         if p is None:
+            if d.edges is not None:
+                return [lambda e, thread, team: write_planes(e, d, thread, team)]
             if self.planar_out:
                 return [lambda e, thread, team: write_planar_depthwise(e, d, thread, team)]
             return [lambda e, thread, team: write_depthwise(e, d, d.filters, thread, team)]

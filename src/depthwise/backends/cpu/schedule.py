@@ -7,7 +7,7 @@ from math import prod
 
 from ...geometry import Geometry
 from .machine import FLOAT_BYTES, Machine
-from .plan import Axes, fetches_next, lanes_below, three, unaliased, weights_stay
+from .plan import Axes, fetches_next, lanes_below, runs_direct, three, unaliased, weights_stay
 
 # A parallel region costs a few microseconds; below this many multiply-adds one thread is done sooner.
 SERIAL_MACS = 100_000
@@ -56,6 +56,8 @@ def schedule(g: Geometry, batch: int, machine: Machine, threads: int, *, planar_
     macs = out * g.depthwise_channels * (g.kernel_area + (g.out_channels or 0))
     if macs < SERIAL_MACS:
         threads = 1
+    if planar_in and runs_direct(g, machine):
+        return Schedule(threads)
     if planar_out:
         return _boxes(g, batch, machine, threads, planar_in=planar_in)
     cut = _depthwise if g.out_channels is None else _separable
