@@ -6,9 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import assume, given, settings
 from torch import nn
 
+from depthwise.geometry import torch_padding
+from depthwise.layers.conversion import CONVOLUTIONS
 from depthwise.separate.patches import outputs, patches, places
+from tests.support.cases import Case, cases, normals
 
 GEOMETRIES: list[tuple[Any, tuple[int, ...], dict[str, Any]]] = [
     (nn.Conv1d, (2, 4, 17), {"kernel_size": 4, "stride": 3, "padding": 2}),
@@ -34,6 +38,20 @@ def test_a_kernel_times_patches_is_the_convolution(
     torch.testing.assert_close(rows @ kernel.mT, wanted)
     # The check fails where a tap is another's.
     assert not torch.allclose(rows.roll(1, 2) @ kernel.mT, wanted)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@given(case=cases())
+@settings(max_examples=40)
+def test_every_geometry_that_torch_has(case: Case) -> None:
+    padding = torch_padding(case.padding, case.stride)
+    assume(padding is not None and case.batch > 0)
+    conv_class: Any = CONVOLUTIONS[case.rank]
+    window = {"stride": case.stride, "padding": padding, "dilation": case.dilation, "groups": case.groups}
+    conv = conv_class(case.in_channels, case.out_channels, case.kernel_size, bias=False, dtype=torch.float64, **window)
+    x = case.tensors(normals(1, torch.float64))[0]
+    kernel = conv.weight.flatten(1).unflatten(0, (conv.groups, -1))
+    torch.testing.assert_close(patches(x, conv, 50) @ kernel.mT, outputs(conv(x), conv, 50))
 
 
 def test_few_positions_of_large_images_are_used_and_always_the_same() -> None:

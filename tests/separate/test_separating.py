@@ -240,6 +240,22 @@ def test_dtype_layout_mode_and_gradients_are_kept() -> None:
     assert half[0].get_parameter("depthwise.weight").dtype is torch.bfloat16
 
 
+def test_channels_last_weights_stay_so_and_the_result_runs_everywhere() -> None:
+    model = convolutional(bias=True)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    report = separate_(model, images(32), budget=0.4)
+    x = images(4)
+    with torch.no_grad():
+        expected = model(x)
+        exported = torch.export.export(model, (x,)).module()
+        torch.testing.assert_close(exported(x), expected, rtol=1e-4, atol=1e-5)
+        for layer in report.separated:
+            separated: Any = model.get_submodule(layer.name)
+            assert separated.pointwise.weight.is_contiguous(memory_format=torch.channels_last)
+            model.set_submodule(layer.name, separated.to_dense())
+        torch.testing.assert_close(model(x), expected, rtol=1e-3, atol=1e-4)
+
+
 def test_torchs_random_state_is_left() -> None:
     before = torch.get_rng_state()
     model = convolutional()

@@ -40,7 +40,7 @@ def distill(
     *,
     epochs: int = 1,
     lr: float = 1e-3,
-    temperature: float = 2.0,
+    temperature: float = 4.0,
     layers: Sequence[str] = (),
     layer_weight: float = 1.0,
     labels_weight: float = 0.0,
