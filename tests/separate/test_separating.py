@@ -381,6 +381,25 @@ def test_more_errors() -> None:
         separate_(model)
 
 
+def test_outputs_that_are_not_finite_are_refused() -> None:
+    model = Calls(lambda x, conv: conv(x).log(), conv=nn.Conv2d(3, 16, 3)).eval()
+    with pytest.raises(
+        DepthwiseError, match=r"the network's output on the calibration data is not finite, or is not wh"
+    ):
+        separate_(model, images(8))
+    assert isinstance(model.conv, nn.Conv2d)
+    assert not model.conv._forward_hooks
+
+    def breaks(x: Tensor, conv: nn.Module) -> Tensor:
+        y: Tensor = conv(x)
+        return y if type(conv) is nn.Conv2d else y * float("nan")
+
+    model = Calls(breaks, conv=nn.Conv2d(3, 16, 3)).eval()
+    with pytest.raises(DepthwiseError, match="the separated network's output is not finite on the calibration data"):
+        separate_(model, images(8))
+    assert isinstance(model.conv, nn.Conv2d)
+
+
 def test_a_layer_called_otherwise_by_the_separated_network_is_refused() -> None:
     def run(x: Tensor, first: nn.Module, second: nn.Module) -> Tensor:
         y: Tensor = second(second(first(x)))

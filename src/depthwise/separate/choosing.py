@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import DepthwiseError
 from .budget import Menu, allocate, within_error
 from .calibration import Batch, energies
 from .fitting import Factors, kernel_of, options, refit_mixing, start, weight_options
@@ -81,4 +82,9 @@ def _arriving(
         for x, y in zip(before, after, strict=True):
             sums += torch.stack([(y - x).square().sum(), x.square().sum()]).to(sums.device)
     add_up_(sums)
+    if not bool(sums.isfinite().all()):
+        raise DepthwiseError(
+            f"the network's output on the calibration data is not finite, or is not where {candidate.name} is separated"
+            f"; look for NaN in the data, or leave that layer out with where="
+        )
     return float(sums[0] / sums[1]) if float(sums[1]) > 0 else 0.0

@@ -102,8 +102,9 @@ def own_evidence(
                 stack.enter_context(hooked(candidate.conv, lambda _, args, y, g=gathering: g.add(args[0], y)))
             for batch in batches:
                 batch.run(model)
-        for candidate in few:
-            yield candidate, gatherings.pop(0).evidence(model, candidate)
+        found = [gathering.evidence(model, each) for each, gathering in zip(few, gatherings, strict=True)]
+        del gatherings
+        yield from zip(few, found, strict=True)
 
 
 def evidence_between(
