@@ -11,7 +11,9 @@ from torch import nn
 
 from depthwise import DepthwiseError, blocks
 from depthwise.blocks import (
+    BlueprintConv1d,
     BlueprintConv2d,
+    BlueprintConv3d,
     ConvNeXtBlock,
     InvertedResidual,
     MobileNetV1Block,
@@ -100,6 +102,23 @@ def test_a_blueprint_filter_is_a_scaled_copy_per_channel() -> None:
     dense = block.pointwise.weight * block.depthwise.weight
     x = torch.randn(2, 3, 7, 7)
     torch.testing.assert_close(block(x), nn.functional.conv2d(x, dense, padding=1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "reflect", "circular"])
+@pytest.mark.parametrize(
+    ("block_class", "size"), [(BlueprintConv1d, (9,)), (BlueprintConv2d, (9, 8)), (BlueprintConv3d, (5, 6, 7))]
+)
+def test_a_blueprint_is_a_dense_convolution(block_class: Any, size: tuple[int, ...], padding_mode: str) -> None:
+    block = block_class(4, 6, 3, 2, 1, 1, 2, padding_mode=padding_mode, dtype=torch.float64)
+    x = torch.randn(2, 4, *size, dtype=torch.float64)
+    torch.testing.assert_close(block.to_dense()(x), block(x), rtol=1e-11, atol=1e-11)
+
+
+def test_what_of_a_blueprint_has_no_dense_equivalent() -> None:
+    with pytest.raises(DepthwiseError, match="a norm between pointwise and depthwise shifts all but the padding"):
+        BlueprintConv2d(4, 6, 3, pointwise_norm=nn.BatchNorm2d).to_dense()
+    with pytest.raises(DepthwiseError, match=r"no padding='same' with stride=\(2, 2\); pad the input yourself"):
+        BlueprintConv2d(4, 6, 3, 2, "same").to_dense()
 
 
 def test_xception_activates_before_each_separable_convolution() -> None:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_model
 
-from depthwise import cli, count, explain
+from depthwise import cli, count, explain, separated_like
 from depthwise.backends.cpu import inspection, machine, store
 from depthwise.bench import run as bench_run
 from depthwise.bench.cases import MOBILENET_V1
 from depthwise.blocks import MobileNetV1Block
 from depthwise.cli import parse_padding, parse_size
 from depthwise.geometry import geometry
+from depthwise.separate import Separation
+from depthwise.separating import QUICK
+from tests.support.dense import convolutional
 from tests.support.networks import timm_model
 
 
@@ -103,6 +108,56 @@ def test_doctor(depthwise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [(row["kind"], row["backend"]) for row in rows] == [("SeparableConv2d", "cpu")]
     counted = json.loads(depthwise("count", "mine:net", "--input", "3x9x9", "--json").out)
     assert counted == json.loads(json.dumps(count(MobileNetV1Block(3, 8), (3, 9, 9)).to_dict()))
+
+
+@pytest.fixture
+def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a module that has a network, and batches for it."""
+    (tmp_path / "trained.py").write_text(
+        "import torch\nfrom tests.support.dense import convolutional, images\n"
+        "torch.manual_seed(5)\nnet = convolutional()\n"
+        "def batches():\n    return images(32).split(16)\n"
+        "def listed():\n    return list(batches())\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "trained", raising=False)
+    monkeypatch.setattr("depthwise.separating.EFFORT", QUICK)
+    return tmp_path
+
+
+def test_separate(depthwise: Command, trained: Path) -> None:
+    files = ("--out", "net.safetensors", "--report", "page.html")
+    ran = depthwise("separate", "trained:net", "--calibration", "trained:listed", "--budget", "0.4", *files)
+    assert ran.code == 0, ran.err
+    assert re.search(r"\d of 3 convolutions separated: [\d,]+ of [\d,]+ multiplications per sample", ran.out)
+    assert re.search(r"parameters: [\d,]+ before, [\d,]+ after", ran.out)
+    assert re.search(r"dense [\d.]+ ms, separable on PyTorch's operators [\d.]+ ms, separable [\d.]+ ms", ran.out)
+    assert "wrote net.safetensors wrote net.json wrote page.html" in ran.err
+    assert "separable on PyTorch&#x27;s operators" in (trained / "page.html").read_text()
+    report = Separation.load(trained / "net.json")
+    assert report.share <= 0.4
+    loaded = separated_like(convolutional(), report)
+    load_model(loaded, trained / "net.safetensors")
+
+
+def test_separate_json_and_excluded_layers(depthwise: Command, trained: Path) -> None:
+    options = ("--max-error", "0.5", "--exclude", "0", "--out", "net.pt", "--json")
+    ran = depthwise("separate", "trained:net", "--calibration", "trained:listed", *options)
+    assert ran.code == 0, ran.err
+    result = json.loads(ran.out)
+    assert result["report"]["layers"][0]["reason"] == "excluded by where="
+    assert result["files"] == ["net.pt", "net.json"]
+    assert result["batch"] == 16
+    assert (trained / "net.pt").exists()
+
+
+def test_a_missing_safetensors_is_named_before_anything_is_done(
+    depthwise: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("depthwise.separating.find_spec", lambda name: None)
+    ran = depthwise("separate", MODEL, "--calibration", "math:pi", "--out", "net.safetensors")
+    assert ran.code == 1
+    assert "error: a .safetensors file needs the package safetensors: pip install safetensors; or write .pt" in ran.err
 
 
 INSPECT = ("inspect", "24x14x14", "--kernel", "3", "--padding", "1")
@@ -192,6 +247,32 @@ def test_bench(depthwise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (("count", "resnet", "--input", "3"), 1, "error: a model is timm:NAME or package.module:callable"),
         (("count", "torch.nn:Conv3d", "--input", "3"), 1, "error: torch.nn:Conv3d raised TypeError"),
         (("count", "depthwise.demo:nothing", "--input", "3"), 1, "has no attribute 'nothing'"),
+        (("separate", MODEL), 2, "Missing option '--calibration'"),
+        (
+            ("separate", "torch.nn:Identity", "--calibration", "images"),
+            1,
+            "error: a name is package.module:attribute; got 'images'",
+        ),
+        (
+            ("separate", MODEL, "--calibration", "math:pi"),
+            1,
+            "error: depthwise.blocks:MobileNetV1Block raised TypeError",
+        ),
+        (
+            ("separate", "torch.nn:Identity", "--calibration", "math:pi"),
+            1,
+            "error: calibration is a tensor, a batch or an iterable of batches; got float",
+        ),
+        (
+            ("separate", MODEL, "--calibration", "math:pi", "--out", "weights.txt"),
+            1,
+            "error: the weights go to a file ending in .safetensors, .pt or .pth; got weights.txt",
+        ),
+        (
+            ("separate", MODEL, "--calibration", "math:pi", "--report", "no/such/folder.html"),
+            1,
+            "error: the report goes to no/such/folder.html, and the folder no/such does not exist",
+        ),
         (("nothing",), 2, "No such command 'nothing'"),
     ],
 )
@@ -209,7 +290,7 @@ def test_brackets_in_a_message_are_kept(depthwise: Command) -> None:
     )
 
 
-@pytest.mark.parametrize("command", ["explain", "count", "doctor", "demo", "bench", "inspect"])
+@pytest.mark.parametrize("command", ["explain", "count", "doctor", "separate", "demo", "bench", "inspect"])
 def test_every_help_has_an_example(depthwise: Command, command: str) -> None:
     ran = depthwise(command, "--help")
     assert ran.code == 0

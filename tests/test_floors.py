@@ -21,7 +21,7 @@ FLOORS = [
     ["layers"],
     ["blocks"],
     ["tracing", "count", "preparing"],
-    ["explain", "doctor", "demo", "bench", "loading"],
+    ["explain", "doctor", "separate", "demo", "bench", "loading", "separating"],
     ["cli", "__main__", "__init__"],
 ]
 UNITS = [unit for floor in FLOORS for unit in floor]

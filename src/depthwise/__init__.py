@@ -15,6 +15,7 @@ from .layers import (
     SeparableConv3d,
 )
 from .preparing import prepare
+from .separate import distill, separate_, separated_like
 
 __all__ = [
     "DepthwiseConv1d",
@@ -27,8 +28,11 @@ __all__ = [
     "backend",
     "blocks",
     "count",
+    "distill",
     "explain",
     "functional",
     "prepare",
     "repack_",
+    "separate_",
+    "separated_like",
 ]

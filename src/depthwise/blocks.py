@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
-from .geometry import IntOrTuple, Padding, check_groups, per_axis, positive
+from .errors import DepthwiseError
+from .geometry import IntOrTuple, Padding, check_groups, per_axis, positive, torch_padding
 from .layers import DepthwiseConv2d, SeparableConv2d
+from .layers.conversion import CONVOLUTIONS
+from .layers.depthwise import DEPTHWISE
 from .layers.separable import MakeModule, made
 
 
@@ -135,18 +139,10 @@ class InvertedResidual(nn.Module):
         return x + y if self.adds_input else y
 
 
-class BlueprintConv2d(nn.Module):
-    """A pointwise convolution, then a depthwise one: every filter is a scaled copy of its channel's blueprint.
+class _BlueprintConv(nn.Module):
+    """What the three ranks share: BSConv-U, arXiv 2003.13549."""
 
-    BSConv-U, arXiv 2003.13549, equation 5. The bias is the depthwise convolution's: one before it would not reach the
-    zero padding alike.
-
-    x:   (batch, in_channels, height, width)
-    out: (batch, out_channels, out_height, out_width)
-
-    >>> BlueprintConv2d(3, 128, 3, padding=1)(torch.ones(1, 3, 7, 7)).shape
-    torch.Size([1, 128, 7, 7])
-    """
+    rank: ClassVar[int]
 
     def __init__(
         self,
@@ -167,9 +163,11 @@ class BlueprintConv2d(nn.Module):
         super().__init__()
         to: Any = {"device": device, "dtype": dtype}
         check_groups(in_channels, out_channels, positive(groups, "groups"))
-        self.pointwise = nn.Conv2d(in_channels, out_channels, 1, groups=groups, bias=False, **to)
+        self.pointwise = CONVOLUTIONS[self.rank](in_channels, out_channels, 1, groups=groups, bias=False, **to)
         self.pointwise_norm = made("pointwise_norm", pointwise_norm, out_channels, **to)
-        self.depthwise = DepthwiseConv2d(out_channels, kernel_size, stride, padding, dilation, bias, padding_mode, **to)
+        self.depthwise = DEPTHWISE[self.rank](
+            out_channels, kernel_size, stride, padding, dilation, bias, padding_mode, **to
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.pointwise(x)
@@ -177,6 +175,73 @@ class BlueprintConv2d(nn.Module):
             y = self.pointwise_norm(y)
         out: Tensor = self.depthwise(y)
         return out
+
+    def to_dense(self) -> _ConvNd:
+        """The dense convolution that computes exactly what this block does; an error where a norm stands between.
+
+        >>> block = BlueprintConv2d(3, 8, 3, padding=1)
+        >>> x = torch.randn(1, 3, 7, 7)
+        >>> torch.allclose(block.to_dense()(x), block(x), atol=1e-5)
+        True
+        """
+        first, last = self.pointwise, self.depthwise
+        if self.pointwise_norm is not None:
+            raise DepthwiseError(
+                "a norm between pointwise and depthwise shifts all but the padding, so the block is no single "
+                "convolution; make it without pointwise_norm"
+            )
+        settled = torch_padding(last.padding, last.stride)
+        if settled is None:
+            raise DepthwiseError(
+                f"torch's dense convolution has no padding={last.padding!r} with stride={last.stride}; "
+                "pad the input yourself and use padding=0"
+            )
+        dense: _ConvNd = CONVOLUTIONS[self.rank](
+            first.in_channels,
+            first.out_channels,
+            last.kernel_size,
+            last.stride,
+            settled,
+            last.dilation,
+            first.groups,
+            last.bias is not None,
+            last.padding_mode,
+            first.weight.device,
+            first.weight.dtype,
+        )
+        with torch.no_grad():
+            dense.weight.copy_(first.weight.double() * last.weight.double())
+            if dense.bias is not None and last.bias is not None:
+                dense.bias.copy_(last.bias)
+        return dense.train(self.training)
+
+
+class BlueprintConv1d(_BlueprintConv):
+    """`BlueprintConv2d` (arXiv 2003.13549) for sequences, (batch, channels, length)."""
+
+    rank = 1
+
+
+class BlueprintConv2d(_BlueprintConv):
+    """A pointwise convolution, then a depthwise one: every filter is a scaled copy of its channel's blueprint.
+
+    BSConv-U, arXiv 2003.13549, equation 5. The bias is the depthwise convolution's: one before it would not reach the
+    zero padding alike.
+
+    x:   (batch, in_channels, height, width)
+    out: (batch, out_channels, out_height, out_width)
+
+    >>> BlueprintConv2d(3, 128, 3, padding=1)(torch.ones(1, 3, 7, 7)).shape
+    torch.Size([1, 128, 7, 7])
+    """
+
+    rank = 2
+
+
+class BlueprintConv3d(_BlueprintConv):
+    """`BlueprintConv2d` (arXiv 2003.13549) for volumes, (batch, channels, depth, height, width)."""
+
+    rank = 3
 
 
 class XceptionBlock(nn.Module):

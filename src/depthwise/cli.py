@@ -159,6 +159,54 @@ def doctor(model: OptionalModel = None, inputs: Inputs = None, as_json: Json = F
 
 
 @app.command()
+def separate(
+    model: Model,
+    calibration: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="package.module:attribute: samples, an iterable of batches, or what makes it."
+        ),
+    ],
+    budget: Annotated[
+        float | None, typer.Option(help="Share of the dense multiplications; 0.5 where not given.")
+    ] = None,
+    max_error: Annotated[float | None, typer.Option(help="Or: the greatest relative error of each layer.")] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(metavar="LAYER", help="A layer, or all within a module, to leave; repeatable.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Weights: .safetensors, .pt or .pth; the report goes beside them as .json."),
+    ] = None,
+    report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page that needs no network.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a trained dense network depthwise separable, within a budget, and time it.
+
+    [bold]Examples[/bold]
+
+    depthwise separate my_package:load_model --calibration my_package:batches --budget 0.3
+
+    depthwise separate my_package:load_model --calibration my_package:batches --out net.safetensors --report net.html
+    """
+    from .separating import run
+
+    result = run(
+        stderr,
+        model,
+        calibration,
+        budget=budget,
+        max_error=max_error,
+        exclude=tuple(exclude or ()),
+        out=out,
+        page=report,
+    )
+    typer.echo(json.dumps(result.to_dict(), indent=2) if as_json else "\n".join([str(result.report), *result.lines()]))
+    for path in result.files:
+        stderr.print(f"wrote {escape(path)}", highlight=False, soft_wrap=True)
+
+
+@app.command()
 def demo(
     report: Annotated[Path, typer.Option(metavar="FILE", help="Where the page goes.")] = Path("report.html"),
     as_json: Json = False,

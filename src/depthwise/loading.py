@@ -43,6 +43,18 @@ def load_model(name: str) -> nn.Module:
     return model
 
 
+def load_object(name: str) -> Any:
+    """Whatever is called "package.module:attribute"; modules of the current folder are found.
+
+    >>> load_object("math:pi")
+    3.141592653589793
+    """
+    place, colon, attribute = name.partition(":")
+    if not (place and colon and attribute) or place.startswith("."):
+        raise DepthwiseError(f"a name is package.module:attribute; got {name!r}")
+    return _attribute(_imported(place, name), attribute, name)
+
+
 def _timm_model(name: str) -> nn.Module:
     timm = _imported("timm", f"timm:{name}")
     if not timm.is_model(name):

@@ -1,0 +1,90 @@
+"""What each form of each layer would lose, how much of that reaches the output, and which form is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import DepthwiseError
+from .budget import Menu, allocate, within_error
+from .calibration import Batch, energies
+from .fitting import Factors, kernel_of, options, refit_mixing, start, weight_options
+from .gathering import AnyEvidence, own_evidence
+from .moments import add_up_
+from .options import Option
+from .survey import Candidate, hooked
+
+OnStep = Callable[[str, int, int], object]
+
+
+def menus_of(
+    model: nn.Module, candidates: Sequence[Candidate], batches: Sequence[Batch] | None, on_step: OnStep
+) -> list[Menu]:
+    """The forms of every candidate, each alone in the original network."""
+    if batches is None:
+        found = []
+        for done, candidate in enumerate(candidates, start=1):
+            forms = (Option(candidate.dense, 0.0), *weight_options(candidate.conv, candidate.forms))
+            found.append(Menu(candidate.name, forms))
+            on_step("weigh", done, len(candidates))
+        return found
+    found = []
+    for done, (candidate, evidence) in enumerate(own_evidence(model, candidates, batches), start=1):
+        forms = tuple(options(candidate.conv, candidate.forms, evidence))
+        # Half-way along, where the error is neither nothing nor everything.
+        middle = forms[len(forms) // 2]
+        factors = refit_mixing(
+            evidence, start(kernel_of(candidate.conv), middle.form, prod(candidate.conv.kernel_size))
+        )
+        reached = _arriving(model, candidate, factors, evidence, batches)
+        sensitivity = reached / middle.error**2 if middle.error > 0 else 1.0
+        found.append(Menu(candidate.name, (Option(candidate.dense, 0.0), *forms), sensitivity))
+        on_step("weigh", done, len(candidates))
+    return found
+
+
+def choice(menus: Sequence[Menu], budget: float | None, max_error: float | None) -> list[Option]:
+    """One option of each menu: within `budget` together, or each within `max_error`."""
+    if budget is not None:
+        return allocate(menus, budget)
+    return [within_error(menu, 0.0 if max_error is None else max_error) for menu in menus]
+
+
+def bias_of(candidate: Candidate, kernel: Tensor, evidence: AnyEvidence) -> Tensor:
+    """What brings the mean of a kernel's outputs to that of the targets: (out_channels,); 0 where it is not free."""
+    if not candidate.free_mean:
+        return torch.zeros_like(evidence.target_mean).flatten()
+    return (evidence.target_mean - (kernel @ evidence.patch_mean.unsqueeze(2)).squeeze(2)).flatten()
+
+
+def _arriving(
+    model: nn.Module, candidate: Candidate, factors: Factors, evidence: AnyEvidence, batches: Sequence[Batch]
+) -> float:
+    """The squared relative error of the network's output where one layer computes with `factors`."""
+    conv = candidate.conv
+    kernel = factors.kernel
+    weight = kernel.reshape(conv.weight.shape).to(conv.weight.dtype)
+    bias = bias_of(candidate, kernel, evidence).to(conv.weight.dtype)
+
+    def separated(_: nn.Module, args: tuple[Any, ...], __: Tensor) -> Tensor:
+        out: Tensor = conv._conv_forward(args[0], weight, bias)
+        return out
+
+    sums = torch.zeros(2, dtype=torch.float64, device=conv.weight.device)
+    for batch in batches:
+        before = list(energies(batch.run(model)))
+        with hooked(conv, separated):
+            after = list(energies(batch.run(model)))
+        for x, y in zip(before, after, strict=True):
+            sums += torch.stack([(y - x).square().sum(), x.square().sum()]).to(sums.device)
+    add_up_(sums)
+    if not bool(sums.isfinite().all()):
+        raise DepthwiseError(
+            f"the network's output on the calibration data is not finite, or is not where {candidate.name} is separated"
+            f"; look for NaN in the data, or leave that layer out with where="
+        )
+    return float(sums[0] / sums[1]) if float(sums[1]) > 0 else 0.0

@@ -1,0 +1,117 @@
+"""The report of a separation as HTML: the plot of error against budget, the table, and what stays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+from ..explain.svg import INK, SOFT_INK, Point, points, tag, text, words
+from .table import COLUMNS, notes, rows, totals
+
+if TYPE_CHECKING:
+    from .report import Separation
+
+LINE, HERE = "#0072b2", "#d55e00"
+WIDTH, HEIGHT = 560.0, 300.0
+LEFT, RIGHT, TOP, BOTTOM = 64.0, 20.0, 34.0, 52.0
+
+# Every rule is bound to the fragment's own class: a notebook's page stays as it is.
+CSS = """
+.depthwise-separate { font-family: system-ui, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif; line-height: 1.5;
+  color: #1f2937; background: #fff; max-width: 1000px; padding: 0.75rem; }
+.depthwise-separate svg { display: block; width: 100%; max-width: 640px; height: auto; }
+.depthwise-separate .wide { overflow-x: auto; }
+.depthwise-separate table { border-collapse: collapse; width: 100%; margin: 1rem 0; font-size: 0.9rem; }
+.depthwise-separate th, .depthwise-separate td { border: 0; border-bottom: 1px solid #d1d5db; padding: 0.35rem 0.6rem;
+  text-align: right; color: #1f2937; background: #fff; font-variant-numeric: tabular-nums; }
+.depthwise-separate th:nth-child(-n+2), .depthwise-separate td:nth-child(-n+2) { text-align: left; }
+.depthwise-separate thead th { color: #4b5563; font-weight: 600; }
+""".strip()
+
+
+def document(report: Separation, more: str = "") -> str:
+    """A whole page; it loads nothing from anywhere. `more` is HTML that follows the report."""
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>What a separation cost</title>
+<style>
+body {{ margin: 0 auto; padding: 1rem; max-width: 1000px; background: #fff; }}
+</style>
+</head>
+<body>
+{fragment(report, heading=words("h1", "What a separation cost"), more=more)}
+</body>
+</html>
+"""
+
+
+def fragment(report: Separation, *, heading: str = "", more: str = "") -> str:
+    """Plot, table and sentences, with styles that touch nothing else on the page."""
+    head = "".join(words("th", column) for column in COLUMNS)
+    body = "".join(tag("tr", *(words("td", cell) or "<td></td>" for cell in cells)) for cells in rows(report))
+    sums = "".join(words("p", line) for line in totals(report))
+    stay = "".join(words("li", line) for line in notes(report))
+    return f"""<div class="depthwise-separate">
+<style>{CSS}</style>
+{heading}{sums}{plot(report) if report.touchable else ""}
+<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>
+{f"<ul>{stay}</ul>" if stay else ""}{more}
+</div>"""
+
+
+def plot(report: Separation) -> str:
+    """The error predicted at the network's output against the share of the dense multiplications."""
+    found = report.frontier()
+    dense = report.multiplications_before
+    spots = [(point.multiplications / dense, point.predicted_error) for point in found]
+    here = (report.share, report.predicted_error)
+    highest = max(*(y for _, y in spots), here[1]) or 1.0
+    ticks = [highest * step / 4 for step in range(5)]
+    parts = [
+        text(
+            (LEFT, 18), "Error at the network's output, predicted, against multiplications", anchor="start", bold=True
+        ),
+        *(_level(tick, highest) for tick in ticks),
+        *(
+            text((_at(share, 0, 1)[0], HEIGHT - BOTTOM + 20), f"{share:.0%}", fill=SOFT_INK)
+            for share in (0, 0.25, 0.5, 0.75, 1)
+        ),
+        text((LEFT + (WIDTH - LEFT - RIGHT) / 2, HEIGHT - 10), "share of the dense multiplications", fill=SOFT_INK),
+        tag("polyline", points=points(_at(x, y, highest) for x, y in spots), fill="none", stroke=LINE, stroke_width=2),
+        *_discs(spots, highest, LINE, 4),
+        *_discs([here], highest, HERE, 6),
+        text(_beside(_at(*here, highest)), "this network", anchor="start", fill=HERE, bold=True),
+    ]
+    label = f"At {report.share:.1%} of the multiplications the predicted error is {here[1]:.4f}"
+    title = f"<title>{escape(label)}</title>"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" '
+        f'font-family="system-ui, sans-serif">{title}{"".join(parts)}</svg>'
+    )
+
+
+def _at(share: float, error: float, highest: float) -> Point:
+    x = LEFT + share * (WIDTH - LEFT - RIGHT)
+    return x, HEIGHT - BOTTOM - error / highest * (HEIGHT - TOP - BOTTOM)
+
+
+def _beside(at: Point) -> Point:
+    return min(at[0] + 10, WIDTH - RIGHT - 90), at[1] - 8
+
+
+def _level(error: float, highest: float) -> str:
+    (x, y), (end, _) = _at(0, error, highest), _at(1, error, highest)
+    line = tag("line", x1=x, y1=y, x2=end, y2=y, stroke=INK if error == 0 else "#d1d5db", stroke_width=1)
+    return line + text((x - 8, y + 4), f"{error:.2g}", anchor="end", fill=SOFT_INK)
+
+
+def _discs(spots: Sequence[Point], highest: float, color: str, radius: float) -> list[str]:
+    discs = []
+    for share, error in spots:
+        x, y = _at(share, error, highest)
+        discs.append(tag("circle", cx=x, cy=y, r=radius, fill=color))
+    return discs

@@ -1,0 +1,181 @@
+"""The report of a separation: what became of every convolution, what it costs and what it lost."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import DepthwiseError
+from .budget import Menu, allocate, least_budget
+from .options import Form, Option
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSeparation:
+    """What became of one convolution.
+
+    multiplications_before, _after: of one sample
+    relative_error:   of its output, this layer separated alone, as predicted when its form was chosen; norms
+    cumulative_error: of its output as it is now, everything before it separated too; None without calibration
+    svd_error:        what the plain SVD of the same form would leave there
+    unseen:           directions of its inputs that the calibration data do not show; there it keeps the SVD's weights
+    reason:           why it stays dense; "" where it does not
+    options:          every form there was to choose from, the dense one first
+    sensitivity:      how much of its squared error arrives at the network's output
+    """
+
+    name: str
+    form: Form
+    multiplications_before: int
+    relative_error: float = 0.0
+    cumulative_error: float | None = None
+    svd_error: float | None = None
+    unseen: int = 0
+    reason: str = ""
+    options: tuple[Option, ...] = ()
+    sensitivity: float = 1.0
+
+    @property
+    def order(self) -> str:
+        return self.form.order
+
+    @property
+    def multiplier(self) -> int:
+        return self.form.multiplier
+
+    @property
+    def multiplications_after(self) -> int:
+        return self.form.multiplications
+
+    @property
+    def separated(self) -> bool:
+        return self.form.order != "dense"
+
+
+@dataclass(frozen=True, slots=True)
+class FrontierPoint:
+    """One budget: the share asked for, the multiplications spent, and the error predicted at the network's output."""
+
+    budget: float
+    multiplications: int
+    predicted_error: float
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Separation:
+    """What `separate_` did: `print` it for a table; a notebook shows the plot too.
+
+    layers:       every convolution, in the order of the model's modules
+    per:          what multiplications are counted for: "sample", or "output position" where no sizes are known
+    output_error: of the network's output, relative, on the calibration data; None without
+    samples:      that were calibrated with, over all processes
+    """
+
+    layers: tuple[LayerSeparation, ...]
+    per: str
+    budget: float | None
+    max_error: float | None
+    output_error: float | None
+    samples: int
+
+    @property
+    def separated(self) -> tuple[LayerSeparation, ...]:
+        return tuple(layer for layer in self.layers if layer.separated)
+
+    @property
+    def touchable(self) -> tuple[LayerSeparation, ...]:
+        """The layers that the budget is a share of: those with a choice."""
+        return tuple(layer for layer in self.layers if layer.options)
+
+    @property
+    def multiplications_before(self) -> int:
+        return sum(layer.multiplications_before for layer in self.touchable)
+
+    @property
+    def multiplications_after(self) -> int:
+        return sum(layer.multiplications_after for layer in self.touchable)
+
+    @property
+    def share(self) -> float:
+        """Multiplications now per multiplication before, over the layers with a choice."""
+        return self.multiplications_after / self.multiplications_before if self.multiplications_before else 1.0
+
+    @property
+    def predicted_error(self) -> float:
+        """At the network's output, as `frontier` reckons it, of the forms that were taken."""
+        menus = ((Menu(layer.name, layer.options, layer.sensitivity), layer) for layer in self.touchable)
+        loss: float = sum(menu.loss(Option(layer.form, layer.relative_error)) for menu, layer in menus)
+        return math.sqrt(loss)
+
+    def frontier(self, points: int = 10) -> tuple[FrontierPoint, ...]:
+        """What other budgets would give, from the least to all; nothing is fitted again.
+
+        The error is the sum of the layers' own, each as it arrives at the network's output: a proxy for accuracy.
+        """
+        menus = [Menu(layer.name, layer.options, layer.sensitivity) for layer in self.touchable]
+        least = least_budget(menus)
+        found = []
+        for step in range(points if menus else 0):
+            budget = least + (1 - least) * step / max(points - 1, 1)
+            # The least is met whatever its quotient rounds to.
+            chosen = allocate(menus, budget * (1 + 1e-12))
+            loss = sum(menu.loss(option) for menu, option in zip(menus, chosen, strict=True))
+            found.append(FrontierPoint(budget, sum(option.form.multiplications for option in chosen), loss**0.5))
+        return tuple(found)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as nested dicts and lists of strings and numbers; `from_dict` reads it."""
+        totals = {
+            "multiplications_before": self.multiplications_before,
+            "multiplications_after": self.multiplications_after,
+        }
+        return json.loads(json.dumps({"format": FORMAT, **asdict(self), "totals": totals}))  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Separation:
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise DepthwiseError(f"this is no report of a separation in format {FORMAT}")
+        fields = {name: content[name] for name in ("per", "budget", "max_error", "output_error", "samples")}
+        return cls(layers=tuple(_layer(layer) for layer in content["layers"]), **fields)
+
+    def save(self, path: str | Path) -> None:
+        """Write the report as JSON, to stand beside the weights."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Separation:
+        """The report that `save` wrote."""
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DepthwiseError(f"{path} does not load as the report of a separation: {error}") from error
+        return cls.from_dict(content)
+
+    def __repr__(self) -> str:
+        return (
+            f"Separation({len(self.separated)} of {len(self.layers)} convolutions, {self.share:.1%} of multiplications)"
+        )
+
+    def __str__(self) -> str:
+        from .table import text_table
+
+        return text_table(self)
+
+    def _repr_html_(self) -> str:
+        from .page import fragment
+
+        return fragment(self)
+
+
+def _layer(content: dict[str, Any]) -> LayerSeparation:
+    options = tuple(_option(option) for option in content["options"])
+    return LayerSeparation(**{**content, "form": Form(**content["form"]), "options": options})
+
+
+def _option(content: dict[str, Any]) -> Option:
+    return Option(Form(**content["form"]), content["error"])

@@ -1,0 +1,71 @@
+"""The report of a separation as text: one row a layer, the totals below, then what stays and why."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .report import LayerSeparation, Separation
+
+COLUMNS = ("layer", "form", "multiplications", "before", "share", "error", "cumulative", "plain SVD")
+
+
+def rows(report: Separation) -> list[tuple[str, ...]]:
+    """The cells of every separated layer."""
+    return [
+        (
+            layer.name,
+            form(layer),
+            f"{layer.multiplications_after:,}",
+            f"{layer.multiplications_before:,}",
+            f"{layer.multiplications_after / layer.multiplications_before:.1%}",
+            error(layer.relative_error),
+            error(layer.cumulative_error),
+            error(layer.svd_error),
+        )
+        for layer in report.separated
+    ]
+
+
+def form(layer: LayerSeparation) -> str:
+    return str(layer.form)
+
+
+def error(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def totals(report: Separation) -> list[str]:
+    """Sentences on the whole."""
+    found = [
+        f"{len(report.separated)} of {len(report.layers)} convolutions separated: {report.multiplications_after:,} of "
+        f"{report.multiplications_before:,} multiplications per {report.per}, {report.share:.1%}, in the layers with a "
+        f"choice"
+    ]
+    if report.output_error is not None:
+        found.append(f"relative error of the network's output on {report.samples:,} samples: {report.output_error:.4f}")
+    return found
+
+
+def notes(report: Separation) -> list[str]:
+    """A sentence for each layer that stays, or that the calibration data did not show wholly."""
+    unseen = [
+        f"{layer.name}: the calibration data leave {layer.unseen} directions of its inputs unseen; there it keeps the "
+        f"SVD's weights"
+        for layer in report.separated
+        if layer.unseen
+    ]
+    return [f"{layer.name} stays dense: {layer.reason}" for layer in report.layers if layer.reason] + unseen
+
+
+def text_table(report: Separation) -> str:
+    table = [COLUMNS, *rows(report)]
+    widths = [max(len(cells[column]) for cells in table) for column in range(len(COLUMNS))]
+    lines = ["  ".join(_aligned(cells, widths)).rstrip() for cells in table]
+    rule = "-" * max(map(len, lines))
+    return "\n".join([lines[0], rule, *lines[1:], rule, *totals(report), *notes(report)])
+
+
+def _aligned(cells: tuple[str, ...], widths: list[int]) -> list[str]:
+    words = [cell.ljust(width) for cell, width in zip(cells[:2], widths[:2], strict=True)]
+    return words + [cell.rjust(width) for cell, width in zip(cells[2:], widths[2:], strict=True)]

@@ -1,0 +1,157 @@
+"""The command `depthwise separate`: from a model and its samples by name to separated weights, a report and timings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from html import escape
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import nn
+
+from .demo.network import OnEager
+from .demo.timing import Effort, take_turns
+from .errors import DepthwiseError
+from .loading import load_model, load_object
+from .separate import Separation, separate_
+from .separate.calibration import Batch, batches_of
+from .separate.page import document
+from .separate.survey import device_of
+
+EFFORT = Effort(rounds=20, sample_seconds=0.02, limit_seconds=15)
+QUICK = Effort(rounds=2, sample_seconds=0, limit_seconds=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Separated:
+    """What the command did; `milliseconds` of one calibration batch, the median, by network.
+
+    batch: samples of the timed batch
+    """
+
+    report: Separation
+    parameters_before: int
+    parameters_after: int
+    milliseconds: Mapping[str, float]
+    batch: int
+    files: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"report": self.report.to_dict(), "files": list(self.files)}
+
+    def lines(self) -> list[str]:
+        """Before and after, in sentences."""
+        times = ", ".join(f"{name} {value:.2f} ms" for name, value in self.milliseconds.items())
+        return [
+            f"parameters: {self.parameters_before:,} before, {self.parameters_after:,} after",
+            f"a batch of {self.batch}, {torch.get_num_threads()} threads: {times}",
+        ]
+
+
+def run(
+    console: Console,
+    model_name: str,
+    calibration_name: str,
+    *,
+    budget: float | None,
+    max_error: float | None,
+    exclude: tuple[str, ...] = (),
+    out: Path | None = None,
+    page: Path | None = None,
+    effort: Effort | None = None,
+) -> Separated:
+    """Load, separate, time, write; progress goes to `console`."""
+    _check_files(out, page)
+    effort = effort or EFFORT
+    model = load_model(model_name).eval()
+    calibration = load_object(calibration_name)
+    dense = deepcopy(model)
+    batches = batches_of(calibration() if callable(calibration) else calibration, None, device_of(model))
+    with _progress(console) as progress:
+        report = separate_(
+            model,
+            [(batch.args or dict(batch.kwargs)) for batch in batches],
+            budget=budget,
+            max_error=max_error,
+            where=lambda name, _: not any(name == each or name.startswith(f"{each}.") for each in exclude),
+            on_step=_steps(progress),
+        )
+        timed = progress.add_task("time", total=effort.rounds)
+        milliseconds = _times(dense, model, batches[0], effort, lambda: progress.advance(timed))
+    done = Separated(
+        report=report,
+        parameters_before=sum(parameter.numel() for parameter in dense.parameters()),
+        parameters_after=sum(parameter.numel() for parameter in model.parameters()),
+        milliseconds=milliseconds,
+        batch=batches[0].samples,
+        files=tuple(str(path) for path in (out, out and beside(out), page) if path is not None),
+    )
+    if out is not None:
+        _save(model, out)
+        report.save(beside(out))
+    if page is not None:
+        more = "".join(f"<p>{escape(line)}</p>" for line in done.lines())
+        page.write_text(document(report, more), encoding="utf-8")
+    return done
+
+
+def beside(out: Path) -> Path:
+    """Where the report of the weights in `out` goes."""
+    return out.with_suffix(".json")
+
+
+def _times(
+    dense: nn.Module, model: nn.Module, batch: Batch, effort: Effort, on_round: Callable[[], object]
+) -> dict[str, float]:
+    """Milliseconds of the same batch in turn: dense, separable on PyTorch's operators, separable."""
+    networks = {"dense": dense, "separable on PyTorch's operators": OnEager(model), "separable": model}
+
+    def call(network: nn.Module) -> Callable[[], Any]:
+        return lambda: network(*batch.args, **batch.kwargs)
+
+    with torch.inference_mode():
+        samples = take_turns({(name, ""): call(network) for name, network in networks.items()}, effort, on_round)
+    return {name: 1000 * median(taken) for (name, _), taken in samples.items()}
+
+
+def _check_files(out: Path | None, page: Path | None) -> None:
+    for path, what in ((out, "weights go"), (page, "report goes")):
+        if path is not None and not path.parent.is_dir():
+            raise DepthwiseError(f"the {what} to {path}, and the folder {path.parent} does not exist")
+    if out is not None and out.suffix not in (".safetensors", ".pt", ".pth"):
+        raise DepthwiseError(f"the weights go to a file ending in .safetensors, .pt or .pth; got {out}")
+    if out is not None and out.suffix == ".safetensors" and find_spec("safetensors") is None:
+        raise DepthwiseError("a .safetensors file needs the package safetensors: pip install safetensors; or write .pt")
+
+
+def _save(model: nn.Module, out: Path) -> None:
+    if out.suffix == ".safetensors":
+        from safetensors.torch import save_model
+
+        save_model(model, str(out))
+    else:
+        torch.save(model.state_dict(), out)
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=True)
+
+
+def _steps(progress: Progress) -> Callable[[str, int, int], None]:
+    """A bar for each kind of step."""
+    bars: dict[str, Any] = {}
+
+    def step(what: str, done: int, total: int) -> None:
+        if what not in bars:
+            bars[what] = progress.add_task(f"{what} layers", total=total)
+        progress.update(bars[what], completed=done)
+
+    return step

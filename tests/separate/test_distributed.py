@@ -1,0 +1,47 @@
+"""Two processes, each with half of the data, give what one gives with all of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+
+
+def results(folder: Path, world: int) -> list[dict[str, Any]]:
+    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
+    program = [sys.executable, "-m", "tests.support.process", str(folder)]
+    running = [
+        subprocess.Popen(
+            [*program, str(rank), str(world)], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+        )
+        for rank in range(world)
+    ]
+    for process in running:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    return [torch.load(folder / f"{rank}of{world}.pt", weights_only=True) for rank in range(world)]
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without torch.distributed")
+def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
+    (alone,) = results(tmp_path, 1)
+    one, two = results(tmp_path, 2)
+    assert one["report"]["samples"] == alone["report"]["samples"] == 64
+    assert [layer["form"] for layer in one["report"]["layers"]] == [
+        layer["form"] for layer in alone["report"]["layers"]
+    ]
+    assert one["report"]["output_error"] == pytest.approx(alone["report"]["output_error"], rel=1e-3)
+    for name, value in alone["separated"].items():
+        torch.testing.assert_close(one["separated"][name], value, rtol=1e-3, atol=1e-4)
+        assert torch.equal(one["separated"][name], two["separated"][name]), name
+    for name, value in one["tuned"].items():
+        if "running" not in name:
+            torch.testing.assert_close(two["tuned"][name], value, rtol=0, atol=0)
+    assert any(not torch.equal(one["tuned"][name], one["separated"][name]) for name in one["tuned"])
