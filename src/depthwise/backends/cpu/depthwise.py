@@ -26,7 +26,7 @@ from .tile import Edges, Strip, Taps, rows_of, sums, sums_of_rows, valid
 SLOTS = (
     *("x", "x_n", "x_c", "x_z", "x_y", "x_x", "in_z", "in_y", "in_x", "out_z", "out_y", "out_x"),
     *("pad_z", "pad_y", "pad_x", "depthwise_weight", "depthwise_bias", "depthwise_out", "rows", "segments", "chunks"),
-    *("strip_rows", "fetch_in", "fetch_out", "zeros"),
+    *("strip_rows", "fetch_in", "zeros"),
 )
 
 
@@ -178,8 +178,7 @@ def _write_strip(
 ) -> None:
     out, out_stride, out_row = place
     z = valid(rows.z, e.number("in_z"), k, 0) if k.rank > 2 else (e.whole(0), e.whole(1))
-    # A dilated kernel is a plain one on every `apart`-th row.
-    apart = k.dilation[1] if k.stride[1] == 1 else 1
+    apart = k.rows_apart
     with e.loop(0, least(rows.count, apart)) as first, e.loop(first.index, rows.count, apart) as row:
         y = valid(rows.y + row.index * k.stride[1], e.number("in_y"), k, 1) if k.rank > 1 else (e.whole(0), e.whole(1))
         start = rows.tap + row.index * k.stride[1] * rows.y_stride
@@ -190,29 +189,21 @@ def _write_strip(
         with e.loop(*blocks) as block:
             o = first_filter(k, block.index)
             if k.fetches and strip.edges == Edges():
-                _fetch_ahead(e, k, rows, strip, start + o // k.multiplier, (target + o, out_stride, out_row))
+                _fetch_ahead(e, k, rows, strip, start + o // k.multiplier)
             tile = sums(e, k, strip, taps, o) if written_out is None else sums_of_rows(e, k, strip, written_out, o)
             for i, vector in enumerate(tile):
                 (target + (o + i * out_stride)).store(activated(vector, k.activation))
 
 
-def _fetch_ahead(
-    e: Block, k: DepthwiseKernel, rows: Rows, strip: Strip, start: Ptr, place: tuple[Ptr, int, Int]
-) -> None:
-    """Fetch what a later row of this strip reads first and writes: the hardware sees such short runs too late.
+def _fetch_ahead(e: Block, k: DepthwiseKernel, rows: Rows, strip: Strip, start: Ptr) -> None:
+    """Fetch what a row `fetch_in` rows further down this strip reads first: the hardware sees such short runs too late.
 
-    fetch_in, fetch_out: how many rows ahead, 0 for not at all
+    8x128x56x56, 3x3, from memory: 1.16 ms instead of 1.84 (Intel Xeon, AVX-512, 1 thread, 2026-11-25).
     """
-    out, out_stride, out_row = place
     ahead = e.number("fetch_in")
     with e.when(ahead > 0):
         for y in range(min(k.stride[1], (k.kernel[1] - 1) * k.dilation[1] + 1)):
-            below = ahead * k.stride[1] + ((k.kernel[1] - 1) * k.dilation[1] - y)
+            below = ahead * (k.stride[1] * k.rows_apart) + ((k.kernel[1] - 1) * k.dilation[1] - y)
             line = start + (rows.y_stride * below + strip.ix * strip.x_stride)
             for column in range(strip.columns * k.stride[2]):
                 (line + column * strip.x_stride).prefetch(2)
-    ahead = e.number("fetch_out")
-    with e.when(ahead > 0):
-        line = out + ahead * out_row
-        for column in range(strip.columns):
-            (line + column * out_stride).prefetch(2, write=True)

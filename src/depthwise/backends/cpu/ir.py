@@ -293,14 +293,14 @@ class Ptr:
     def load(self, lanes: int) -> Vec:
         return Vec(self.block, self.block.builder.load(self.value, typ=_vector(lanes), align=FLOAT_BYTES))
 
-    def prefetch(self, level: Literal[1, 2], *, write: bool = False) -> None:
-        """Ask for the cache line at this address, which may lie anywhere, to come to L1 or L2, to be written if so."""
+    def prefetch(self, level: Literal[1, 2]) -> None:
+        """Ask for the cache line at this address, which may lie anywhere, to come to L1 or L2."""
         function = self.block.module.globals.get("llvm.prefetch.p0")
         if function is None:
             kind = ir.FunctionType(ir.VoidType(), [POINTER, I32, I32, I32])
             function = ir.Function(self.block.module, kind, "llvm.prefetch.p0")
-        intent, locality, of_data = (ir.Constant(I32, number) for number in (int(write), 4 - level, 1))
-        self.block.builder.call(function, [self.value, intent, locality, of_data])
+        for_reading, locality, of_data = (ir.Constant(I32, number) for number in (0, 4 - level, 1))
+        self.block.builder.call(function, [self.value, for_reading, locality, of_data])
 
     def store(self, vector: Vec) -> None:
         self.block.builder.store(vector.value, self.value, align=FLOAT_BYTES)

@@ -45,7 +45,7 @@ class DepthwiseKernel:
     taps:    columns of the kernel written out one after another; longer kernels loop
     rows_unrolled: the rows of the kernel are written out too
     strip_blocks: blocks of filters that a strip of rows does together
-    fetches: input and result of later rows are fetched ahead, where the schedule says so
+    fetches: the input of later rows is fetched ahead, where the schedule says so
     planar:  the input is contiguous, one plane per channel
     edges:   and read as it lies (planes.py): vectors are columns, `columns` the rows of a tile, and so many columns
              before and after a row are outside the image; None: not so
@@ -83,6 +83,11 @@ class DepthwiseKernel:
     @property
     def filters(self) -> int:
         return self.channels * self.multiplier
+
+    @property
+    def rows_apart(self) -> int:
+        """How far apart output rows are that share input rows: a dilated kernel is a plain one on rows so far apart."""
+        return self.dilation[1] if self.stride[1] == 1 else 1
 
     @property
     def blocks(self) -> int:

@@ -32,8 +32,7 @@ def write_planes(e: Block, k: DepthwiseKernel, thread: Int, threads: Int) -> Non
     depth, height = e.number("out_z"), e.number("out_y")
     rows = e.number("batch") * k.filters * depth * height
     start, stop = thread * rows // threads, (thread + 1) * rows // threads
-    # A dilated kernel is a plain one on every `apart`-th row.
-    apart = k.dilation[1] if k.stride[1] == 1 else 1
+    apart = k.rows_apart
     with e.loop(start // height, ceil_div(stop, height)) as plane:
         first = greatest(start - plane.index * height, 0)
         count = least(stop - plane.index * height, height) - first
@@ -43,9 +42,9 @@ def write_planes(e: Block, k: DepthwiseKernel, thread: Int, threads: Int) -> Non
             top, own = first + residue.index, ceil_div(count - residue.index, apart)
             with e.either(own >= k.columns[0]) as (tiled, single):
                 with tiled, e.loop(0, own, k.columns[0]) as y:
-                    _write_tile(e, k, place, top + least(y.index, own - k.columns[0]) * apart, apart, k.columns[0])
+                    _write_tile(e, k, place, top + least(y.index, own - k.columns[0]) * apart, k.columns[0])
                 with single, e.loop(0, own) as y:
-                    _write_tile(e, k, place, top + y.index * apart, apart, 1)
+                    _write_tile(e, k, place, top + y.index * apart, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +60,15 @@ class _Tile:
     weights: dict[tuple[int, int, int], Vec] | None
 
 
-def _write_tile(e: Block, k: DepthwiseKernel, place: tuple[Int, Int, Int], y: Int, apart: int, rows: int) -> None:
-    """`rows` rows of one plane from y on, `apart` rows from one to the next."""
+def _write_tile(e: Block, k: DepthwiseKernel, place: tuple[Int, Int, Int], y: Int, rows: int) -> None:
+    """`rows` rows of one plane from y on, `k.rows_apart` from one to the next."""
     n, o, z = place
     lanes, width, height = k.lanes, e.number("out_x"), e.number("out_y")
     plane = (n * k.filters + o) * e.number("out_z") + z
     out = e.pointer("depthwise_out") + (plane * height + y) * width
     tile = _Tile(
-        inputs=_inputs(e, k, place, y, apart, rows),
-        outputs=[out + width * (r * apart) for r in range(rows)],
+        inputs=_inputs(e, k, place, y, rows),
+        outputs=[out + width * (r * k.rows_apart) for r in range(rows)],
         o=o,
         weights=_weights(e, k, o) if k.rows_unrolled else None,
     )
@@ -86,7 +85,7 @@ def _write_tile(e: Block, k: DepthwiseKernel, place: tuple[Int, Int, Int], y: In
 
 
 def _inputs(
-    e: Block, k: DepthwiseKernel, place: tuple[Int, Int, Int], y: Int, apart: int, rows: int
+    e: Block, k: DepthwiseKernel, place: tuple[Int, Int, Int], y: Int, rows: int
 ) -> dict[tuple[int, int], tuple[Ptr, list[tuple[int, int]]]]:
     n, o, z = place
     image = e.pointer("x") + (n * e.number("x_n") + o // k.multiplier * e.number("x_c"))
@@ -94,7 +93,7 @@ def _inputs(
     users: dict[int, list[tuple[int, int]]] = {}
     for r in range(rows):
         for ky in range(k.kernel[1]):
-            users.setdefault(r * apart * k.stride[1] + ky * k.dilation[1], []).append((r, ky))
+            users.setdefault(r * k.rows_apart * k.stride[1] + ky * k.dilation[1], []).append((r, ky))
     inputs = {}
     for kz in range(k.kernel[0]):
         iz = first_z + kz * k.dilation[0]

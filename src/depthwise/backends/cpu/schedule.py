@@ -27,7 +27,7 @@ class Schedule:
     tile_pixels: pixels that are multiplied in one go, which the register tile is chosen for
     shared_elements: of the depthwise result between two stages; scratch_elements: of one thread
     strip_rows:  rows that a strip goes down
-    fetch_in, fetch_out: how many rows ahead input and depthwise result are fetched, 0 where they stay in L2
+    fetch_in:    how many rows ahead the input is fetched, 0 where it stays in L2
     fetch_next:  elements of the next band's input that are fetched for each pixel of this one
     """
 
@@ -45,7 +45,6 @@ class Schedule:
     scratch_elements: int = 0
     strip_rows: int = 1
     fetch_in: int = 0
-    fetch_out: int = 0
     fetch_next: int = 0
     shared_elements: int = 0
 
@@ -66,8 +65,7 @@ def schedule(g: Geometry, batch: int, machine: Machine, threads: int, *, planar_
         return s
     if s.fused and fetches_next(g, machine):
         return replace(s, fetch_next=g.in_channels * prod(g.stride))
-    ahead = max(1, FETCHED_BLOCKS // -(-g.depthwise_channels // machine.vector_lanes))
-    return replace(s, fetch_in=ahead, fetch_out=ahead * (g.out_channels is None))
+    return replace(s, fetch_in=max(1, FETCHED_BLOCKS // -(-g.depthwise_channels // machine.vector_lanes)))
 
 
 def _depthwise(g: Geometry, batch: int, machine: Machine, threads: int) -> Schedule:
