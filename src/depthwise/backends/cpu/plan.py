@@ -48,7 +48,7 @@ class DepthwiseKernel:
     fetches: the input of later rows is fetched ahead, where the schedule says so
     planar:  the input is contiguous, one plane per channel
     edges:   and read as it lies (planes.py): vectors are columns, `columns` the rows of a tile, and so many columns
-             before and after a row are outside the image; None: not so
+             before and after a row are seen outside the image; None: not so
     pixel_stride: elements from one input pixel to the next; None where it is a slot
     """
 
@@ -167,7 +167,7 @@ def depthwise_kernel(
             strip_blocks=1,
             fetches=False,
             planar=True,
-            edges=g.padding[-1],
+            edges=edges(g),
             pixel_stride=None,
         )
     lanes, multiplier = lanes_below(g.depthwise_channels, machine.vector_lanes), g.depth_multiplier
@@ -196,13 +196,20 @@ def depthwise_kernel(
 
 
 def runs_direct(g: Geometry, machine: Machine) -> bool:
-    """Whether a contiguous depthwise convolution is computed from planes as they lie, a row's length staying."""
-    before, after = g.padding[-1]
+    """Whether a contiguous depthwise convolution is computed from planes as they lie."""
     reach = (g.kernel_size[-1] - 1) * g.dilation[-1]
-    stays = g.stride[-1] == 1 and before + after == reach
-    # The first and last tile of a row have each but one edge.
-    is_long = g.input_size[-1] >= machine.vector_lanes + reach and max(before, after) <= machine.vector_lanes
-    return g.out_channels is None and prod(g.kernel_size) <= MOST_DIRECT and stays and is_long
+    # The first and the last tile of a row have each but one edge, narrower than a vector.
+    is_long = g.out_spatial[-1] >= machine.vector_lanes + reach
+    has_edges = max(edges(g)) <= min(reach, machine.vector_lanes - 1)
+    is_small = prod(g.kernel_size) <= MOST_DIRECT and g.stride[-1] <= 2
+    return g.out_channels is None and is_small and is_long and has_edges
+
+
+def edges(g: Geometry) -> tuple[int, int]:
+    """How many columns before and after a row of the image its first and its last output see."""
+    before, reach = g.padding[-1][0], (g.kernel_size[-1] - 1) * g.dilation[-1]
+    last = (g.out_spatial[-1] - 1) * g.stride[-1] + reach - before
+    return before, max(0, last - (g.input_size[-1] - 1))
 
 
 def pointwise_kernel(

@@ -5,13 +5,13 @@
             for x in tiles of `lanes` columns:
                 sum[r] = bias[o]
                 for iz, iy, kx, and each row r and kz, ky of the kernel for which iz, iy is under z, y + r:
-                    ix = x + kx·dilation - padding
+                    ix = x·stride + kx·dilation - padding
                     sum[r] += input[n, o // multiplier, iz, iy, ix] · splat(weight[kz, ky, kx, o])
                 out[n, o, z, y + r, x] = activation(sum[r])
 
-Rows outside the image read zeros. The first and the last tile of a row reach columns outside: there the nearest vector
-inside is moved by some lanes, and zeros come in. Tiles overlap where rows or columns do not fill them. Domain:
-`plan.runs_direct`.
+Rows outside the image read zeros. The first and the last tile of a row reach columns outside: there the nearest columns
+inside are read, and moved by some lanes while zeros come in. At stride 2 every other column of two vectors is taken.
+Tiles overlap where rows or columns do not fill them. Domain: `plan.runs_direct`.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _write_tile(e: Block, k: DepthwiseKernel, place: tuple[Int, Int, Int], y: In
         _write_columns(e, k, tile, e.whole(0), "left")
         start = lanes
     with e.loop(start, last if right else width, lanes) as x:
-        _write_columns(e, k, tile, least(x.index, last - right), "inside")
+        _write_columns(e, k, tile, least(x.index, last - -(-right // k.stride[2])), "inside")
     if right:
         _write_columns(e, k, tile, last, "right")
 
@@ -118,7 +118,7 @@ def _write_columns(e: Block, k: DepthwiseKernel, tile: _Tile, x: Int, side: _Sid
     weights = tile.weights or _weights(e, k, tile.o)
     for (kz, _), (row, users) in tile.inputs.items():
         for kx in range(k.kernel[2]):
-            vector = _load(e, k, row + x, kx * k.dilation[2] - left, side)
+            vector = _load(e, k, row + x * k.stride[2], kx * k.dilation[2] - left, side)
             for r, ky in users:
                 sums[r] = vector.fma(weights[kz, ky, kx], sums[r])
     for out, vector in zip(tile.outputs, sums, strict=True):
@@ -132,9 +132,29 @@ def _edges(k: DepthwiseKernel) -> tuple[int, int]:
 
 
 def _load(e: Block, k: DepthwiseKernel, place: Ptr, offset: int, side: _Side) -> Vec:
-    """The vector `offset` columns from `place`, which is itself inside the image with all its lanes."""
-    if side == "inside" or (offset >= 0 if side == "left" else offset <= 0):
-        return (place + offset).load(k.lanes)
-    zero = k.lanes
-    moved = [lane + offset if 0 <= lane + offset < k.lanes else zero for lane in range(k.lanes)]
-    return place.load(k.lanes).merged(e.constant(0.0, k.lanes), moved)
+    """The columns `offset` + lane·stride from `place`, the column of tap 0 for a first output without padding.
+
+    On the left the image begins at `place`, on the right it ends `_edges` before the last column that the tile reaches;
+    columns outside are zeros.
+    """
+    (left, right), lanes, stride = _edges(k), k.lanes, k.stride[2]
+    columns = [lane * stride + offset for lane in range(lanes)]
+    begin, end = columns[0], columns[-1]
+    if side == "left":
+        begin = 0
+    if side == "right":
+        end = (lanes - 1) * stride + (k.kernel[2] - 1) * k.dilation[2] - left - right
+    # The first and the last vector inside the image; at stride 1 they are one, or one of them has all that is needed.
+    low, high = max(columns[0], begin), min(columns[-1], end) - (lanes - 1)
+    if stride == 1:
+        low = high = min(low, high) if side == "right" else max(low, high)
+    sources = [column - low if column - low < lanes else lanes + column - high for column in columns]
+    inside = [begin <= column <= end for column in columns]
+    vector = (place + low).load(lanes)
+    if stride > 1:
+        known = [source if is_inside else 0 for source, is_inside in zip(sources, inside, strict=True)]
+        vector, sources = vector.merged((place + high).load(lanes), known), list(range(lanes))
+    if all(inside):
+        return vector
+    moved = [source if is_inside else lanes for source, is_inside in zip(sources, inside, strict=True)]
+    return vector.merged(e.constant(0.0, lanes), moved)
