@@ -222,7 +222,7 @@ def decide(layer: Layer, given: Input, x: Tensor, target: Machine) -> Decision:
     with (
         patch.object(threads, "team_size", lambda: given.threads),
         patch.object(schedule, "SERIAL_MACS", 0),
-        patch.object(schedule, "LEAST_STRIP_ROWS", 2),
+        patch.object(schedule, "FAR_STRIP_ROWS", 2),
     ):
         decision = launch.decide(geometry_of(layer, given), x, layer.activations, residual=layer.residual, target=seen)
     pointwise = decision.program.pointwise
