@@ -115,6 +115,9 @@ def test_the_mirror() -> None:
     # A kernel that is one is found exactly, from the weights and from the data.
     exact = pointwise_first.start(start.kernel, AREA)
     torch.testing.assert_close(exact.kernel, start.kernel)
+    target = evidence(u, u @ start.kernel.mT)
+    assert target.error(pointwise_first.refit(target, start, 30).kernel) < 1e-9
+    torch.testing.assert_close(pointwise_first.refit(target, exact, 5).kernel, start.kernel)
     # Outputs do not depend on how many are solved for together.
     whole, pointwise_first.CHUNK_BYTES = pointwise_first.CHUNK_BYTES, 1
     try:
