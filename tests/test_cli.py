@@ -151,6 +151,13 @@ def test_separate_json_and_excluded_layers(depthwise: Command, trained: Path) ->
     assert (trained / "net.pt").exists()
 
 
+def test_a_page_that_cannot_be_written_is_told(depthwise: Command, trained: Path) -> None:
+    (trained / "page.html").mkdir()
+    ran = depthwise("separate", "trained:net", "--calibration", "trained:listed", "--report", "page.html")
+    assert ran.code == 1
+    assert "error: cannot write page.html: Is a directory" in ran.err
+
+
 def test_a_missing_safetensors_is_named_before_anything_is_done(
     depthwise: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,6 +269,11 @@ def test_bench(depthwise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPat
             ("separate", "torch.nn:Identity", "--calibration", "math:pi"),
             1,
             "error: calibration is a tensor, a batch or an iterable of batches; got float",
+        ),
+        (
+            ("separate", "torch.nn:Identity", "--calibration", "torch:relu"),
+            1,
+            "error: torch:relu raised TypeError when called without arguments",
         ),
         (
             ("separate", MODEL, "--calibration", "math:pi", "--out", "weights.txt"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,7 @@ def load_model(name: str) -> nn.Module:
         raise DepthwiseError(
             f"{name} is of type {type(found).__name__}; expected a torch.nn.Module or a callable making one"
         )
-    # The user's code may raise anything, here and when it is imported.
-    try:
-        model = found()
-    except (Exception, SystemExit) as error:
-        raise DepthwiseError(f"{name} raised {type(error).__name__} when called without arguments: {error}") from error
+    model = called(found, name)
     if not isinstance(model, nn.Module):
         raise DepthwiseError(f"{name}() made a {type(model).__name__}; expected a torch.nn.Module")
     return model
@@ -53,6 +50,15 @@ def load_object(name: str) -> Any:
     if not (place and colon and attribute) or place.startswith("."):
         raise DepthwiseError(f"a name is package.module:attribute; got {name!r}")
     return _attribute(_imported(place, name), attribute, name)
+
+
+def called(make: Callable[[], Any], name: str) -> Any:
+    """What `make`, loaded as `name`, gives."""
+    # The user's code may raise anything, here and when it is imported.
+    try:
+        return make()
+    except (Exception, SystemExit) as error:
+        raise DepthwiseError(f"{name} raised {type(error).__name__} when called without arguments: {error}") from error
 
 
 def _timm_model(name: str) -> nn.Module:

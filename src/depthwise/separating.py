@@ -19,7 +19,7 @@ from torch import nn
 from .demo.network import OnEager
 from .demo.timing import Effort, take_turns
 from .errors import DepthwiseError
-from .loading import load_model, load_object
+from .loading import called, load_model, load_object
 from .separate import Separation, separate_
 from .separate.calibration import Batch, batches_of
 from .separate.page import document
@@ -71,9 +71,10 @@ def run(
     _check_files(out, page)
     effort = effort or EFFORT
     model = load_model(model_name).eval()
-    calibration = load_object(calibration_name)
+    found = load_object(calibration_name)
+    calibration = called(found, calibration_name) if callable(found) else found
     dense = deepcopy(model)
-    batches = batches_of(calibration() if callable(calibration) else calibration, None, device_of(model))
+    batches = batches_of(calibration, None, device_of(model))
     with _progress(console) as progress:
         report = separate_(
             model,
@@ -93,12 +94,15 @@ def run(
         batch=batches[0].samples,
         files=tuple(str(path) for path in (out, out and beside(out), page) if path is not None),
     )
-    if out is not None:
-        _save(model, out)
-        report.save(beside(out))
-    if page is not None:
-        more = "".join(f"<p>{escape(line)}</p>" for line in done.lines())
-        page.write_text(document(report, more), encoding="utf-8")
+    try:
+        if out is not None:
+            _save(model, out)
+            report.save(beside(out))
+        if page is not None:
+            more = "".join(f"<p>{escape(line)}</p>" for line in done.lines())
+            page.write_text(document(report, more), encoding="utf-8")
+    except OSError as error:
+        raise DepthwiseError(f"cannot write {error.filename}: {error.strerror}") from error
     return done
 
 

@@ -15,8 +15,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from depthwise import DepthwiseConv2d, SeparableConv1d, SeparableConv2d, SeparableConv3d
+from depthwise import DepthwiseConv2d, SeparableConv1d, SeparableConv2d, SeparableConv3d, separate_
 from depthwise.blocks import ConvNeXtBlock, InvertedResidual, MobileNetV1Block, XceptionBlock
+from tests.support.dense import convolutional, images
 
 # torch's own exporters and compiler, at the pinned version, use what they deprecate.
 pytestmark = [
@@ -80,6 +81,18 @@ def run_onnx(path: Path, x: Tensor) -> np.ndarray[Any, Any]:
 
 def operators(path: Path) -> set[str]:
     return {node.op_type if not node.domain else f"{node.domain}.{node.op_type}" for node in onnx.load(path).graph.node}
+
+
+def test_onnx_of_a_separated_network(tmp_path: Path) -> None:
+    net = convolutional(bias=True)
+    x = images(8)
+    report = separate_(net, x, budget=0.3)
+    assert report.separated
+    program = torch.onnx.export(net, (x,), dynamo=True, verbose=False)
+    assert program is not None
+    program.save(tmp_path / "net.onnx")
+    with torch.no_grad():
+        np.testing.assert_allclose(run_onnx(tmp_path / "net.onnx", x), net(x).numpy(), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])

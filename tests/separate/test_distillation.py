@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from depthwise import DepthwiseError, distill, separate_
 from depthwise.separate.distillation import divergence
@@ -97,6 +99,43 @@ def test_the_divergence() -> None:
     )
 
 
+class Endless(IterableDataset[Tensor]):
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(images(32))
+
+
+def test_batches_of_a_dict_and_of_a_data_set_without_length(pair: tuple[nn.Module, nn.Module]) -> None:
+    student, teacher = pair
+    batches = [{"pixels": x} for x in loader()]
+    done = distill(student, teacher, batches, adapter=lambda batch: (batch["pixels"], None), progress=False)
+    assert done.steps == 4
+    streamed: DataLoader[Tensor] = DataLoader(Endless(), batch_size=16)
+    assert distill(student, teacher, streamed, epochs=2, progress=False).steps == 4
+
+
+def test_a_sampler_draws_another_order_each_epoch(pair: tuple[nn.Module, nn.Module]) -> None:
+    student, teacher = pair
+    data = list(range(64))
+    sampler: DistributedSampler[int] = DistributedSampler(data, num_replicas=1, rank=0)  # type: ignore[arg-type]
+    drawn: list[list[int]] = []
+
+    def adapter(batch: Tensor) -> tuple[Tensor, None]:
+        drawn.append(batch.tolist())
+        return images(64)[batch], None
+
+    distill(
+        student,
+        teacher,
+        DataLoader(data, 64, sampler=sampler),  # type: ignore[arg-type]
+        epochs=2,
+        adapter=adapter,
+        progress=False,
+    )
+    first, second = drawn
+    assert sorted(first) == sorted(second) == data
+    assert first != second
+
+
 def test_errors(pair: tuple[nn.Module, nn.Module], tmp_path: Path) -> None:
     student, teacher = pair
     with pytest.raises(DepthwiseError, match="student and teacher are one module"):
@@ -105,6 +144,11 @@ def test_errors(pair: tuple[nn.Module, nn.Module], tmp_path: Path) -> None:
         distill(student, teacher, loader(), epochs=0)
     with pytest.raises(DepthwiseError, match="layers= names nothing, and the student has no such module"):
         distill(student, teacher, loader(), layers=["nothing"])
+    student.add_module("idle", nn.Identity())
+    teacher.add_module("idle", nn.Identity())
+    student.forward = teacher.forward = lambda x: x.flatten(1)
+    with pytest.raises(DepthwiseError, match="layers= names idle, and the forward does not call it"):
+        distill(student, teacher, loader(), layers=["idle"], progress=False)
     with pytest.raises(DepthwiseError, match="the loader gave no batches; an iterator gives its own only once"):
         distill(student, teacher, iter([]), progress=False)
     with pytest.raises(DepthwiseError, match="a batch is a tensor, or inputs and labels; got dict; give adapter="):

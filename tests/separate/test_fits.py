@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -113,6 +115,9 @@ def test_the_mirror() -> None:
     # A kernel that is one is found exactly, from the weights and from the data.
     exact = pointwise_first.start(start.kernel, AREA)
     torch.testing.assert_close(exact.kernel, start.kernel)
+    target = evidence(u, u @ start.kernel.mT)
+    assert target.error(pointwise_first.refit(target, start, 30).kernel) < 1e-9
+    torch.testing.assert_close(pointwise_first.refit(target, exact, 5).kernel, start.kernel)
     # Outputs do not depend on how many are solved for together.
     whole, pointwise_first.CHUNK_BYTES = pointwise_first.CHUNK_BYTES, 1
     try:
@@ -151,6 +156,30 @@ def test_fewer_rows_than_unknowns_is_told() -> None:
     start = depthwise_first.start(kernel, 2, AREA)
     assert depthwise_first.unseen(q, start.filters) == GROUPS * (2 * CHANNELS - 2)
     assert q.error(depthwise_first.refit(q, start, 10).kernel) <= q.error(start.kernel)
+
+
+def test_nan_is_never_the_least_error() -> None:
+    u, kernel = rows()
+    few = Sample(GROUPS, CHANNELS * AREA, OUTPUTS, ROWS, AREA, torch.device("cpu"))
+    few.add(u, u @ kernel.mT)
+    few.settle_(torch.ones(GROUPS, OUTPUTS, dtype=torch.float64), free_mean=False)
+    for each in (evidence(u, u @ kernel.mT), few):
+        assert each.error(kernel * float("nan")) == float("inf")
+
+
+def test_a_search_that_overflows_ends_in_the_best_that_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    u, kernel = rows()
+    q = evidence(u, u @ kernel.mT)
+    start = depthwise_first.start(kernel, 1, AREA)
+
+    def far(search: torch.optim.LBFGS, left: Callable[[], Tensor]) -> None:
+        with torch.no_grad():
+            search.param_groups[0]["params"][0].fill_(float("nan"))
+        left()
+
+    monkeypatch.setattr(torch.optim.LBFGS, "step", far)
+    found = depthwise_first.refit(q, start, 60)
+    torch.testing.assert_close(found.kernel, depthwise_first.refit_mixing(q, start).kernel)
 
 
 def test_an_output_of_more_weight_is_fitted_better() -> None:

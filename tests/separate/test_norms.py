@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from copy import deepcopy
 
+import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from depthwise import DepthwiseError
 from depthwise.separate.calibration import batches_of
-from depthwise.separate.norms import reestimate_
+from depthwise.separate.norms import _statistics, reestimate_
 from tests.support.dense import convolutional, images
 
 
@@ -36,6 +38,40 @@ def test_a_scaled_and_shifted_layer_is_undone_by_its_norm() -> None:
     torch.testing.assert_close(copy(x), model(x), rtol=1e-2, atol=1e-2)
     assert torch.equal(norms(copy)[0].running_var, norms(model)[0].running_var)  # type: ignore[arg-type]
     assert not torch.equal(norms(copy)[1].running_var, norms(model)[1].running_var)  # type: ignore[arg-type]
+
+
+class Activated(nn.BatchNorm2d):
+    """A batch norm with the activation inside, as timm has it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).relu()
+
+
+@torch.no_grad()
+def test_a_norm_with_a_forward_of_its_own_runs_it() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), Activated(4), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))
+    x = images(40)
+    model[1].momentum = model[3].momentum = None  # type: ignore[assignment]
+    model.train()(x)
+    model.eval()
+    copy = deepcopy(model)
+    copy[0].get_parameter("weight").mul_(3)
+    before = [norm.running_mean for norm in norms(model)]
+    reestimate_(model, copy, batches_of([x], None, None))
+    # Scaled and normalised again, what comes after it is what it was; without its activation that would not hold.
+    torch.testing.assert_close(norms(copy)[1].running_mean, norms(model)[1].running_mean, rtol=1e-3, atol=1e-4)
+    seen = _statistics(model, batches_of([x], None, None))["3"]
+    torch.testing.assert_close(seen.mean.float(), norms(model)[1].running_mean, rtol=1e-3, atol=1e-4)
+    assert all(norm.running_mean is mean for norm, mean in zip(norms(model), before, strict=True))
+
+
+def test_statistics_are_given_back_where_a_forward_fails() -> None:
+    model = convolutional()
+    before = [norm.running_mean for norm in norms(model)]
+    with pytest.raises(DepthwiseError, match="the model failed on a calibration batch"):
+        _statistics(model, batches_of([images(8), images(8, channels=4)], None, None))
+    assert all(norm.running_mean is mean for norm, mean in zip(norms(model), before, strict=True))
+    assert not any(norm._forward_pre_hooks for norm in norms(model))
 
 
 def test_one_value_a_channel_has_no_variance_to_move() -> None:

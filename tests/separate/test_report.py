@@ -62,6 +62,8 @@ def test_the_report_is_the_same_after_a_round_through_json(
 def test_what_is_no_report_is_told(tmp_path: Path) -> None:
     with pytest.raises(DepthwiseError, match="this is no report of a separation in format 1"):
         Separation.from_dict({"layers": []})
+    with pytest.raises(DepthwiseError, match="the report of a separation is not whole: KeyError: 'per'"):
+        Separation.from_dict({"format": 1})
     with pytest.raises(DepthwiseError, match=r"missing\.json does not load as the report of a separation"):
         Separation.load(tmp_path / "missing.json")
     (tmp_path / "broken.json").write_text("{")

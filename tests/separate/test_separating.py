@@ -12,8 +12,12 @@ from torch.nn.utils import parametrizations
 
 from depthwise import DepthwiseConv2d, DepthwiseError, SeparableConv2d, separate_, separated_like
 from depthwise.blocks import BlueprintConv2d
-from depthwise.separate import Separation, gathering
+from depthwise.separate import Separation
+from depthwise.separate.calibration import batches_of
+from depthwise.separate.gathering import Gathering, output_weights
 from depthwise.separate.options import Form, cheaper_forms
+from depthwise.separate.sample import Sample
+from depthwise.separate.survey import survey
 from tests.support.dense import convolutional, images
 from tests.support.networks import Calls
 
@@ -142,6 +146,7 @@ def test_the_parts_of_a_model_that_stay() -> None:
             "normed": parametrizations.weight_norm(nn.Conv2d(16, 16, 3, padding=1)),
             "tied": nn.Conv2d(16, 16, 3, padding=1),
             "twin": nn.Conv2d(16, 16, 3, padding=1),
+            "biased": nn.Conv2d(16, 16, 3, padding=1),
             "unused": nn.Conv2d(16, 16, 3),
             "last": nn.Conv2d(16, 16, 3, padding=1),
         }
@@ -150,6 +155,7 @@ def test_the_parts_of_a_model_that_stay() -> None:
     assert isinstance(twin, nn.Conv2d)
     assert isinstance(tied, nn.Conv2d)
     twin.weight = tied.weight
+    model["biased"].register_parameter("bias", model["pixel"].get_parameter("bias"))
     model["watched"].register_forward_hook(lambda *_: None)
 
     def run(x: Tensor, net: nn.Module) -> Tensor:
@@ -170,14 +176,91 @@ def test_the_parts_of_a_model_that_stay() -> None:
         "thin": "no separable form is cheaper",
         "up": "is a ConvTranspose2d, not torch's own convolution",
         "normed": "is a ParametrizedConv2d",
-        "tied": "it shares its weight with another convolution",
-        "twin": "it shares its weight with another convolution",
+        "tied": "it shares its weight with another module",
+        "twin": "it shares its weight with another module",
+        "biased": "it shares its bias with another module",
         "unused": "the calibration data never reach it",
     }
     for name, start in expected.items():
         assert reasons[name].startswith(start), (name, reasons[name])
     for name in expected:
         assert f"net.{name} stays dense: {reasons[name]}" in str(report)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_norm_takes_care_of_the_mean_only_where_nothing_else_reads_it(elsewhere: bool) -> None:
+    def run(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
+        y: Tensor = conv(x)
+        out: Tensor = norm(y).relu() + (0.1 * y if elsewhere else 0.1)
+        return out
+
+    model = Calls(run, conv=nn.Conv2d(8, 16, 3, bias=False), norm=nn.BatchNorm2d(16))
+    x = images(32, channels=8) + 1
+    model.train()(x)
+    batch = batches_of(x, None, None)[0]
+    (candidate,), _ = survey(model.eval(), batch, None)
+    assert candidate.free_mean is not elsewhere
+    assert candidate.norm == (None if elsewhere else "norm")
+    dense = deepcopy(model)
+    report = separate_(model, x, budget=0.3)
+    # Where the mean counts, it is part of what the errors are a share of.
+    found, expected = (net.get_submodule("conv")(x) for net in (model, dense))
+    mean = 0 if elsewhere else expected.mean((0, 2, 3), keepdim=True)
+    shift = 0 if elsewhere else (found - expected).mean((0, 2, 3), keepdim=True)
+    weight = 1 if elsewhere else output_weights(dense, candidate)[0, :, None, None]
+    measured = (weight * (found - shift - expected).square()).sum() / (weight * (expected - mean).square()).sum()
+    assert report.layers[0].cumulative_error == pytest.approx(float(measured) ** 0.5, rel=0.02)
+
+
+def test_a_layer_of_low_rank_does_not_take_the_budget() -> None:
+    torch.manual_seed(0)
+    exact, other = nn.Conv2d(8, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+    low_rank(exact, "depthwise first")
+    report = separate_(nn.Sequential(exact, nn.ReLU(), other).eval(), images(32, channels=8), budget=0.5)
+    assert report.layers[0].multiplier == 1
+    assert all(0.1 < layer.sensitivity < 10 for layer in report.layers)
+
+
+def test_what_is_wrapped_in_inference_mode_can_be_trained() -> None:
+    model = convolutional()
+    with torch.inference_mode():
+        report = separate_(model, images(8), budget=0.5)
+    assert report.separated
+    model(images(2)).sum().backward()
+    for layer in report.separated:
+        assert model.get_parameter(f"{layer.name}.pointwise.weight").grad is not None
+
+
+def test_several_inputs_by_size() -> None:
+    model = Calls(lambda x, y, conv: conv(x) + y, conv=nn.Conv2d(8, 16, 3)).eval()
+    report = separate_(model, budget=0.5, input_size=((8, 6, 6), (16, 4, 4)))
+    assert report.multiplications_before == 16 * 8 * 16 * 9
+
+
+def test_a_layer_that_only_the_mirror_makes_cheaper_stays_where_its_moments_are_too_large(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limit_(monkeypatch, 1000)
+    model = nn.Sequential(nn.Conv2d(32, 2, 3, groups=2, bias=False)).eval()
+    (layer,) = separate_(model, images(8, channels=32), budget=0.9).layers
+    assert layer.reason == "no separable form is cheaper that a sample of its patches can be fitted to"
+    monkeypatch.undo()
+    (layer,) = separate_(model, images(8, channels=32), budget=0.9).layers
+    assert layer.order == "pointwise first"
+
+
+def test_the_sample_is_of_all_calls() -> None:
+    rows = 50
+    conv = nn.Conv2d(8, 16, 3, padding=1)
+    with pytest.MonkeyPatch.context() as patch:
+        limit_(patch, 2 * 4 * rows * (72 + 16))
+        gathering = Gathering(conv, 16)
+    for _ in range(4):
+        gathering.add(images(4, channels=8), images(4, channels=16))
+    assert isinstance(gathering.sums, Sample)
+    assert gathering.sums.count == gathering.most * 16 <= rows
+    assert gathering.most == rows // 16
 
 
 def test_a_module_called_twice_and_one_with_two_names() -> None:
@@ -264,12 +347,17 @@ def test_torchs_random_state_is_left() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def limit_(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    for module in ("gathering", "survey"):
+        monkeypatch.setattr(f"depthwise.separate.{module}.LIMIT_BYTES", limit)
+
+
 @torch.no_grad()
 def test_too_large_moments_become_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     model = convolutional()
     plain, exact, x = deepcopy(model), deepcopy(model), images()
     expected = model(x).detach()
-    monkeypatch.setattr(gathering, "LIMIT_BYTES", 200_000)
+    limit_(monkeypatch, 200_000)
     report = separate_(model, x, budget=0.4)
     monkeypatch.undo()
     separate_(plain, budget=0.4, input_size=(3, 12, 12))
@@ -325,6 +413,14 @@ def training() -> nn.Module:
     return model
 
 
+def chosen() -> nn.Module:
+    return Calls(lambda x, conv: (y := conv(x))[y > 0], conv=nn.Conv2d(3, 16, 3)).eval()
+
+
+def labelling() -> nn.Module:
+    return Calls(lambda x, net: net(x).argmax(1), net=convolutional()).eval()
+
+
 def overflowing() -> Tensor:
     x = images(8)
     x[0, 0, 0, 0] = float("nan")
@@ -353,7 +449,14 @@ def overflowing() -> Tensor:
         (lambda: nn.Sequential(nn.LazyConv2d(8, 3)).eval(), None, {}, "0 does not know its shape yet"),
         (lambda: nn.Sequential(nn.Conv2d(3, 8, 3, device="meta")).eval(), None, {}, "0 is on the meta device"),
         (lambda: Hidden().eval(), images(8), {"budget": 0.5}, "does not call the separable layer that stands at conv"),
-        (convolutional, None, {"input_size": 3}, r"input_size is \(channels, \*spatial\); got 3"),
+        (convolutional, None, {"input_size": 3}, r"input_size is \(channels, \*spatial\), or a tuple of them; got 3"),
+        (
+            chosen,
+            images(8),
+            {},
+            r"the model's output has shapes \[.*\], and \[.*\] where a layer computes something else",
+        ),
+        (labelling, images(8), {}, "the model's output, Tensor, holds no floating-point tensor to measure an error on"),
     ],
 )
 def test_errors_leave_the_model_as_it_was(make: Any, calibration: Any, options: dict[str, Any], message: str) -> None:
@@ -371,7 +474,11 @@ def test_errors_leave_the_model_as_it_was(make: Any, calibration: Any, options: 
     assert lazy or not any(module._forward_hooks or module._forward_pre_hooks for module in modules.values())
 
 
-def test_more_errors() -> None:
+def test_more_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("depthwise.separate.checks.DistributedDataParallel", nn.Sequential)
+    with pytest.raises(DepthwiseError, match=r"the model is a DistributedDataParallel, .* separate what it wraps"):
+        separate_(convolutional())
+    monkeypatch.undo()
     with pytest.raises(DepthwiseError, match=r"separate_ takes a torch\.nn\.Module; got type"):
         separate_(nn.Sequential)  # type: ignore[arg-type]
     model = nn.Sequential(nn.Conv2d(3, 8, 3)).eval()

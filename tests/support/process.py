@@ -8,8 +8,27 @@ from pathlib import Path
 import torch
 import torch.distributed
 
-from depthwise import distill, separate_
+from depthwise import DepthwiseError, distill, separate_
 from tests.support.dense import convolutional, images
+
+
+def errors(rank: int) -> list[str]:
+    """What each process is told where only one has no data, or data that the model fails on."""
+    told = []
+    for wrong in ([], [images(8), images(8, channels=4)]):
+        try:
+            separate_(convolutional(), images(16) if rank == 0 else wrong, budget=0.4)
+        except DepthwiseError as error:
+            told.append(str(error))
+    return told
+
+
+def wrapped(model: torch.nn.Module, rank: int) -> dict[str, torch.Tensor]:
+    """Gradients of a separated network inside torch's own data parallelism."""
+    model.requires_grad_(True)
+    parallel = torch.nn.parallel.DistributedDataParallel(model)
+    parallel(images(8, seed=rank)).square().sum().backward()
+    return {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
 
 
 def main(folder: Path, rank: int, world: int) -> None:
@@ -31,6 +50,8 @@ def main(folder: Path, rank: int, world: int) -> None:
         folder / f"{rank}of{world}.pt",
     )
     if world > 1:
+        torch.save(errors(rank), folder / f"errors{rank}.pt")
+        torch.save(wrapped(model, rank), folder / f"gradients{rank}.pt")
         torch.distributed.destroy_process_group()
 
 

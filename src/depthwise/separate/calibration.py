@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import DepthwiseError
 from ..tracing import tensors
+from .processes import together
 
 # Samples of a calibration tensor that go through the model together.
 BATCH_SIZE = 64
@@ -45,6 +46,13 @@ class Batch:
                 f"; a tuple is called as model(*batch), a dict as model(**batch); where a batch holds more than the "
                 f"model's inputs, such as labels, give adapter=lambda batch: batch[0]"
             ) from error
+
+
+def run_all(model: nn.Module, batches: Sequence[Batch]) -> None:
+    """Call `model` with every batch, for what its hooks see."""
+    with together():
+        for batch in batches:
+            batch.run(model)
 
 
 def batches_of(calibration: Any, adapter: Adapter | None, device: torch.device | None) -> list[Batch]:
@@ -101,12 +109,3 @@ def _moved(value: Any, device: torch.device) -> Any:
     if isinstance(value, tuple | list):
         return tuple(_moved(item, device) for item in value)
     return value
-
-
-def energies(output: Any) -> Iterator[Tensor]:
-    """Every floating-point tensor of a model's output, in float64."""
-    return (x.double() for x in tensors(_plain(output)) if x.is_floating_point())
-
-
-def _plain(output: Any) -> Any:
-    return dict(output) if isinstance(output, Mapping) else output

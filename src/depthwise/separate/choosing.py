@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import prod
+from math import isfinite, prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import DepthwiseError
+from .arriving import error_at_output
 from .budget import Menu, allocate, within_error
-from .calibration import Batch, energies
+from .calibration import Batch
 from .fitting import Factors, kernel_of, options, refit_mixing, start, weight_options
 from .gathering import AnyEvidence, own_evidence
-from .moments import add_up_
 from .options import Option
 from .survey import Candidate, hooked
+
+# A relative error below this may be that of float32 alone.
+ROUNDING = 1e-4
 
 OnStep = Callable[[str, int, int], object]
 
@@ -35,13 +38,14 @@ def menus_of(
     found = []
     for done, (candidate, evidence) in enumerate(own_evidence(model, candidates, batches), start=1):
         forms = tuple(options(candidate.conv, candidate.forms, evidence))
-        # Half-way along, where the error is neither nothing nor everything.
-        middle = forms[len(forms) // 2]
+        # Half-way along, where the error is neither rounding nor everything.
+        plain = [option for option in forms if option.error > ROUNDING] or forms
+        middle = plain[len(plain) // 2]
         factors = refit_mixing(
             evidence, start(kernel_of(candidate.conv), middle.form, prod(candidate.conv.kernel_size))
         )
         reached = _arriving(model, candidate, factors, evidence, batches)
-        sensitivity = reached / middle.error**2 if middle.error > 0 else 1.0
+        sensitivity = reached / middle.error**2 if middle.error > ROUNDING else 1.0
         found.append(Menu(candidate.name, (Option(candidate.dense, 0.0), *forms), sensitivity))
         on_step("weigh", done, len(candidates))
     return found
@@ -74,17 +78,14 @@ def _arriving(
         out: Tensor = conv._conv_forward(args[0], weight, bias)
         return out
 
-    sums = torch.zeros(2, dtype=torch.float64, device=conv.weight.device)
-    for batch in batches:
-        before = list(energies(batch.run(model)))
+    def run(batch: Batch) -> Any:
         with hooked(conv, separated):
-            after = list(energies(batch.run(model)))
-        for x, y in zip(before, after, strict=True):
-            sums += torch.stack([(y - x).square().sum(), x.square().sum()]).to(sums.device)
-    add_up_(sums)
-    if not bool(sums.isfinite().all()):
+            return batch.run(model)
+
+    error = error_at_output(model, run, batches)
+    if not isfinite(error):
         raise DepthwiseError(
             f"the network's output on the calibration data is not finite, or is not where {candidate.name} is separated"
             f"; look for NaN in the data, or leave that layer out with where="
         )
-    return float(sums[0] / sums[1]) if float(sums[1]) > 0 else 0.0
+    return error

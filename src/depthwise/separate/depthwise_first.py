@@ -94,10 +94,13 @@ def refit(evidence: Evidence, factors: DepthwiseFirst, steps: int) -> DepthwiseF
             loss.backward()
         return loss.detach()
 
-    search.step(left)
-    found = refit_mixing(evidence, DepthwiseFirst(filters.detach(), best.mixing))
-    # So written, a search that ended in NaN loses too.
-    return min(found, best, factors, key=lambda each: _or_infinity(evidence.error(each.kernel)))
+    try:
+        search.step(left)
+        found = refit_mixing(evidence, DepthwiseFirst(filters.detach(), best.mixing))
+    # The search went so far that numbers overflowed, or that the ridge is too small for them.
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        found = best
+    return min(found, best, factors, key=lambda each: evidence.error(each.kernel))
 
 
 def unseen(evidence: Evidence, filters: Tensor) -> int:
@@ -120,7 +123,3 @@ def _solved(normal: Tensor, wanted: Tensor, mixing: Tensor, ridge: Tensor) -> Te
     now = mixing.flatten(2).mT
     change = torch.cholesky_solve(wanted - normal @ now, torch.linalg.cholesky(ridged(normal, ridge)))
     return (now + change).mT.reshape(mixing.shape)
-
-
-def _or_infinity(error: float) -> float:
-    return error if error == error else float("inf")

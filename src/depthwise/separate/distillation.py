@@ -2,12 +2,12 @@
 
 Knowledge distillation on the outputs (Hinton, Vinyals, Dean, arXiv 1503.02531), with the outputs of single layers
 matched too where wanted. Under `torchrun`, with `torch.distributed` initialised, gradients are averaged over all
-processes, each with its own part of the data.
+processes, each with its own part of the data, in equally many batches; after an epoch so are the norms' statistics.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,11 @@ import torch
 import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, DistributedSampler
 
 from ..errors import DepthwiseError
 from .calibration import Adapter
+from .processes import add_up_, from_first, several
 from .survey import device_of, hooked
 
 OnEpoch = Callable[[int, float], object]
@@ -59,9 +61,10 @@ def distill(
     temperature:   of both softmaxes; their Kullback-Leibler divergence counts its square
     layers:        names of modules in both whose outputs are matched too: relative squared error, `layer_weight` each
     labels_weight: of the cross-entropy with the labels, beside the divergence
-    optimizer:     AdamW at `lr`, falling to 0 along a cosine, where not given; one that is given keeps its rates
+    optimizer:     AdamW at `lr`, falling to 0 along a cosine where the loader has a length; one that is given keeps
+                   its rates
     autocast:      torch.bfloat16 or torch.float16 for mixed precision, float16 with a scaled loss
-    checkpoint:    a file that every epoch is saved to, and taken up from where it exists
+    checkpoint:    a file that the first process saves every epoch to, and all take up from where it exists
     on_epoch:      called with the number of epochs done and the last one's mean loss
 
     >>> from depthwise import SeparableConv2d, distill
@@ -80,6 +83,7 @@ def distill(
             advance(run.steps)
             for epoch in range(len(losses), epochs):
                 student.train()
+                run.shuffle(epoch)
                 total = count = 0.0
                 for batch in run.batches:
                     inputs, labels = _inputs(batch, adapter, device_of(student))
@@ -97,6 +101,7 @@ def distill(
                 if not count:
                     raise DepthwiseError("the loader gave no batches; an iterator gives its own only once")
                 losses.append(total / count)
+                run.average_buffers()
                 run.save(checkpoint, losses)
                 on_epoch(epoch + 1, losses[-1])
     finally:
@@ -135,7 +140,8 @@ class _Run:
     ) -> None:
         self.student = student
         self.batches = loader
-        self.total = epochs * len(loader) if isinstance(loader, Sized) else None
+        length = _length(loader)
+        self.total = None if length is None else epochs * length
         self.steps = 0
         self.parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
         self.optimizer = optimizer or torch.optim.AdamW(self.parameters, lr=lr)
@@ -155,15 +161,25 @@ class _Run:
             self.schedule.step()
         self.steps += 1
 
+    def shuffle(self, epoch: int) -> None:
+        """Let a sampler for several processes draw another order each epoch, and the same one when resumed."""
+        if isinstance(self.batches, DataLoader) and isinstance(self.batches.sampler, DistributedSampler):
+            self.batches.sampler.set_epoch(epoch)
+
     def _average(self) -> None:
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        if not several():
             return
         for parameter in self.parameters:
             # A parameter that a process did not use has no gradient there, and takes part all the same.
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            torch.distributed.all_reduce(parameter.grad)
-            parameter.grad /= torch.distributed.get_world_size()
+            _average_(parameter.grad)
+
+    def average_buffers(self) -> None:
+        """One student in all processes: each had its own data for the norms' statistics."""
+        for buffer in self.student.buffers():
+            if several() and buffer.is_floating_point():
+                _average_(buffer)
 
     def _parts(self) -> dict[str, Any]:
         parts = {"student": self.student, "optimizer": self.optimizer, "scaler": self.scaler}
@@ -171,8 +187,7 @@ class _Run:
 
     def save(self, path: str | Path | None, losses: list[float]) -> None:
         """Write everything that a later run needs; the first process does, and the file is whole or not there."""
-        alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
-        if path is None or not (alone or torch.distributed.get_rank() == 0):
+        if path is None or (several() and torch.distributed.get_rank() > 0):
             return
         state = {name: part.state_dict() for name, part in self._parts().items()}
         unfinished = Path(f"{path}.unfinished")
@@ -180,16 +195,42 @@ class _Run:
         unfinished.replace(path)
 
     def resumed(self, path: str | Path | None) -> list[float]:
-        """The losses of the epochs that a checkpoint has behind it; everything else is taken up from there."""
-        if path is None or not Path(path).exists():
+        """The losses of the epochs that a checkpoint has behind it; everything else is taken up from there.
+
+        The first process reads it for all: the others may be on machines that do not have the file.
+        """
+        if path is None:
             return []
-        state = torch.load(path, map_location=device_of(self.student), weights_only=True)
+        state = from_first(_loaded(path))
+        if state is None:
+            return []
         if state.keys() != {*self._parts(), "losses", "steps"}:
             raise DepthwiseError(f"{path} is no checkpoint of this fine-tuning: it holds {', '.join(state)}")
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
         self.steps = state["steps"]
         return list(state["losses"])
+
+
+def _loaded(path: str | Path) -> dict[str, Any] | None:
+    if (several() and torch.distributed.get_rank() > 0) or not Path(path).exists():
+        return None
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+def _length(loader: Iterable[Any]) -> int | None:
+    """Batches of an epoch; None where nothing says how many."""
+    try:
+        return len(loader) if isinstance(loader, Sized) else None
+    # A DataLoader over an iterable data set has a length that raises.
+    except TypeError:
+        return None
+
+
+def _average_(tensor: Tensor) -> None:
+    add_up_(tensor)
+    tensor /= torch.distributed.get_world_size()
 
 
 def _check(student: nn.Module, teacher: nn.Module, layers: Sequence[str], epochs: int) -> None:
@@ -210,7 +251,7 @@ def _inputs(batch: Any, adapter: Adapter | None, device: torch.device | None) ->
         inputs, labels = batch[0], batch[1] if len(batch) > 1 else None
     else:
         inputs, labels = batch, None
-    if not isinstance(inputs, Tensor) or isinstance(batch, Mapping):
+    if not isinstance(inputs, Tensor):
         raise DepthwiseError(
             f"a batch is a tensor, or inputs and labels; got {type(batch).__name__}; give adapter=, which makes "
             f"(inputs, labels or None) of a batch"
@@ -231,6 +272,9 @@ def _outputs(network: nn.Module, inputs: Tensor, layers: Sequence[str], *, grad:
         output = network(inputs)
     if not isinstance(output, Tensor):
         raise DepthwiseError(f"distill needs a model that gives one tensor; this one gives {type(output).__name__}")
+    missing = [name for name in layers if name not in found]
+    if missing:
+        raise DepthwiseError(f"layers= names {missing[0]}, and the forward does not call it; leave it out")
     return output, [found[name] for name in layers]
 
 

@@ -61,9 +61,6 @@ def weight_options(conv: _ConvNd, forms: Sequence[Form]) -> Iterator[Option]:
 def options(conv: _ConvNd, forms: Sequence[Form], evidence: AnyEvidence) -> Iterator[Option]:
     """Each form with the relative error that its SVD with a refitted pointwise step leaves in the layer's output."""
     for form in forms:
-        # The mirror's problems need the moments, which a sample stands in for.
-        if form.order == "pointwise first" and not isinstance(evidence, Quadratic):
-            continue
         factors = refit_mixing(evidence, start(kernel_of(conv), form, prod(conv.kernel_size)))
         yield Option(form, evidence.error(factors.kernel) ** 0.5)
 

@@ -14,23 +14,21 @@ from torch.nn.modules.conv import _ConvNd
 from .. import functional
 from ..errors import DepthwiseError
 from ..folding import scale_and_shift
-from .calibration import Batch, Reached
-from .moments import CHUNK_BYTES, Moments
+from .calibration import Batch, Reached, run_all
+from .moments import CHUNK_BYTES, LIMIT_BYTES, Moments, moments_bytes
 from .patches import PLACES, outputs, patches
+from .processes import together
 from .quadratic import Quadratic, quadratic_
 from .sample import Sample
 from .survey import Candidate, hooked, norm_of
-
-# Of all moments and samples that are held at a time.
-LIMIT_BYTES = 2**30
 
 AnyEvidence = Quadratic | Sample
 
 
 class Gathering:
-    """Takes in a layer's inputs and the outputs that are wanted of it."""
+    """Takes in a layer's inputs and the outputs that are wanted of it, of so many `images` in this process."""
 
-    def __init__(self, conv: _ConvNd, samples: int) -> None:
+    def __init__(self, conv: _ConvNd, images: int) -> None:
         self.conv = conv
         self.area = prod(conv.kernel_size)
         self.most = PLACES
@@ -41,8 +39,9 @@ class Gathering:
         else:
             # Half of the memory: what is computed of the rows takes as much again.
             rows = max(1, LIMIT_BYTES // 2 // (4 * conv.groups * (patch + group_outputs)))
+            rows = min(rows, images * PLACES)
             self.sums = Sample(conv.groups, patch, group_outputs, rows, self.area, conv.weight.device)
-            self.most = min(PLACES, max(1, rows // max(1, samples)))
+            self.most = max(1, rows // images)
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Take in an input of the layer and the output wanted of it, a few images at a time."""
@@ -72,12 +71,6 @@ class Gathering:
         return found
 
 
-def moments_bytes(conv: _ConvNd) -> int:
-    """Memory of a layer's moments."""
-    patch = conv.in_channels // conv.groups * prod(conv.kernel_size)
-    return 8 * conv.groups * patch * (patch + conv.out_channels // conv.groups)
-
-
 def output_weights(model: nn.Module, candidate: Candidate) -> Tensor:
     """What an error of each output counts: the square of the scale of the norm after it, (groups, group_outputs)."""
     norm = norm_of(model, candidate)
@@ -94,36 +87,41 @@ def own_evidence(
     model: nn.Module, candidates: Sequence[Candidate], batches: Sequence[Batch]
 ) -> Iterator[tuple[Candidate, AnyEvidence]]:
     """Each candidate's evidence from the model as it is; as many at a time as fit in memory."""
-    samples = sum(batch.samples for batch in batches)
     for few in _fitting(candidates):
-        gatherings = [Gathering(candidate.conv, samples) for candidate in few]
+        gatherings = [_gathering(candidate, batches) for candidate in few]
         with ExitStack() as stack:
             for candidate, gathering in zip(few, gatherings, strict=True):
                 stack.enter_context(hooked(candidate.conv, lambda _, args, y, g=gathering: g.add(args[0], y)))
-            for batch in batches:
-                batch.run(model)
+            run_all(model, batches)
         found = [gathering.evidence(model, each) for each, gathering in zip(few, gatherings, strict=True)]
         del gatherings
-        yield from zip(few, found, strict=True)
+        # What was used is let go before more is gathered.
+        for candidate in few:
+            yield candidate, found.pop(0)
 
 
 def evidence_between(
     model: nn.Module, student: nn.Module, candidate: Candidate, batches: Sequence[Batch]
 ) -> AnyEvidence:
     """A candidate's evidence with inputs from `student` and outputs from `model`."""
-    gathering = Gathering(candidate.conv, sum(batch.samples for batch in batches))
+    gathering = _gathering(candidate, batches)
     copy = student.get_submodule(candidate.name)
-    for batch in batches:
-        wanted = _calls(model, candidate.conv, batch, candidate.calls, inputs=False)
-        given = _calls(student, copy, batch, candidate.calls, inputs=True)
-        if len(wanted) != len(given):
-            raise DepthwiseError(
-                f"{candidate.name} is called {len(wanted)} times by the dense network and {len(given)} times by the "
-                f"separated one on the same batch; leave it out with where="
-            )
-        for x, y in zip(given, wanted, strict=True):
-            gathering.add(x, y)
+    with together():
+        for batch in batches:
+            wanted = _calls(model, candidate.conv, batch, candidate.calls, inputs=False)
+            given = _calls(student, copy, batch, candidate.calls, inputs=True)
+            if len(wanted) != len(given):
+                raise DepthwiseError(
+                    f"{candidate.name} is called {len(wanted)} times by the dense network and {len(given)} times by "
+                    f"the separated one on the same batch; leave it out with where="
+                )
+            for x, y in zip(given, wanted, strict=True):
+                gathering.add(x, y)
     return gathering.evidence(model, candidate)
+
+
+def _gathering(candidate: Candidate, batches: Sequence[Batch]) -> Gathering:
+    return Gathering(candidate.conv, candidate.calls * sum(batch.samples for batch in batches))
 
 
 def _calls(model: nn.Module, module: nn.Module, batch: Batch, calls: int, *, inputs: bool) -> list[Tensor]:

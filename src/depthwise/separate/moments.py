@@ -6,13 +6,18 @@ Sums over batches, and with `torch.distributed` over processes, are the sums ove
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import torch
-import torch.distributed
 from torch import Tensor
+from torch.nn.modules.conv import _ConvNd
+
+from .processes import add_up_
 
 # Rows that are widened to float64 at a time.
 CHUNK_BYTES = 2**25
+# Of all moments, or samples of patches in their place, that are gathered at a time.
+LIMIT_BYTES = 2**30
 
 
 @dataclass(slots=True)
@@ -74,8 +79,7 @@ class Moments:
         add_up_(self.gram, self.cross, self.energy, self.patches, self.targets, self.count)
 
 
-def add_up_(*sums: Tensor) -> None:
-    """Each of the sums becomes that over all processes of `torch.distributed`, where it is initialised."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        for each in sums:
-            torch.distributed.all_reduce(each)
+def moments_bytes(conv: _ConvNd) -> int:
+    """Memory of a layer's moments."""
+    patch = conv.in_channels // conv.groups * prod(conv.kernel_size)
+    return 8 * conv.groups * patch * (patch + conv.out_channels // conv.groups)

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .calibration import Batch
-from .moments import add_up_
-from .survey import hooked
+from .calibration import Batch, run_all
+from .processes import add_up_
+from .survey import hooked_before
 
 
 @dataclass(slots=True)
@@ -67,26 +66,30 @@ def _statistics(model: nn.Module, batches: Sequence[Batch]) -> dict[str, Statist
     """What every batch norm with running statistics gets, each normalising by its own batch meanwhile."""
     found: dict[str, Statistics] = {}
 
-    def seen(name: str, norm: Any, args: tuple[Any, ...], _: Tensor) -> Tensor | None:
-        x: Tensor = args[0]
-        wide = x.detach().double().transpose(0, 1).flatten(1)
+    def seen(name: str, norm: Any, args: tuple[Any, ...]) -> None:
+        wide = args[0].detach().double().transpose(0, 1).flatten(1)
         sums = found[name]
         sums.count += wide.shape[1]
         sums.total += wide.sum(1)
         sums.squares += wide.square().sum(1)
-        # One value a channel has no variance: the output stands as it is.
-        if wide.shape[1] == 1:
-            return None
-        return F.batch_norm(x, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
+        # One value a channel has no variance: the norm stands as it is.
+        if wide.shape[1] > 1:
+            norm.running_mean, norm.running_var = (
+                batch.to(norm.running_mean.dtype) for batch in (wide.mean(1), wide.var(1, correction=0))
+            )
 
     with ExitStack() as stack:
         for name, norm in model.named_modules():
             if isinstance(norm, _BatchNorm) and norm.running_mean is not None:
                 total = torch.zeros_like(norm.running_mean, dtype=torch.float64)
                 found[name] = Statistics(total.new_zeros(1), total, total.clone())
-                stack.enter_context(hooked(norm, lambda *call, name=name: seen(name, *call)))
-        for batch in batches:
-            batch.run(model)
+                stack.callback(_restore, norm, norm.running_mean, norm.running_var)
+                stack.enter_context(hooked_before(norm, lambda *call, name=name: seen(name, *call)))
+        run_all(model, batches)
     for sums in found.values():
         add_up_(sums.count, sums.total, sums.squares)
     return {name: sums for name, sums in found.items() if float(sums.count) > 0}
+
+
+def _restore(norm: _BatchNorm, mean: Tensor | None, variance: Tensor | None) -> None:
+    norm.running_mean, norm.running_var = mean, variance

@@ -73,5 +73,5 @@ def _at(size: tuple[int, ...], most: int) -> tuple[Any, ...]:
 @lru_cache(maxsize=64)
 def places(size: tuple[int, ...], most: int) -> tuple[Tensor, ...]:
     """Indices along each axis of `most` positions, always the same ones for one size."""
-    drawn = torch.randperm(prod(size), generator=torch.Generator().manual_seed(0))[:most]
+    drawn = torch.randperm(prod(size), generator=torch.Generator("cpu").manual_seed(0), device="cpu")[:most]
     return torch.unravel_index(drawn.sort().values, size)

@@ -61,8 +61,7 @@ class Quadratic:
 
     def error(self, kernel: Tensor) -> float:
         """The share of the scale that `kernel` (groups, group_outputs, patch) misses, from 0 for none of it."""
-        scale = self.scale
-        return max(0.0, float((self.weights * self.of_outputs(kernel)).sum()) / scale) if scale > 0 else 0.0
+        return share((self.weights * self.of_outputs(kernel)).sum(), self.scale)
 
 
 def quadratic_(moments: Moments, area: int, weights: Tensor, *, free_mean: bool) -> Quadratic:
@@ -80,6 +79,13 @@ def quadratic_(moments: Moments, area: int, weights: Tensor, *, free_mean: bool)
         moments.cross.baddbmm_(u.unsqueeze(2), t.unsqueeze(1), alpha=-1)
         moments.energy -= t.square()
     return Quadratic(moments.gram, moments.cross, moments.energy, weights, area, moments.patches, moments.targets)
+
+
+def share(missed: Tensor, scale: float) -> float:
+    """`missed` of `scale`, from 0; infinity where it is NaN, so that what gives NaN is never the least."""
+    if bool(missed.isnan()):
+        return float("inf")
+    return max(0.0, float(missed) / scale) if scale > 0 else 0.0
 
 
 def _filtered(filters: Tensor, rows: Tensor) -> Tensor:

@@ -140,8 +140,11 @@ class Separation:
     def from_dict(cls, content: dict[str, Any]) -> Separation:
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise DepthwiseError(f"this is no report of a separation in format {FORMAT}")
-        fields = {name: content[name] for name in ("per", "budget", "max_error", "output_error", "samples")}
-        return cls(layers=tuple(_layer(layer) for layer in content["layers"]), **fields)
+        try:
+            fields = {name: content[name] for name in ("per", "budget", "max_error", "output_error", "samples")}
+            return cls(layers=tuple(_layer(layer) for layer in content["layers"]), **fields)
+        except (KeyError, TypeError) as error:
+            raise DepthwiseError(f"the report of a separation is not whole: {type(error).__name__}: {error}") from error
 
     def save(self, path: str | Path) -> None:
         """Write the report as JSON, to stand beside the weights."""

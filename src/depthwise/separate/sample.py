@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from .depthwise_first import DepthwiseFirst, refit_mixing
-from .moments import add_up_
+from .processes import add_up_
+from .quadratic import share
 
 STEPS, BATCH, LEARNING_RATE = 300, 512, 0.02
 
@@ -22,8 +23,8 @@ class Sample:
     """
 
     def __init__(self, groups: int, patch: int, group_outputs: int, rows: int, area: int, device: torch.device) -> None:
-        self.patches = torch.empty(groups, rows, patch, device=device)
-        self.targets = torch.empty(groups, rows, group_outputs, device=device)
+        self.patches = torch.empty(groups, rows, patch, dtype=torch.float32, device=device)
+        self.targets = torch.empty(groups, rows, group_outputs, dtype=torch.float32, device=device)
         self.count = 0
         self.area = area
 
@@ -66,8 +67,7 @@ class Sample:
 
     def error(self, kernel: Tensor) -> float:
         """The share of the targets' energy that `kernel` (groups, group_outputs, patch) misses."""
-        scale = float((self.weights * self.energy).sum())
-        return float((self.weights * self.of_outputs(kernel)).sum()) / scale if scale > 0 else 0.0
+        return share((self.weights * self.of_outputs(kernel)).sum(), float((self.weights * self.energy).sum()))
 
     def variance(self, kernel: Tensor) -> Tensor:
         """Mean square of what a kernel gives: (groups, group_outputs)."""
@@ -85,9 +85,9 @@ def refit(sample: Sample, factors: DepthwiseFirst) -> DepthwiseFirst:
     optimizer = torch.optim.Adam(groups)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     weights = (sample.weights / (sample.weights * sample.energy).sum().clamp_min(1e-300)).float().unsqueeze(1)
-    draw = torch.Generator().manual_seed(0)
+    draw = torch.Generator("cpu").manual_seed(0)
     for _ in range(STEPS):
-        rows = torch.randint(max(sample.count, 1), (min(BATCH, sample.count),), generator=draw)
+        rows = torch.randint(max(sample.count, 1), (min(BATCH, sample.count),), generator=draw, device="cpu")
         with torch.enable_grad():
             given = _filtered(sample.patches[:, rows], filters) @ mixing.flatten(2).mT
             loss = (weights * (sample.targets[:, rows] - given).square()).sum() / max(len(rows), 1)

@@ -15,26 +15,27 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import replace
-from math import prod
+from math import isfinite, prod, sqrt
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.parameter import is_lazy
 
 from ..errors import DepthwiseError
 from ..geometry import positive
+from .arriving import error_at_output
 from .budget import Menu, check_budget
 from .building import built, replace_
-from .calibration import Adapter, Batch, batches_of, energies
+from .calibration import Adapter, Batch, batches_of
+from .checks import check_model
 from .choosing import OnStep, bias_of, choice, menus_of
 from .fitting import fit, kernel_of, put_, start
 from .gathering import evidence_between
-from .moments import add_up_
 from .norms import move_, reestimate_
 from .options import Option
+from .processes import add_up_, together
 from .report import LayerSeparation, Separation
 from .survey import Candidate, Where, device_of, hooked, norm_of, survey
 
@@ -49,7 +50,7 @@ def separate_(
     max_error: float | None = None,
     where: Where | None = None,
     adapter: Adapter | None = None,
-    input_size: Sequence[int] | None = None,
+    input_size: Sequence[int] | Sequence[Sequence[int]] | None = None,
     on_step: OnStep = lambda *_: None,
 ) -> Separation:
     """Make the dense convolutions of a trained network depthwise separable, in place, and say what it cost.
@@ -57,10 +58,11 @@ def separate_(
     calibration: unlabelled samples, a few hundred: a tensor of them, one batch (a tuple is called as model(*batch), a
                  dict as model(**batch)), or any iterable of batches; None takes the weights alone: plain SVD
     budget:      share of the dense multiplications, over the layers with a cheaper form; 0.5 where nothing is given
-    max_error:   or: the greatest relative error of each layer's output
+    max_error:   or: the greatest relative error of each layer's output, that layer separated alone; errors add up on
+                 the way to the network's output, which `output_error` of the report tells
     where:       where(name, convolution) says which layers may change; all where not given
     adapter:     makes of each batch what the model is called with, such as lambda batch: batch[0]
-    input_size:  (channels, *spatial), to count multiplications where there is no calibration
+    input_size:  (channels, *spatial), or one for each input, to count multiplications where there is no calibration
     on_step:     called with what was done, how many of it, and of how many
 
     The model is in evaluation mode. Layers become SeparableConv*, or the blueprint block of `depthwise.blocks` where
@@ -81,9 +83,11 @@ def separate_(
         budget = DEFAULT_BUDGET
     if budget is not None:
         check_budget(budget)
-    _check_model(model)
-    batches = None if calibration is None else batches_of(calibration, adapter, device_of(model))
-    with _own_random_state():
+    check_model(model)
+    with together():
+        batches = None if calibration is None else batches_of(calibration, adapter, device_of(model))
+    # Inside of it tensors have no versions, and what is made cannot be trained.
+    with torch.inference_mode(mode=False), _own_random_state(model):
         return _separated(model, batches, budget, max_error, where, input_size, on_step)
 
 
@@ -99,7 +103,7 @@ def separated_like(model: nn.Module, report: Separation) -> nn.Module:
     <All keys matched successfully>
     """
     copy = deepcopy(model)
-    with _own_random_state():
+    with _own_random_state(model):
         for layer in report.separated:
             try:
                 conv = copy.get_submodule(layer.name)
@@ -119,7 +123,7 @@ def _separated(
     budget: float | None,
     max_error: float | None,
     where: Where | None,
-    input_size: Sequence[int] | None,
+    input_size: Sequence[int] | Sequence[Sequence[int]] | None,
     on_step: OnStep,
 ) -> Separation:
     example = batches[0] if batches is not None else None if input_size is None else _zeros(model, input_size)
@@ -193,23 +197,19 @@ def _one_(
 def _output_error(model: nn.Module, student: nn.Module, batches: Sequence[Batch], separated: list[str]) -> float:
     """The relative error of the network's output; raises where a separated layer is not called, or gives NaN."""
     called: set[str] = set()
-    sums = torch.zeros(2, dtype=torch.float64, device=device_of(model))
     with ExitStack() as stack:
         for name in separated:
             stack.enter_context(hooked(student.get_submodule(name), lambda *_, name=name: called.add(name)))
-        for batch in batches:
-            for x, y in zip(energies(batch.run(model)), energies(batch.run(student)), strict=True):
-                sums += torch.stack([(y - x).square().sum(), x.square().sum()]).to(sums.device)
+        error = error_at_output(model, lambda batch: batch.run(student), batches)
     missing = [name for name in separated if name not in called]
     if missing:
         raise DepthwiseError(
             f"the model does not call the separable layer that stands at {missing[0]}: it keeps the dense convolution "
             f"somewhere else too, such as in a list; leave it out with where="
         )
-    add_up_(sums)
-    if not bool(sums.isfinite().all()):
+    if not isfinite(error):
         raise DepthwiseError("the separated network's output is not finite on the calibration data")
-    return float((sums[0] / sums[1]).sqrt()) if float(sums[1]) > 0 else 0.0
+    return sqrt(error)
 
 
 def _transplant_(model: nn.Module, student: nn.Module, separated: list[str]) -> None:
@@ -224,37 +224,13 @@ def _transplant_(model: nn.Module, student: nn.Module, separated: list[str]) -> 
                     own.copy_(new)
 
 
-def _check_model(model: object) -> None:
-    if not isinstance(model, nn.Module):
-        raise DepthwiseError(f"separate_ takes a torch.nn.Module; got {type(model).__name__}")
-    if isinstance(model, _ConvNd):
-        raise DepthwiseError(
-            f"the model is itself a convolution, {type(model).__name__}, and cannot become another class in place; put "
-            f"it in an nn.Sequential, or use SeparableConv2d.from_dense"
-        )
-    if any(module.training for module in model.modules()):
-        raise DepthwiseError("the model is in training mode, where it changes as it runs; call .eval() first")
-    for name, module in model.named_modules():
-        for tensor in (*module._parameters.values(), *module._buffers.values()):
-            if is_lazy(tensor):
-                raise DepthwiseError(f"{name or 'the model'} does not know its shape yet; call the model once first")
-            if tensor is not None and tensor.is_meta:
-                raise DepthwiseError(f"{name or 'the model'} is on the meta device and has no weights to separate")
-            if isinstance(module, _ConvNd) and tensor is not None and not bool(tensor.isfinite().all()):
-                raise DepthwiseError(f"the weights of {name} are not finite; nothing can be fitted to them")
-
-
-def _zeros(model: nn.Module, input_size: Sequence[int]) -> Batch:
-    size = _size(input_size)
-    floating = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), None)
-    x = torch.zeros((1, *size)) if floating is None else floating.new_zeros((1, *size))
-    return Batch((x.detach(),), {}, 1)
-
-
-def _size(input_size: Sequence[int]) -> tuple[int, ...]:
+def _zeros(model: nn.Module, input_size: Any) -> Batch:
     if not isinstance(input_size, Sequence) or not input_size:
-        raise DepthwiseError(f"input_size is (channels, *spatial); got {input_size!r}")
-    return tuple(positive(n, "input_size") for n in input_size)
+        raise DepthwiseError(f"input_size is (channels, *spatial), or a tuple of them; got {input_size!r}")
+    sizes = input_size if isinstance(input_size[0], Sequence) else (input_size,)
+    floating = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), torch.empty(0))
+    zeros = (floating.detach().new_zeros((1, *(positive(n, "input_size") for n in size))) for size in sizes)
+    return Batch(tuple(zeros), {}, 1)
 
 
 def _total(samples: int, model: nn.Module) -> int:
@@ -264,7 +240,8 @@ def _total(samples: int, model: nn.Module) -> int:
 
 
 @contextmanager
-def _own_random_state() -> Iterator[None]:
+def _own_random_state(model: nn.Module) -> Iterator[None]:
     """New layers draw their first weights, which are not kept; torch's random state stays as it was."""
-    with torch.random.fork_rng(devices=[]):
+    devices = {each.device for each in model.parameters() if each.device.type == "cuda"}
+    with torch.random.fork_rng(devices=list(devices)):
         yield
