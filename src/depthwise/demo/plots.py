@@ -32,7 +32,7 @@ def accuracy_plot(result: DemoResult) -> str:
         shares = [100 * getattr(each.accuracies, stage) for stage in STAGES]
         axes.bar(places, shares, 0.92 * width, color=color, label=each.name)
         for place, share in zip(places, shares, strict=True):
-            axes.annotate(f"{share:.1f}", (place, share), (0, 3), textcoords="offset points", ha="center", fontsize=9)
+            axes.annotate(f"{share:.1f}", (place, share), (0, 6), textcoords="offset points", ha="center", fontsize=9)
     known = 100 * result.dense.accuracy
     axes.axhline(known, color="black", linewidth=1, linestyle="--", label=f"dense: {known:.1f}")
     axes.set_xticks(range(len(STAGES)), list(STAGES.values()))
@@ -112,7 +112,7 @@ def speedup_plot(result: DemoResult) -> str:
     axes.invert_yaxis()
     axes.set_xlim(0, 1.3 * max(ends))
     axes.set_xlabel("dense ÷ separable; dashed: no faster than dense")
-    axes.set_title("Speed-up, promised and measured\n(whiskers: quartiles; kept: measured ÷ promised)")
+    axes.set_title("Speed-up, promised and measured\n(kept: measured ÷ promised)")
     return _svg(figure)
 
 
