@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:            ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
 
-demo: $(VENV)/.demo          ## train a dense and a separable network on real digits, compare, write report.html
+demo: $(VENV)/.demo          ## train a network on real digits, make it separable, compare, write report.html
 	$(BIN)/depthwise demo
 
 test: $(VENV)/.test          ## the whole suite but the slow tests

@@ -1,11 +1,11 @@
-"""The demo: the split, the two networks, the gate, the arithmetic of the promise, and a quick run with its page."""
+"""The demo: the split, the networks, the gate, the arithmetic of the promise, and a quick run with its page."""
 
 from __future__ import annotations
 
 import json
 import re
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html import escape
 from io import StringIO
 from pathlib import Path
@@ -15,15 +15,29 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from depthwise import DepthwiseError, SeparableConv2d
-from depthwise.demo import DemoResult, run
+from depthwise import DepthwiseError, SeparableConv2d, separate_
+from depthwise.blocks import BlueprintConv2d
+from depthwise.demo import run
 from depthwise.demo.data import IMAGE_SIZE, Digits, load_digits
 from depthwise.demo.network import accuracy, dense_twin, small_cnn, trained
 from depthwise.demo.report import document
-from depthwise.demo.results import LayerResult, NetworkResult, Timing, promise_kept
+from depthwise.demo.results import (
+    EAGER,
+    OURS,
+    Accuracies,
+    DemoResult,
+    DenseResult,
+    LayerResult,
+    SeparableResult,
+    Timing,
+    promise_kept,
+)
+from depthwise.demo.run import BUDGETS
+from depthwise.demo.separation import Batches, separated, with_statistics_of
 from depthwise.demo.table import lines, milliseconds
 from depthwise.demo.timing import Effort, check_outputs, take_turns, time_networks
 from depthwise.doctor import MachineReport
+from depthwise.separate import Separation
 
 SHORT = Effort(rounds=2, sample_seconds=0, limit_seconds=1)
 
@@ -48,15 +62,30 @@ def timing(milliseconds: float, spread: float = 0.1) -> Timing:
 @pytest.fixture
 def made_up() -> DemoResult:
     """Eight times fewer multiplications; twice as slow at batch 1, four times as fast at batch 64."""
-    return DemoResult(
-        dense=NetworkResult("Conv2d", 0.98, 4000, 8_000_000, {1: timing(1.0), 64: timing(2.0)}),
-        separable=NetworkResult("SeparableConv2d", 0.97, 1000, 1_000_000, {1: timing(2.0), 64: timing(0.5)}),
-        eager={1: timing(4.0), 64: timing(1.0)},
+    smaller = SeparableResult(
+        budget=0.1,
+        report=Separation((), "sample", 0.1, None, None, 256),
+        accuracies=Accuracies(svd=0.1, fitted=0.95, norms=0.96, distilled=0.97),
+        parameters=1000,
+        multiplications=1_000_000,
         layers=(LayerResult("conv 1: 1 → 32", 8_000_000, 200_000, 700_000, 100_000),),
+        timings={1: timing(2.0), 64: timing(0.5)},
+        eager={1: timing(4.0), 64: timing(1.0)},
+    )
+    larger = replace(
+        smaller,
+        budget=0.5,
+        multiplications=4_000_000,
+        layers=(LayerResult("conv 1: 1 → 32", 8_000_000, 0, 0, 4_000_000),),
+    )
+    return DemoResult(
+        dense=DenseResult(0.98, 4000, 8_000_000, {1: timing(1.0), 64: timing(2.0)}),
+        separable=(larger, smaller),
         machine=MachineReport("0.1.0", "2.13", "3.11", "Linux", "a <cpu>", 2, None, ()),
         ran_on=("PyTorch's own operators",),
         date="today",
         train_size=4000,
+        calibration_size=256,
         test_size=1000,
         epochs=5,
         report_path=Path("report.html"),
@@ -113,20 +142,22 @@ def test_a_missing_folder_is_named_before_anything_is_done(tmp_path: Path) -> No
 # The networks
 
 
-def test_the_class_is_the_only_difference() -> None:
-    dense, separable = small_cnn(nn.Conv2d), small_cnn(SeparableConv2d)
-    twins = [module for module in separable.modules() if isinstance(module, SeparableConv2d)]
-    convolutions = [module for module in dense.modules() if isinstance(module, nn.Conv2d)]
-    assert len(twins) == len(convolutions) == 4
-    for layer, conv in zip(twins, convolutions, strict=True):
-        assert repr(layer.to_dense()) == repr(conv)
-    assert repr(dense_twin(separable)) == repr(dense)
+@pytest.fixture(scope="module")
+def dense(digits: Digits) -> nn.Sequential:
+    return trained(digits.first(512), 1)
+
+
+def separable(budget: float = 0.15) -> nn.Sequential:
+    """A network that no data formed, separated by its weights alone."""
+    model = small_cnn().eval()
+    separate_(model, budget=budget, input_size=IMAGE_SIZE)
+    return model
 
 
 def test_training_is_reproducible_and_leaves_the_random_state(digits: Digits) -> None:
     few = digits.first(128)
     before = torch.get_rng_state()
-    first, second = (trained(SeparableConv2d, few, 1) for _ in range(2))
+    first, second = (trained(few, 1) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), before)
     assert not first.training
     for name, value in first.state_dict().items():
@@ -134,15 +165,50 @@ def test_training_is_reproducible_and_leaves_the_random_state(digits: Digits) ->
 
 
 def test_a_thousand_digits_teach_more_than_chance(digits: Digits) -> None:
-    model = trained(SeparableConv2d, digits.first(1000), 3)
-    assert accuracy(model, digits.test_images, digits.test_labels) > 0.5
+    assert accuracy(trained(digits.first(1000), 3), digits.test_images, digits.test_labels) > 0.5
 
 
 def test_the_dense_twin_computes_the_same(digits: Digits) -> None:
-    model = small_cnn(SeparableConv2d).eval()
+    model = separable()
+    model.append(nn.Unflatten(1, (10, 1, 1)))
+    model.append(BlueprintConv2d(10, 4, 1).eval())
     twin = dense_twin(model)
-    assert not any(isinstance(module, SeparableConv2d) for module in twin.modules())
+    changed = SeparableConv2d | BlueprintConv2d
+    assert [sum(isinstance(module, changed) for module in each.modules()) for each in (model, twin)] == [4, 0]
     torch.testing.assert_close(twin(digits.test_images[:8]), model(digits.test_images[:8]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_separated_network_keeps_to_its_budget_and_leaves_the_dense_one(digits: Digits, dense: nn.Module) -> None:
+    before = {name: value.clone() for name, value in dense.state_dict().items()}
+    layers: list[tuple[str, int, int]] = []
+    steps: list[None] = []
+    found = separated(dense, digits.first(512), 0.2, 64, lambda *step: layers.append(step), lambda: steps.append(None))
+    assert found.report.share <= 0.2
+    assert found.report.samples == 64
+    assert len(steps) == 8
+    assert layers[-1] == ("separate", 4, 4)
+    assert found.accuracies.distilled == accuracy(found.network, digits.test_images, digits.test_labels)
+    for name, value in dense.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_the_statistics_put_back_are_the_dense_networks(digits: Digits, dense: nn.Module) -> None:
+    network = small_cnn().eval()
+    back = with_statistics_of(dense, network)
+    for name, buffer in dense.named_buffers():
+        assert torch.equal(back.get_buffer(name), buffer), name
+    assert not torch.equal(network.get_buffer("0.1.running_mean"), dense.get_buffer("0.1.running_mean"))
+    for name, parameter in network.named_parameters():
+        assert torch.equal(back.get_parameter(name), parameter), name
+
+
+def test_an_epoch_has_every_image_once_and_the_same_order_again() -> None:
+    images = torch.arange(130.0).reshape(130, 1, 1, 1)
+    batches = Batches(images, lambda: None)
+    assert [len(batch) for batch in batches] == [64, 64, 2]
+    assert len(batches) == 3
+    assert torch.equal(torch.cat(list(batches)).flatten().sort().values, images.flatten())
+    assert torch.equal(torch.cat(list(Batches(images, lambda: None))), torch.cat(list(batches)))
 
 
 # The gate and the timing
@@ -169,7 +235,7 @@ def test_the_gate_fails_where_a_shape_is_wrong() -> None:
 
 
 def test_a_network_with_another_weight_is_not_timed() -> None:
-    model = small_cnn(SeparableConv2d).eval()
+    model = separable()
     reference = dense_twin(model)
     images = torch.rand(2, *IMAGE_SIZE)
     found = time_networks({"separable": model}, {"separable": reference}, images, SHORT)
@@ -209,25 +275,36 @@ def test_a_promise_kept_wholly_is_1() -> None:
 
 
 def test_promise_kept_of_made_up_numbers(made_up: DemoResult) -> None:
-    assert made_up.promised_speedup == 8
-    assert [made_up.measured_speedup(size) for size in (1, 64)] == [0.5, 4]
-    assert [made_up.promise_kept(size) for size in (1, 64)] == [0.0625, 0.5]
-    assert made_up.speedup_range(64) == pytest.approx((1.9 / 0.6, 2.1 / 0.4))
+    smaller = made_up.smallest
+    assert (smaller.budget, made_up.share(smaller)) == (0.1, 0.125)
+    assert [made_up.promised_speedup(each) for each in made_up.separable] == [2, 8]
+    assert [made_up.measured_speedup(smaller, size) for size in (1, 64)] == [0.5, 4]
+    assert [made_up.promise_kept(smaller, size) for size in (1, 64)] == [0.0625, 0.5]
+    assert [made_up.promise_kept(smaller, size, EAGER) for size in (1, 64)] == [0.03125, 0.25]
+    assert made_up.speedup_range(smaller, 64) == pytest.approx((1.9 / 0.6, 2.1 / 0.4))
 
 
 def test_the_table_of_made_up_numbers(made_up: DemoResult) -> None:
     assert [line.cells for line in lines(made_up)] == [
-        ("convolutions", "Conv2d", "SeparableConv2d", ""),
-        ("test accuracy", "98.0%", "97.0%", ""),
-        ("parameters", "4,000", "1,000", ""),
-        ("multiplications per image", "8,000,000", "1,000,000", ""),
-        ("ms per image, batch 1", "1.000 (0.900–1.100)", "2.000 (1.900–2.100)", "4.000 (3.900–4.100)"),
-        ("ms per image, batch 64", "2.000 (1.900–2.100)", "0.500 (0.400–0.600)", "1.000 (0.900–1.100)"),
-        ("promised speed-up", "", "8.00×", "8.00×"),
-        ("measured speed-up, batch 1", "", "0.50×", "0.25×"),
-        ("measured speed-up, batch 64", "", "4.00×", "2.00×"),
-        ("promise kept, batch 1", "", "0.06", "0.03"),
-        ("promise kept, batch 64", "", "0.50", "0.25"),
+        ("multiplications per image", "8,000,000", "4,000,000", "1,000,000"),
+        ("parameters", "4,000", "1,000", "1,000"),
+        ("accuracy, plain SVD of the same cost", "", "10.0%", "10.0%"),
+        ("accuracy, fitted, norms as they were", "", "95.0%", "95.0%"),
+        ("accuracy after separate_", "", "96.0%", "96.0%"),
+        ("accuracy after one epoch of distill", "98.0%", "97.0%", "97.0%"),
+        ("ms per image, batch 1", "1.000 (0.900–1.100)", "2.000 (1.900–2.100)", "2.000 (1.900–2.100)"),
+        ("ms per image, batch 1, PyTorch's", "", "4.000 (3.900–4.100)", "4.000 (3.900–4.100)"),
+        ("ms per image, batch 64", "2.000 (1.900–2.100)", "0.500 (0.400–0.600)", "0.500 (0.400–0.600)"),
+        ("ms per image, batch 64, PyTorch's", "", "1.000 (0.900–1.100)", "1.000 (0.900–1.100)"),
+        ("promised speed-up", "", "2.00×", "8.00×"),
+        ("measured speed-up, batch 1", "", "0.50×", "0.50×"),
+        ("measured speed-up, batch 1, PyTorch's", "", "0.25×", "0.25×"),
+        ("measured speed-up, batch 64", "", "4.00×", "4.00×"),
+        ("measured speed-up, batch 64, PyTorch's", "", "2.00×", "2.00×"),
+        ("promise kept, batch 1", "", "0.25", "0.06"),
+        ("promise kept, batch 1, PyTorch's", "", "0.12", "0.03"),
+        ("promise kept, batch 64", "", "2.00", "0.50"),
+        ("promise kept, batch 64, PyTorch's", "", "1.00", "0.25"),
     ]
 
 
@@ -246,25 +323,39 @@ def test_the_same_result_is_the_same_page(made_up: DemoResult) -> None:
 
 def test_a_quick_run_takes_every_step(quick: tuple[DemoResult, str]) -> None:
     result, printed = quick
-    for step in ("86,400", "675 + 9,600 = 10,275", "11.9 %", "train the dense network", "batch 64", "promise kept"):
+    for step in (
+        "86,400",
+        "675 + 9,600 = 10,275",
+        "11.9 %",
+        "train the dense network",
+        *(f"separate it, budget {budget:.0%}" for budget in BUDGETS),
+        "distill it for one epoch",
+        "batch 64",
+        "promise kept",
+    ):
         assert step in printed
     assert printed.rstrip().endswith(str(result.report_path))
+    assert [each.report.share <= each.budget for each in result.separable] == [True, True]
 
 
 def test_the_multiplications_of_the_layers_add_up(quick: tuple[DemoResult, str]) -> None:
     result, _ = quick
-    assert sum(layer.dense for layer in result.layers) == result.dense.multiplications
-    assert sum(layer.separable for layer in result.layers) == result.separable.multiplications
-    # 64 -> 64 channels, a 3x3 kernel, 14x14 pixels.
-    third = result.layers[2]
-    assert (third.dense, third.depthwise, third.pointwise) == (64 * 64 * 9 * 196, 64 * 9 * 196, 64 * 64 * 196)
+    for each in result.separable:
+        assert sum(layer.dense for layer in each.layers) == result.dense.multiplications
+        assert sum(layer.separable for layer in each.layers) == each.multiplications
+        # 64 -> 64 channels, a 3x3 kernel, 14x14 pixels.
+        third, multiplier = each.layers[2], each.report.layers[2].multiplier
+        assert third.dense == 64 * 64 * 9 * 196
+        assert (third.depthwise, third.pointwise) == (multiplier * 64 * 9 * 196, multiplier * 64 * 64 * 196)
 
 
 def test_the_result_is_ready_for_json(quick: tuple[DemoResult, str]) -> None:
     result, _ = quick
     read = json.loads(json.dumps(result.to_dict()))
     assert read == result.to_dict()
-    assert read["batch_sizes"]["64"]["promise_kept"] == result.promise_kept(64)
+    last = read["separable"][1]
+    assert last["promises"]["ours"]["64"]["promise_kept"] == result.promise_kept(result.separable[1], 64)
+    assert Separation.from_dict(last["report"]) == result.separable[1].report
     assert read["dense"]["timings"]["1"]["milliseconds"] > 0
 
 
@@ -279,13 +370,16 @@ def test_the_page_loads_nothing_and_runs_nothing(quick: tuple[DemoResult, str]) 
 def test_the_page_holds_the_table_the_pictures_and_the_plots(quick: tuple[DemoResult, str]) -> None:
     result, _ = quick
     page = result.report_path.read_text(encoding="utf-8")
-    for network in (result.dense, result.separable):
-        for timing in network.timings.values():
+    for timings in (result.dense.timings, *(each.on(where) for each in result.separable for where in (OURS, EAGER))):
+        for timing in timings.values():
             assert milliseconds(timing) in page
-        assert f"{network.multiplications:,}" in page
-    for size in result.batch_sizes:
-        assert f"{result.promise_kept(size):.2f}" in page
+    for each in result.separable:
+        assert f"{each.multiplications:,}" in page
+        for share in asdict(each.accuracies).values():
+            assert f"{share:.1%}" in page
+        for size in result.batch_sizes:
+            assert f"{result.promise_kept(each, size):.2f}" in page
     for fact in (result.machine.torch, result.date, *result.ran_on):
         assert escape(fact) in page
-    assert page.count("<img ") == 2
-    assert page.count("<svg ") == 1
+    assert page.count("<img ") == 3
+    assert page.count("<svg ") == 2

@@ -211,7 +211,7 @@ def demo(
     report: Annotated[Path, typer.Option(metavar="FILE", help="Where the page goes.")] = Path("report.html"),
     as_json: Json = False,
 ) -> None:
-    """Train a small network on real digits, dense and separable, and compare what was promised with what came.
+    """Train a small network on real digits, make it separable, and compare what was promised with what came.
 
     [bold]Examples[/bold]
 

@@ -6,7 +6,6 @@ from copy import deepcopy
 
 import pytest
 import torch
-from torch import nn
 
 from depthwise import distill, separate_
 from depthwise.demo.data import IMAGE_SIZE, load_digits
@@ -18,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 def test_a_trained_network_keeps_its_accuracy() -> None:
     digits = load_digits()
-    dense = trained(nn.Conv2d, digits, 4)
+    dense = trained(digits, 4)
     known = accuracy(dense, digits.test_images, digits.test_labels)
     with torch.no_grad():
         expected = dense(digits.test_images)

@@ -1,4 +1,4 @@
-"""The promise on real digits: a dense network and a separable one, trained, counted, timed and compared.
+"""The promise on real digits: a trained dense network made separable, counted, timed and compared.
 
 Its data and plots need the extra `depthwise[demo]`.
 """

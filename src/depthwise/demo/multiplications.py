@@ -1,4 +1,4 @@
-"""Where the multiplications of the two networks went, layer by layer."""
+"""Where the multiplications of a separated network went, layer by layer."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ def by_layer(model: nn.Module, dense: Count, separable: Count) -> tuple[LayerRes
         if isinstance(module, nn.Conv2d):
             number += 1
             label = f"conv {number}: {module.in_channels} → {module.out_channels}"
-            depthwise, pointwise = (_sum(separable, f"{name}.{step}") for step in ("depthwise", "pointwise"))
-            layers.append(LayerResult(label, _sum(dense, name), depthwise, pointwise, other=0))
         elif isinstance(module, nn.Linear):
             label = f"linear: {module.in_features} → {module.out_features}"
-            layers.append(LayerResult(label, _sum(dense, name), 0, 0, other=_sum(separable, name)))
+        else:
+            continue
+        depthwise, pointwise = (_sum(separable, f"{name}.{step}") for step in ("depthwise", "pointwise"))
+        layers.append(LayerResult(label, _sum(dense, name), depthwise, pointwise, other=_sum(separable, name)))
     rest = [
         count.total.multiplications - sum(counted)
         for count, counted in (

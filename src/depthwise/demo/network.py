@@ -1,4 +1,4 @@
-"""The network of the demo, and its training: the class of the convolutions is the only difference."""
+"""The dense network of the demo, its training, and what separated copies of it are checked and timed with."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..backends import backend
+from ..blocks import BlueprintConv2d
 from ..layers import SeparableConv2d
 from .data import SEED, Digits
 
@@ -17,9 +18,9 @@ TRAIN_BATCH = 64
 LEARNING_RATE = 3e-3
 
 
-def small_cnn(conv_class: type[nn.Module] = nn.Conv2d) -> nn.Sequential:
+def small_cnn() -> nn.Sequential:
     def conv(in_channels: int, out_channels: int) -> nn.Sequential:
-        layer = conv_class(in_channels, out_channels, 3, padding=1, bias=False)
+        layer = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
         return nn.Sequential(layer, nn.BatchNorm2d(out_channels), nn.ReLU())
 
     return nn.Sequential(
@@ -35,13 +36,11 @@ def small_cnn(conv_class: type[nn.Module] = nn.Conv2d) -> nn.Sequential:
     )
 
 
-def trained(
-    conv_class: type[nn.Module], digits: Digits, epochs: int, on_step: Callable[[], object] = lambda: None
-) -> nn.Sequential:
+def trained(digits: Digits, epochs: int, on_step: Callable[[], object] = lambda: None) -> nn.Sequential:
     """A `small_cnn`, trained from one seed; torch's own random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        model = small_cnn(conv_class)
+        model = small_cnn()
         _fit(model, digits, epochs, on_step)
     return model.eval()
 
@@ -62,7 +61,7 @@ def dense_twin(model: nn.Module) -> nn.Module:
     """A copy that computes the same with each separable layer as the dense convolution it equals."""
     twin = deepcopy(model)
     for name, layer in list(twin.named_modules()):
-        if isinstance(layer, SeparableConv2d):
+        if isinstance(layer, SeparableConv2d | BlueprintConv2d):
             twin.set_submodule(name, layer.to_dense())
     return twin
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ..doctor import MachineReport
+from ..separate import Separation
+
+OURS, EAGER = "ours", "eager"
 
 
 def promise_kept(
@@ -34,19 +36,11 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
-class NetworkResult:
-    """One of the two networks; `timings` by batch size."""
-
-    conv_class: str
-    accuracy: float
-    parameters: int
-    multiplications: int
-    timings: Mapping[int, Timing]
-
-
-@dataclass(frozen=True, slots=True)
 class LayerResult:
-    """Where a layer's multiplications went: all of them in the dense network, step by step in the separable one."""
+    """Where a layer's multiplications went: all of them in the dense network, step by step in the separable one.
+
+    other: what is no separable step: a layer that stays, batch norms
+    """
 
     label: str
     dense: int
@@ -59,21 +53,68 @@ class LayerResult:
         return self.depthwise + self.pointwise + self.other
 
 
-@dataclass(frozen=True)
-class DemoResult:
-    """Both networks, where and when; `ran_on` says what ran the separable layers.
+@dataclass(frozen=True, slots=True)
+class DenseResult:
+    """The network that was trained; `timings` by batch size."""
 
-    eager: timings of the separable network on PyTorch's own operators, by batch size
+    accuracy: float
+    parameters: int
+    multiplications: int
+    timings: Mapping[int, Timing]
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracies:
+    """Test accuracies of a network on its way to be separable.
+
+    svd:       plain SVD of the weights, within the same budget
+    fitted:    fitted to the dense network's outputs; the batch norms' statistics still the dense network's
+    norms:     those re-estimated too: what `separate_` gives
+    distilled: after one epoch of `distill`
     """
 
-    dense: NetworkResult
-    separable: NetworkResult
-    eager: Mapping[int, Timing]
+    svd: float
+    fitted: float
+    norms: float
+    distilled: float
+
+
+@dataclass(frozen=True, slots=True)
+class SeparableResult:
+    """The network within one budget; `timings` by batch size on the backends here and on PyTorch's operators.
+
+    budget: share of the dense multiplications, over the convolutions with a choice
+    """
+
+    budget: float
+    report: Separation
+    accuracies: Accuracies
+    parameters: int
+    multiplications: int
     layers: tuple[LayerResult, ...]
+    timings: Mapping[int, Timing]
+    eager: Mapping[int, Timing]
+
+    @property
+    def name(self) -> str:
+        return f"budget {self.budget:.0%}"
+
+    def on(self, operators: str) -> Mapping[int, Timing]:
+        """The timings on OURS or EAGER operators."""
+        return {OURS: self.timings, EAGER: self.eager}[operators]
+
+
+@dataclass(frozen=True, slots=True)
+class DemoResult:
+    """The dense network and its separable ones, where and when; `ran_on` says what ran the separable layers."""
+
+    dense: DenseResult
+    separable: tuple[SeparableResult, ...]
     machine: MachineReport
     ran_on: tuple[str, ...]
     date: str
     train_size: int
+    calibration_size: int
     test_size: int
     epochs: int
     report_path: Path
@@ -82,65 +123,78 @@ class DemoResult:
     def batch_sizes(self) -> tuple[int, ...]:
         return tuple(self.dense.timings)
 
-    @cached_property
-    def promised_speedup(self) -> float:
+    @property
+    def smallest(self) -> SeparableResult:
+        """The network within the smallest budget."""
+        return min(self.separable, key=lambda each: each.multiplications)
+
+    def share(self, separable: SeparableResult) -> float:
+        """Multiplications of the separable network per multiplication of the dense one, all layers."""
+        return separable.multiplications / self.dense.multiplications
+
+    def promised_speedup(self, separable: SeparableResult) -> float:
         """Multiplications of the dense network per multiplication of the separable one."""
-        return self.dense.multiplications / self.separable.multiplications
+        return self.dense.multiplications / separable.multiplications
 
-    def measured_speedup(self, batch_size: int) -> float:
-        return self.dense.timings[batch_size].milliseconds / self.separable.timings[batch_size].milliseconds
+    def measured_speedup(self, separable: SeparableResult, batch_size: int, operators: str = OURS) -> float:
+        return self.dense.timings[batch_size].milliseconds / separable.on(operators)[batch_size].milliseconds
 
-    def eager_speedup(self, batch_size: int) -> float:
-        """What it is on PyTorch's own operators."""
-        return self.dense.timings[batch_size].milliseconds / self.eager[batch_size].milliseconds
-
-    def speedup_range(self, batch_size: int) -> tuple[float, float]:
+    def speedup_range(self, separable: SeparableResult, batch_size: int, operators: str = OURS) -> tuple[float, float]:
         """The speed-up between the unfavourable and the favourable quartiles."""
-        dense, separable = self.dense.timings[batch_size], self.separable.timings[batch_size]
-        return dense.lower / separable.upper, dense.upper / separable.lower
+        dense, other = self.dense.timings[batch_size], separable.on(operators)[batch_size]
+        return dense.lower / other.upper, dense.upper / other.lower
 
-    def promise_kept(self, batch_size: int) -> float:
-        return self._kept(batch_size, self.separable.timings[batch_size])
-
-    def eager_promise_kept(self, batch_size: int) -> float:
-        """What is kept of it on PyTorch's own operators."""
-        return self._kept(batch_size, self.eager[batch_size])
-
-    def _kept(self, batch_size: int, separable: Timing) -> float:
+    def promise_kept(self, separable: SeparableResult, batch_size: int, operators: str = OURS) -> float:
         return promise_kept(
             self.dense.timings[batch_size].milliseconds,
-            separable.milliseconds,
+            separable.on(operators)[batch_size].milliseconds,
             self.dense.multiplications,
-            self.separable.multiplications,
+            separable.multiplications,
         )
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain numbers, strings, lists and dicts, ready for JSON."""
-        by_batch = {
-            str(size): {
-                "measured_speedup": self.measured_speedup(size),
-                "promise_kept": self.promise_kept(size),
-                "eager_speedup": self.eager_speedup(size),
-                "eager_promise_kept": self.eager_promise_kept(size),
-            }
-            for size in self.batch_sizes
-        }
         return {
-            "dense": _plain(self.dense),
-            "separable": _plain(self.separable),
-            "eager": {str(size): asdict(timing) for size, timing in self.eager.items()},
-            "promised_speedup": self.promised_speedup,
-            "batch_sizes": by_batch,
-            "layers": [asdict(layer) for layer in self.layers],
+            "dense": {
+                "accuracy": self.dense.accuracy,
+                "parameters": self.dense.parameters,
+                "multiplications": self.dense.multiplications,
+                "timings": _by_batch(self.dense.timings),
+            },
+            "separable": [self._separable_dict(each) for each in self.separable],
             "machine": self.machine.to_dict(),
             "ran_on": list(self.ran_on),
             "date": self.date,
             "train_size": self.train_size,
+            "calibration_size": self.calibration_size,
             "test_size": self.test_size,
             "epochs": self.epochs,
             "report_path": str(self.report_path),
         }
 
+    def _separable_dict(self, each: SeparableResult) -> dict[str, Any]:
+        promises = {
+            operators: {
+                str(size): {
+                    "measured_speedup": self.measured_speedup(each, size, operators),
+                    "promise_kept": self.promise_kept(each, size, operators),
+                }
+                for size in self.batch_sizes
+            }
+            for operators in (OURS, EAGER)
+        }
+        return {
+            "budget": each.budget,
+            "report": each.report.to_dict(),
+            "accuracies": asdict(each.accuracies),
+            "parameters": each.parameters,
+            "multiplications": each.multiplications,
+            "layers": [asdict(layer) for layer in each.layers],
+            "timings": {operators: _by_batch(each.on(operators)) for operators in (OURS, EAGER)},
+            "promised_speedup": self.promised_speedup(each),
+            "promises": promises,
+        }
 
-def _plain(network: NetworkResult) -> dict[str, Any]:
-    return asdict(network) | {"timings": {str(size): asdict(timing) for size, timing in network.timings.items()}}
+
+def _by_batch(timings: Mapping[int, Timing]) -> dict[str, Any]:
+    return {str(size): asdict(timing) for size, timing in timings.items()}

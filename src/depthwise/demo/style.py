@@ -12,12 +12,12 @@ pre { background: #f3f4f6; padding: 0.75rem 1rem; border-radius: 6px; overflow-x
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 0.75rem; margin: 1rem 0; }
 .cards div { background: #f3f4f6; border-radius: 6px; padding: 0.75rem 1rem; font-size: 0.9rem; color: #4b5563; }
 .cards strong { display: block; font-size: 1.6rem; line-height: 1.3; color: #1f2937; }
-table { border-collapse: collapse; width: 100%; margin: 1rem 0 0.5rem; font-size: 0.95rem; }
-th, td { border-bottom: 1px solid #d1d5db; padding: 0.45rem 0.6rem; text-align: right;
+.result { border-collapse: collapse; width: 100%; margin: 1rem 0 0.5rem; font-size: 0.95rem; }
+.result th, .result td { border-bottom: 1px solid #d1d5db; padding: 0.45rem 0.6rem; text-align: right;
   font-variant-numeric: tabular-nums; }
-th:first-child { text-align: left; font-weight: 400; }
-thead th { color: #4b5563; font-weight: 600; }
-tr.verdict th, tr.verdict td { font-weight: 700; background: #fef3e2; }
+.result th:first-child { text-align: left; font-weight: 400; }
+.result thead th { color: #4b5563; font-weight: 600; }
+.result tr.verdict th, .result tr.verdict td { font-weight: 700; background: #fef3e2; }
 .note { font-size: 0.85rem; color: #4b5563; }
 .formula { background: #fef3e2; border-radius: 6px; padding: 0.6rem 1rem; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 430px), 1fr)); gap: 1rem;
@@ -29,13 +29,13 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: 0.25rem 1rem; f
 dt { color: #4b5563; }
 dd { margin: 0; }
 @media (max-width: 640px) {
-  thead { display: none; }
-  tr { display: block; padding: 0.4rem 0; border-bottom: 1px solid #d1d5db; }
-  th, td { border: 0; padding: 0.1rem 0.5rem; }
-  tbody th { display: block; font-weight: 600; }
-  td { display: flex; justify-content: space-between; gap: 1rem; }
-  td::before { content: attr(data-label); color: #4b5563; font-weight: 400; }
-  td:empty { display: none; }
+  .result thead { display: none; }
+  .result tr { display: block; padding: 0.4rem 0; border-bottom: 1px solid #d1d5db; }
+  .result th, .result td { border: 0; padding: 0.1rem 0.5rem; }
+  .result tbody th { display: block; font-weight: 600; }
+  .result td { display: flex; justify-content: space-between; gap: 1rem; }
+  .result td::before { content: attr(data-label); color: #4b5563; font-weight: 400; }
+  .result td:empty { display: none; }
   dl { display: block; }
   dd { margin: 0 0 0.5rem; }
 }

@@ -2,69 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from rich.table import Table
 
-from .results import DemoResult, NetworkResult, Timing
+from .results import EAGER, OURS, DemoResult, Timing
+
+SUFFIXES = {OURS: "", EAGER: ", PyTorch's"}
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A measure of each network, of the separable one on both backends; `verdict`: what the rest leads to."""
+    """A measure of the dense network and of each separable one; `verdict`: what the rest leads to."""
 
     measure: str
     dense: str
-    separable: str
-    eager: str = ""
+    separable: tuple[str, ...]
     verdict: bool = False
 
     @property
-    def cells(self) -> tuple[str, str, str, str]:
-        return self.measure, self.dense, self.separable, self.eager
+    def cells(self) -> tuple[str, ...]:
+        return self.measure, self.dense, *self.separable
 
 
-HEADINGS = ("", "dense", "separable", "separable on PyTorch's operators")
+def headings(result: DemoResult) -> tuple[str, ...]:
+    return "", "dense", *(each.name for each in result.separable)
 
 
 def lines(result: DemoResult) -> list[Line]:
-    dense, separable, sizes = result.dense, result.separable, result.batch_sizes
-    return [
-        Line("convolutions", dense.conv_class, separable.conv_class),
-        Line("test accuracy", f"{dense.accuracy:.1%}", f"{separable.accuracy:.1%}"),
-        _counted("parameters", dense.parameters, separable.parameters),
-        _counted("multiplications per image", dense.multiplications, separable.multiplications),
-        *(_timed(result, size) for size in sizes),
-        Line("promised speed-up", "", times(result.promised_speedup), times(result.promised_speedup)),
-        *(
-            Line(
-                f"measured speed-up, batch {size}",
-                "",
-                times(result.measured_speedup(size)),
-                times(result.eager_speedup(size)),
-            )
-            for size in sizes
-        ),
-        *(
-            Line(
-                f"promise kept, batch {size}",
-                "",
-                f"{result.promise_kept(size):.2f}",
-                f"{result.eager_promise_kept(size):.2f}",
-                verdict=True,
-            )
-            for size in sizes
-        ),
-    ]
+    return [*_costs(result), *_accuracies(result), *_times(result), *_promises(result)]
 
 
 def console_table(result: DemoResult) -> Table:
     table = Table(
-        title=f"One network, two convolution classes; {result.machine.threads} threads",
-        caption="promise kept = measured ÷ promised speed-up; 1.00 is all of it\n"
+        title=f"One network, dense and made separable; {result.machine.threads} threads",
+        caption="budget: share of the convolutions' multiplications; promise kept = measured ÷ promised speed-up\n"
         f"the separable layers ran on: {'; '.join(result.ran_on)}",
     )
-    for number, heading in enumerate(HEADINGS):
+    for number, heading in enumerate(headings(result)):
         table.add_column(heading, justify="right" if number else "left")
     for line in lines(result):
         table.add_row(*line.cells, style="bold" if line.verdict else None)
@@ -85,16 +61,47 @@ def milliseconds(timing: Timing) -> str:
     return f"{timing.milliseconds:.3f} ({timing.lower:.3f}–{timing.upper:.3f})"
 
 
-def layouts(network: NetworkResult) -> str:
+def layouts(timings: Mapping[int, Timing]) -> str:
     """The faster layout at each batch size."""
-    return ", ".join(f"{timing.layout} at batch {size}" for size, timing in network.timings.items())
+    return ", ".join(f"{timing.layout} at batch {size}" for size, timing in timings.items())
 
 
-def _counted(measure: str, dense: int, separable: int) -> Line:
-    return Line(measure, f"{dense:,}", f"{separable:,}")
+def _costs(result: DemoResult) -> Iterator[Line]:
+    for measure, name in (("multiplications per image", "multiplications"), ("parameters", "parameters")):
+        dense, *others = (f"{getattr(each, name):,}" for each in (result.dense, *result.separable))
+        yield Line(measure, dense, tuple(others))
 
 
-def _timed(result: DemoResult, size: int) -> Line:
-    dense, separable = result.dense.timings[size], result.separable.timings[size]
-    eager = result.eager[size]
-    return Line(f"ms per image, batch {size}", milliseconds(dense), milliseconds(separable), milliseconds(eager))
+def _accuracies(result: DemoResult) -> Iterator[Line]:
+    def cells(name: str) -> tuple[str, ...]:
+        return tuple(f"{getattr(each.accuracies, name):.1%}" for each in result.separable)
+
+    yield Line("accuracy, plain SVD of the same cost", "", cells("svd"))
+    yield Line("accuracy, fitted, norms as they were", "", cells("fitted"))
+    yield Line("accuracy after separate_", "", cells("norms"))
+    yield Line("accuracy after one epoch of distill", f"{result.dense.accuracy:.1%}", cells("distilled"), verdict=True)
+
+
+def _times(result: DemoResult) -> Iterator[Line]:
+    for size, operators, suffix in _cases(result):
+        dense = milliseconds(result.dense.timings[size]) if operators == OURS else ""
+        cells = tuple(milliseconds(each.on(operators)[size]) for each in result.separable)
+        yield Line(f"ms per image, batch {size}{suffix}", dense, cells)
+
+
+def _promises(result: DemoResult) -> Iterator[Line]:
+    separable = result.separable
+    yield Line("promised speed-up", "", tuple(times(result.promised_speedup(each)) for each in separable))
+    for size, operators, suffix in _cases(result):
+        cells = tuple(times(result.measured_speedup(each, size, operators)) for each in separable)
+        yield Line(f"measured speed-up, batch {size}{suffix}", "", cells)
+    for size, operators, suffix in _cases(result):
+        cells = tuple(f"{result.promise_kept(each, size, operators):.2f}" for each in separable)
+        yield Line(f"promise kept, batch {size}{suffix}", "", cells, verdict=operators == OURS)
+
+
+def _cases(result: DemoResult) -> Iterator[tuple[int, str, str]]:
+    """Every batch size on every operators, with what the line's name ends in."""
+    for size in result.batch_sizes:
+        for operators, suffix in SUFFIXES.items():
+            yield size, operators, suffix
