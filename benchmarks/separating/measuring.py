@@ -65,11 +65,11 @@ def cells() -> Iterator[Cell]:
     """All of them, the cheap ones first, and one seed of each before the others."""
     for epochs in (0, 1):
         for seed in SEEDS:
-            for method in METHODS:
-                # The baselines are run once; those with new weights know nothing without training.
-                if (seed > 0 and method != OURS) or (epochs == 0 and method in (RANDOM, BLUEPRINT)):
-                    continue
-                for network in NETWORKS:
+            for network in NETWORKS:
+                for method in METHODS:
+                    # The baselines are run once; those with new weights know nothing without training.
+                    if (seed > 0 and method != OURS) or (epochs == 0 and method in (RANDOM, BLUEPRINT)):
+                        continue
                     for budget in BUDGETS:
                         yield Cell(network, budget, method, seed, epochs)
 

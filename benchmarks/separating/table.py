@@ -107,12 +107,12 @@ def _aims(rows: Mapping[Cell, Row]) -> str:
 
 def _measured(rows: Mapping[Cell, Row]) -> str:
     dense = {row.cell.network: row.dense_accuracy for row in rows.values()}
-    facts = sorted({(row.machine, row.threads, row.torch, row.date, row.commit) for row in rows.values()})
+    commits: dict[tuple[str, ...], set[str]] = {}
+    for row in rows.values():
+        place = (row.machine, f"{row.threads} threads", f"torch {row.torch}", row.date)
+        commits.setdefault(place, set()).add(row.commit)
     accuracies = ", ".join(f"{network} {known:.2f} %" for network, known in dense.items())
-    places = "; ".join(
-        f"{machine}, {threads} threads, torch {version}, {date}, commit {commit}"
-        for machine, threads, version, date, commit in facts
-    )
+    places = "; ".join(f"{', '.join(place)}, commits {', '.join(sorted(made))}" for place, made in commits.items())
     return f"Dense: {accuracies or NOT_RUN}. {len(rows)} rows ({places or NOT_RUN})."
 
 

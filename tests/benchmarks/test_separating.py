@@ -13,8 +13,9 @@ from benchmarks.separating.data import IMAGE_SIZE, Fashion, load_fashion
 from benchmarks.separating.measuring import BUDGETS, Batches, Cell, Row, append, cells, output_error, read
 from benchmarks.separating.methods import BLUEPRINT, CP, METHODS, OURS, RANDOM, SVD
 from benchmarks.separating.networks import NETWORKS
-from benchmarks.separating.table import NOT_RUN, document, verdicts
+from benchmarks.separating.table import BEGIN, END, NOT_RUN, document, verdicts, written
 from benchmarks.separating.training import EPOCHS, epochs_done, load_dense, train_epoch
+from benchmarks.suite import ROOT
 from depthwise import DepthwiseError
 
 CELL = Cell("vgg", 0.2, OURS, 0, 0)
@@ -142,3 +143,12 @@ def test_the_table_shows_spreads_misses_and_what_was_not_run() -> None:
 def test_the_aim_against_plain_svd() -> None:
     svd = replace(ROW, cell=replace(CELL, method=SVD), output_error=0.3)
     assert (False, "vgg at 0.20 has 1.2 times less error than plain SVD, aim 2") in verdicts({CELL: ROW, svd.cell: svd})
+
+
+def test_the_page_has_the_table_of_the_published_rows() -> None:
+    page = (ROOT / "docs" / "separate.md").read_text(encoding="utf-8")
+    rows = read(ROOT / "docs" / "separating.jsonl")
+    assert rows
+    assert written(page, rows) == page
+    assert written(page, {CELL: ROW}) != page
+    assert page.index(BEGIN) < page.index(END)
