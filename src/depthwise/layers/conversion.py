@@ -61,17 +61,9 @@ def to_dense(layer: _SeparableConv) -> _ConvNd:
     return dense.train(layer.training)
 
 
-def from_dense(cls: type[Separable], conv: _ConvNd, depth_multiplier: int) -> Separable:
-    """Body of `SeparableConv2d.from_dense`."""
-    expected = CONVOLUTIONS[cls.rank]
-    if not isinstance(conv, expected):
-        raise DepthwiseError(f"{cls.__name__}.from_dense takes a torch.nn.{expected.__name__}; got {conv!r}")
-    if is_lazy(conv.weight):
-        raise DepthwiseError(f"from_dense needs the weights, and {conv!r} has none before its first call")
-    if conv.weight.device.type == "meta":
-        raise DepthwiseError("from_dense needs the weights, and this convolution is on the meta device")
-    factors = factorize(conv.weight, depth_multiplier, conv.groups)
-    layer = cls(
+def arguments_of(conv: _ConvNd) -> tuple[Any, ...]:
+    """What a separable layer in the place of `conv` is made with, positionally."""
+    return (
         conv.in_channels,
         conv.out_channels,
         conv.kernel_size,
@@ -83,8 +75,20 @@ def from_dense(cls: type[Separable], conv: _ConvNd, depth_multiplier: int) -> Se
         conv.padding_mode,
         conv.weight.device,
         conv.weight.dtype,
-        depth_multiplier=depth_multiplier,
     )
+
+
+def from_dense(cls: type[Separable], conv: _ConvNd, depth_multiplier: int) -> Separable:
+    """Body of `SeparableConv2d.from_dense`."""
+    expected = CONVOLUTIONS[cls.rank]
+    if not isinstance(conv, expected):
+        raise DepthwiseError(f"{cls.__name__}.from_dense takes a torch.nn.{expected.__name__}; got {conv!r}")
+    if is_lazy(conv.weight):
+        raise DepthwiseError(f"from_dense needs the weights, and {conv!r} has none before its first call")
+    if conv.weight.device.type == "meta":
+        raise DepthwiseError("from_dense needs the weights, and this convolution is on the meta device")
+    factors = factorize(conv.weight, depth_multiplier, conv.groups)
+    layer = cls(*arguments_of(conv), depth_multiplier=depth_multiplier)
     with torch.no_grad():
         layer.depthwise.weight.copy_(factors.depthwise)
         layer.pointwise.weight.copy_(factors.pointwise)

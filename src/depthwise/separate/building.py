@@ -12,6 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from ..blocks import BlueprintConv1d, BlueprintConv2d, BlueprintConv3d
 from ..layers import SeparableConv1d, SeparableConv2d, SeparableConv3d
+from ..layers.conversion import arguments_of
 from .options import Form
 
 SEPARABLE: Mapping[int, Any] = {1: SeparableConv1d, 2: SeparableConv2d, 3: SeparableConv3d}
@@ -26,19 +27,7 @@ def built(conv: _ConvNd, form: Form) -> nn.Module:
     DepthwiseConv2d(8, kernel_size=(3, 3), bias=False, depth_multiplier=2)
     """
     rank = len(conv.kernel_size)
-    arguments = (
-        conv.in_channels,
-        conv.out_channels,
-        conv.kernel_size,
-        conv.stride,
-        conv.padding,
-        conv.dilation,
-        conv.groups,
-        conv.bias is not None,
-        conv.padding_mode,
-        conv.weight.device,
-        conv.weight.dtype,
-    )
+    arguments = arguments_of(conv)
     layer: nn.Module
     if form.order == "pointwise first":
         layer = BLUEPRINT[rank](*arguments)

@@ -3,7 +3,7 @@
     for band in bands of output rows:
         for row in band:
             scratch[row] = depthwise(row), all filters
-        out[band] = scratch x pointwise weight, all output channels
+        out[band] = scratch x pointwise weight, all output channels; meanwhile the next band's input comes to L2
 
 The depthwise result is computed once, whatever the number of output channels, and read from L2.
 """

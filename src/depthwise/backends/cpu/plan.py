@@ -6,7 +6,7 @@ spatial sizes, goes through slots. All windows have three axes, z y x; those tha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from ...geometry import Geometry
@@ -151,31 +151,12 @@ def depthwise_kernel(
     g: Geometry, activation: Activation, machine: Machine, *, planar: bool, pixel_stride: int | None
 ) -> DepthwiseKernel:
     kernel, stride, dilation = (three(numbers, 1) for numbers in (g.kernel_size, g.stride, g.dilation))
-    if planar and runs_direct(g, machine):
-        return DepthwiseKernel(
-            rank=g.rank,
-            channels=g.in_channels,
-            multiplier=g.depth_multiplier,
-            kernel=kernel,
-            stride=stride,
-            dilation=dilation,
-            activation=activation,
-            lanes=machine.vector_lanes,
-            columns=(DIRECT_ROWS,),
-            taps=kernel[2],
-            rows_unrolled=prod(kernel) <= MOST_UNROLLED,
-            strip_blocks=1,
-            fetches=False,
-            planar=True,
-            edges=edges(g),
-            pixel_stride=None,
-        )
     lanes, multiplier = lanes_below(g.depthwise_channels, machine.vector_lanes), g.depth_multiplier
     # A multiplier that does not go with the lanes takes its input lane by lane: much code for each load.
     gathers = not planar and lanes % multiplier != 0 and multiplier % lanes != 0
     columns = (2,) if gathers else COLUMNS[machine.isa][prod(kernel) > MOST_UNROLLED]
     taps = min(kernel[2], 2) if gathers else _taps(kernel[2], machine.vector_registers - columns[0] - 2)
-    return DepthwiseKernel(
+    k = DepthwiseKernel(
         rank=g.rank,
         channels=g.in_channels,
         multiplier=multiplier,
@@ -192,6 +173,20 @@ def depthwise_kernel(
         planar=planar,
         edges=None,
         pixel_stride=pixel_stride,
+    )
+    return _direct(k, g, machine) if planar and runs_direct(g, machine) else k
+
+
+def _direct(k: DepthwiseKernel, g: Geometry, machine: Machine) -> DepthwiseKernel:
+    """The kernel that reads planes as they lie."""
+    return replace(
+        k,
+        lanes=machine.vector_lanes,
+        columns=(DIRECT_ROWS,),
+        taps=k.kernel[2],
+        rows_unrolled=prod(k.kernel) <= MOST_UNROLLED,
+        strip_blocks=1,
+        edges=edges(g),
     )
 
 

@@ -72,7 +72,7 @@ def _write_tile(e: Block, k: DepthwiseKernel, place: tuple[Int, Int, Int], y: In
         o=o,
         weights=_weights(e, k, o) if k.rows_unrolled else None,
     )
-    left, right = _edges(k)
+    left, right = k.edges or (0, 0)
     last = width - lanes
     start = 0
     if left:
@@ -114,7 +114,7 @@ def _weights(e: Block, k: DepthwiseKernel, o: Int) -> dict[tuple[int, int, int],
 
 def _write_columns(e: Block, k: DepthwiseKernel, tile: _Tile, x: Int, side: _Side) -> None:
     sums = [e.splat(e.pointer("depthwise_bias") + tile.o, k.lanes)] * len(tile.outputs)
-    left, _ = _edges(k)
+    left, _ = k.edges or (0, 0)
     weights = tile.weights or _weights(e, k, tile.o)
     for (kz, _), (row, users) in tile.inputs.items():
         for kx in range(k.kernel[2]):
@@ -125,19 +125,13 @@ def _write_columns(e: Block, k: DepthwiseKernel, tile: _Tile, x: Int, side: _Sid
         (out + x).store(activated(vector, k.activation))
 
 
-def _edges(k: DepthwiseKernel) -> tuple[int, int]:
-    if k.edges is None:
-        raise ValueError(f"{k.name} does not read planes as they lie")
-    return k.edges
-
-
 def _load(e: Block, k: DepthwiseKernel, place: Ptr, offset: int, side: _Side) -> Vec:
     """The columns `offset` + lane·stride from `place`, the column of tap 0 for a first output without padding.
 
-    On the left the image begins at `place`, on the right it ends `_edges` before the last column that the tile reaches;
-    columns outside are zeros.
+    On the left the image begins at `place`, on the right it ends as `k.edges` says before the last column that the tile
+    reaches; columns outside are zeros.
     """
-    (left, right), lanes, stride = _edges(k), k.lanes, k.stride[2]
+    (left, right), lanes, stride = k.edges or (0, 0), k.lanes, k.stride[2]
     columns = [lane * stride + offset for lane in range(lanes)]
     begin, end = columns[0], columns[-1]
     if side == "left":

@@ -6,9 +6,9 @@
             ix = x·stride - padding + i·stride + kx·dilation
             sum[i] += input[iz, iy, ix, o // multiplier] · weight[kz, ky, kx, o]
 
-What is outside the image counts as zero and is not read. Kernel rows outside are left out by the loops' bounds. Columns
-outside are left out in the code where a tile lies as `Edges` says, and else read zeros; a long kernel is cut into taps
-that all columns have inside, some have, and none has.
+What is outside the image counts as zero and is not read. Kernel rows outside are left out by the loops' bounds or,
+where the rows are written out, read zeros. Columns outside are left out in the code where a tile lies as `Edges` says,
+and else read zeros; a long kernel is cut into taps that all columns have inside, some have, and none has.
 """
 
 from __future__ import annotations
