@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -27,7 +28,9 @@ os.environ.setdefault("DEPTHWISE_CACHE_DIR", tempfile.mkdtemp(prefix="depthwise-
 
 
 @pytest.fixture(autouse=True)
-def _same_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def _same_start(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.manual_seed(0)
     monkeypatch.delenv("DEPTHWISE_BACKEND", raising=False)
     backends.read_environment.cache_clear()
+    yield
+    torch.set_num_threads(1)

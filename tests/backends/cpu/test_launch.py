@@ -6,7 +6,7 @@ import ctypes
 import sys
 import threading
 import timeit
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -130,14 +130,6 @@ def layers() -> list[Layer]:
     return [Layer(*size, memory_format) for size in SIZES for memory_format in FORMATS]
 
 
-@pytest.fixture
-def _one_thread_after() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("_one_thread_after")
 def test_two_threads_give_the_bits_of_one(layers: list[Layer]) -> None:
     for layer in layers:
         torch.set_num_threads(1)
@@ -149,7 +141,6 @@ def test_two_threads_give_the_bits_of_one(layers: list[Layer]) -> None:
 
 
 @pytest.mark.skipif(threads.reason() is not None, reason="no OpenMP runtime")
-@pytest.mark.usefixtures("_one_thread_after")
 def test_the_number_of_threads_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = Layer(130, 28, torch.channels_last)
     asked: list[int] = []
@@ -168,7 +159,6 @@ def test_the_number_of_threads_is_torchs(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.skipif(threads.reason() is not None, reason="no OpenMP runtime")
-@pytest.mark.usefixtures("_one_thread_after")
 def test_little_work_stays_on_one_thread() -> None:
     torch.set_num_threads(2)
     g = geometry((16, 4, 4), 3, padding=1, out_channels=16)
@@ -178,7 +168,6 @@ def test_little_work_stays_on_one_thread() -> None:
 
 
 @pytest.mark.parametrize("team", [1, 2])
-@pytest.mark.usefixtures("_one_thread_after")
 def test_many_callers_get_the_bits_of_one(layers: list[Layer], team: int) -> None:
     expected = [(layer(), layer.depthwise()) for layer in layers]
     depthwise.repack_()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -13,13 +13,6 @@ from depthwise.backends.cpu import machine, peak, threads
 pytestmark = pytest.mark.skipif(machine.host() is None, reason="no generator serves this machine")
 
 SECONDS = 0.03
-
-
-@pytest.fixture(autouse=True)
-def _one_thread_after() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def gemm_gflops(size: int = 768) -> float:

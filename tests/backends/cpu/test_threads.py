@@ -10,7 +10,6 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -83,13 +82,6 @@ class Program:
         return int(size)
 
 
-@pytest.fixture
-def torch_threads() -> Iterator[Callable[[int], None]]:
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 @linux
 def test_the_runtime_is_the_one_that_pytorch_loaded() -> None:
     found = threads.runtime()
@@ -103,19 +95,19 @@ def test_the_runtime_is_the_one_that_pytorch_loaded() -> None:
 
 
 @linux
-def test_the_team_is_as_large_as_pytorch_says(torch_threads: Callable[[int], None]) -> None:
+def test_the_team_is_as_large_as_pytorch_says() -> None:
     program = Program()
     for size in (1, 2, 3, 5, 2):
-        torch_threads(size)
+        torch.set_num_threads(size)
         assert threads.team_size() == size
         program.run(threads.team_size())
         assert program.ran_as_a_team_of() == size
 
 
 @linux
-def test_finding_the_runtime_leaves_pytorchs_number_alone(torch_threads: Callable[[int], None]) -> None:
+def test_finding_the_runtime_leaves_pytorchs_number_alone() -> None:
     for size in (1, 3):
-        torch_threads(size)
+        torch.set_num_threads(size)
         threads._find.__wrapped__()
         assert torch.get_num_threads() == size
 
@@ -194,7 +186,8 @@ def test_without_a_runtime_there_is_one_thread_and_a_reason(
 
 @linux
 def test_a_library_that_is_not_pytorchs_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    number = torch.get_num_threads()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: number)
     assert "no OpenMP runtime that follows" in str(threads._find.__wrapped__())
     libc = next(line.split()[5] for line in Path("/proc/self/maps").read_text().splitlines() if "/libc.so" in line)
     assert threads._opened(libc) is None
