@@ -19,6 +19,7 @@ from depthwise.bench import run as bench_run
 from depthwise.bench.cases import MOBILENET_V1
 from depthwise.blocks import MobileNetV1Block
 from depthwise.cli import parse_padding, parse_size
+from depthwise.demo.run import QUICK as QUICK_DEMO
 from depthwise.geometry import geometry
 from depthwise.separate import Separation
 from depthwise.separating import QUICK
@@ -151,6 +152,16 @@ def test_separate_json_and_excluded_layers(depthwise: Command, trained: Path) ->
     assert (trained / "net.pt").exists()
 
 
+def test_separate_without_names_takes_the_demos(depthwise: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("depthwise.separating.EFFORT", QUICK)
+    monkeypatch.setattr("depthwise.demo.defaults.FULL", QUICK_DEMO)
+    ran = depthwise("separate", "--json")
+    assert ran.code == 0, ran.err
+    result = json.loads(ran.out)
+    assert [layer["name"] for layer in result["report"]["layers"]] == ["0.0", "2.0", "3.0", "5.0"]
+    assert result["report"]["samples"] == QUICK_DEMO.calibration_size
+
+
 def test_a_page_that_cannot_be_written_is_told(depthwise: Command, trained: Path) -> None:
     (trained / "page.html").mkdir()
     ran = depthwise("separate", "trained:net", "--calibration", "trained:listed", "--report", "page.html")
@@ -254,7 +265,8 @@ def test_bench(depthwise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (("count", "resnet", "--input", "3"), 1, "error: a model is timm:NAME or package.module:callable"),
         (("count", "torch.nn:Conv3d", "--input", "3"), 1, "error: torch.nn:Conv3d raised TypeError"),
         (("count", "depthwise.demo:nothing", "--input", "3"), 1, "has no attribute 'nothing'"),
-        (("separate", MODEL), 2, "Missing option '--calibration'"),
+        (("separate", MODEL), 2, "MODEL and --calibration go together"),
+        (("separate", "--calibration", "math:pi"), 2, "without both, the demo's are taken"),
         (
             ("separate", "torch.nn:Identity", "--calibration", "images"),
             1,

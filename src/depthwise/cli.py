@@ -160,13 +160,13 @@ def doctor(model: OptionalModel = None, inputs: Inputs = None, as_json: Json = F
 
 @app.command()
 def separate(
-    model: Model,
+    model: OptionalModel = None,
     calibration: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="NAME", help="package.module:attribute: samples, an iterable of batches, or what makes it."
         ),
-    ],
+    ] = None,
     budget: Annotated[
         float | None, typer.Option(help="Share of the dense multiplications; 0.5 where not given.")
     ] = None,
@@ -181,16 +181,21 @@ def separate(
     report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page that needs no network.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Make a trained dense network depthwise separable, within a budget, and time it.
+    """Make a trained dense network depthwise separable, within a budget, and time it; the demo's where none is named.
 
     [bold]Examples[/bold]
+
+    depthwise separate --budget 0.3
 
     depthwise separate my_package:load_model --calibration my_package:batches --budget 0.3
 
     depthwise separate my_package:load_model --calibration my_package:batches --out net.safetensors --report net.html
     """
-    from .separating import run
+    from .separating import DEMO, run
 
+    if (model is None) != (calibration is None):
+        raise typer.BadParameter("MODEL and --calibration go together; without both, the demo's are taken")
+    model, calibration = (model, calibration) if model and calibration else DEMO
     result = run(
         stderr,
         model,

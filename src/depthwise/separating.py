@@ -25,6 +25,9 @@ from .separate.calibration import Batch, batches_of
 from .separate.page import document
 from .separate.survey import device_of
 
+# The model and the samples where none are named.
+DEMO = ("depthwise.demo.defaults:dense_network", "depthwise.demo.defaults:samples")
+
 EFFORT = Effort(rounds=20, sample_seconds=0.02, limit_seconds=15)
 QUICK = Effort(rounds=2, sample_seconds=0, limit_seconds=0)
 
@@ -70,12 +73,14 @@ def run(
     """Load, separate, time, write; progress goes to `console`."""
     _check_files(out, page)
     effort = effort or EFFORT
-    model = load_model(model_name).eval()
-    found = load_object(calibration_name)
-    calibration = called(found, calibration_name) if callable(found) else found
-    dense = deepcopy(model)
-    batches = batches_of(calibration, None, device_of(model))
     with _progress(console) as progress:
+        loading = progress.add_task(f"load {model_name}", total=None)
+        model = load_model(model_name).eval()
+        found = load_object(calibration_name)
+        calibration = called(found, calibration_name) if callable(found) else found
+        progress.update(loading, completed=1, total=1)
+        dense = deepcopy(model)
+        batches = batches_of(calibration, None, device_of(model))
         report = separate_(
             model,
             [(batch.args or dict(batch.kwargs)) for batch in batches],

@@ -37,9 +37,9 @@ def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
     assert [layer["form"] for layer in one["report"]["layers"]] == [
         layer["form"] for layer in alone["report"]["layers"]
     ]
-    assert one["report"]["output_error"] == pytest.approx(alone["report"]["output_error"], rel=1e-3)
+    assert one["report"]["output_error"] == pytest.approx(alone["report"]["output_error"], rel=1e-6)
     for name, value in alone["separated"].items():
-        torch.testing.assert_close(one["separated"][name], value, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(one["separated"][name], value, rtol=1e-5, atol=1e-6)
         assert torch.equal(one["separated"][name], two["separated"][name]), name
     for name, value in one["tuned"].items():
         torch.testing.assert_close(two["tuned"][name], value, rtol=0, atol=0)
