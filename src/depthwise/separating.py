@@ -21,9 +21,8 @@ from .demo.timing import Effort, take_turns
 from .errors import DepthwiseError
 from .loading import called, load_model, load_object
 from .separate import Separation, separate_
-from .separate.calibration import Batch, batches_of
+from .separate.calibration import Batch, batches_of, device_of
 from .separate.page import document
-from .separate.survey import device_of
 
 # The model and the samples where none are named.
 DEMO = ("depthwise.demo.defaults:dense_network", "depthwise.demo.defaults:samples")

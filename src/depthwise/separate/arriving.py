@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from ..errors import DepthwiseError
 from ..tracing import tensors
-from .calibration import Batch
+from .calibration import Batch, device_of
 from .processes import add_up_, together
-from .survey import device_of
 
 
 def error_at_output(model: nn.Module, changed: Callable[[Batch], Any], batches: Sequence[Batch]) -> float:

@@ -55,6 +55,10 @@ def run_all(model: nn.Module, batches: Sequence[Batch]) -> None:
             batch.run(model)
 
 
+def device_of(model: nn.Module) -> torch.device | None:
+    return next((parameter.device for parameter in model.parameters()), None)
+
+
 def batches_of(calibration: Any, adapter: Adapter | None, device: torch.device | None) -> list[Batch]:
     """The batches of a tensor of samples, of one batch (a tuple or a dict), or of any iterable of batches.
 

@@ -15,8 +15,9 @@ from .budget import Menu, allocate, within_error
 from .calibration import Batch
 from .fitting import Factors, kernel_of, options, refit_mixing, start, weight_options
 from .gathering import AnyEvidence, own_evidence
+from .hooks import hooked
 from .options import Option
-from .survey import Candidate, hooked
+from .survey import Candidate
 
 # A relative error below this may be that of float32 alone.
 ROUNDING = 1e-4

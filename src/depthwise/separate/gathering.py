@@ -15,12 +15,13 @@ from .. import functional
 from ..errors import DepthwiseError
 from ..folding import scale_and_shift
 from .calibration import Batch, Reached, run_all
+from .hooks import hooked
 from .moments import CHUNK_BYTES, LIMIT_BYTES, Moments, moments_bytes
 from .patches import PLACES, outputs, patches
 from .processes import together
 from .quadratic import Quadratic, quadratic_
 from .sample import Sample
-from .survey import Candidate, hooked, norm_of
+from .survey import Candidate, norm_of
 
 AnyEvidence = Quadratic | Sample
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .calibration import Batch, run_all
+from .hooks import hooked_before
 from .processes import add_up_
-from .survey import hooked_before
 
 
 @dataclass(slots=True)

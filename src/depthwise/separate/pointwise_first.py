@@ -9,7 +9,6 @@ output rises.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -50,25 +49,17 @@ def start(kernel: Tensor, area: int) -> PointwiseFirst:
 
 
 def refit_mixing(q: Quadratic, factors: PointwiseFirst) -> PointwiseFirst:
-    """The same filters with the mixing that least squares gives them, a few outputs at a time."""
-    across = q.gram.unflatten(1, (-1, q.area)).unflatten(3, (-1, q.area))
-    found = []
-    for mixing, filters, cross in _few_outputs(q, factors):
-        halves = torch.einsum("gok,gckdl->gocdl", filters, across)
-        normal = torch.einsum("gocdl,gol->gocd", halves, filters)
-        found.append(_solved(normal, torch.einsum("gock,gok->goc", cross, filters), mixing))
-    return PointwiseFirst(torch.cat(found, 1), factors.filters)
+    """The same filters with the mixing that least squares gives them."""
+    cross = q.cross.mT.unflatten(2, (-1, q.area))
+    return PointwiseFirst(_refitted(factors.mixing, factors.filters, _across(q), cross), factors.filters)
 
 
 def refit_filters(q: Quadratic, factors: PointwiseFirst) -> PointwiseFirst:
-    """The same mixing with the filters that least squares gives it, a few outputs at a time."""
-    across = q.gram.unflatten(1, (-1, q.area)).unflatten(3, (-1, q.area))
-    found = []
-    for mixing, filters, cross in _few_outputs(q, factors):
-        halves = torch.einsum("goc,gckdl->gokdl", mixing, across)
-        normal = torch.einsum("gokdl,god->gokl", halves, mixing)
-        found.append(_solved(normal, torch.einsum("gock,goc->gok", cross, mixing), filters))
-    return PointwiseFirst(factors.mixing, torch.cat(found, 1))
+    """The same mixing with the filters that least squares gives it."""
+    # What the mixing sees with channels and taps in each other's place.
+    across = _across(q).transpose(1, 2).transpose(3, 4)
+    cross = q.cross.mT.unflatten(2, (-1, q.area)).mT
+    return PointwiseFirst(factors.mixing, _refitted(factors.filters, factors.mixing, across, cross))
 
 
 def refit(q: Quadratic, factors: PointwiseFirst, rounds: int) -> PointwiseFirst:
@@ -79,13 +70,27 @@ def refit(q: Quadratic, factors: PointwiseFirst, rounds: int) -> PointwiseFirst:
     return min(better, factors, key=lambda each: q.error(each.kernel))
 
 
-def _few_outputs(q: Quadratic, factors: PointwiseFirst) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """(mixing, filters, cross by channel and tap) of so many outputs as fit `CHUNK_BYTES`."""
-    groups, patch, _ = q.gram.shape
-    outputs = max(1, CHUNK_BYTES // (8 * groups * max(q.channels, q.area) * patch))
-    cross = q.cross.mT.unflatten(2, (-1, q.area))
-    parts = (factors.mixing, factors.filters, cross)
-    return zip(*(part.split(outputs, 1) for part in parts), strict=True)
+def _across(q: Quadratic) -> Tensor:
+    """The Gram matrix by (groups, channels, taps, channels, taps)."""
+    across: Tensor = q.gram.unflatten(1, (-1, q.area)).unflatten(3, (-1, q.area))
+    return across
+
+
+def _refitted(factor: Tensor, other: Tensor, across: Tensor, cross: Tensor) -> Tensor:
+    """`factor` as least squares gives it while `other` stays, as many outputs at a time as fit `CHUNK_BYTES`.
+
+    factor: (groups, group_outputs, n)
+    other:  (groups, group_outputs, m)
+    across: (groups, n, m, n, m)
+    cross:  (groups, group_outputs, n, m)
+    """
+    outputs = max(1, CHUNK_BYTES // (8 * across.shape[0] * factor.shape[2] ** 2 * other.shape[2]))
+    found = []
+    for own, fixed, wanted in zip(*(part.split(outputs, 1) for part in (factor, other, cross)), strict=True):
+        halves = torch.einsum("gom,gnmkl->gonkl", fixed, across)
+        normal = torch.einsum("gonkl,gol->gonk", halves, fixed)
+        found.append(_solved(normal, torch.einsum("gonm,gom->gon", wanted, fixed), own))
+    return torch.cat(found, 1)
 
 
 def _solved(normal: Tensor, wanted: Tensor, now: Tensor) -> Tensor:

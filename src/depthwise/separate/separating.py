@@ -28,16 +28,17 @@ from ..geometry import positive
 from .arriving import error_at_output
 from .budget import Menu, check_budget
 from .building import built, replace_
-from .calibration import Adapter, Batch, batches_of
+from .calibration import Adapter, Batch, batches_of, device_of
 from .checks import check_model
 from .choosing import OnStep, bias_of, choice, menus_of
 from .fitting import fit, kernel_of, put_, start
 from .gathering import evidence_between
+from .hooks import hooked
 from .norms import move_, reestimate_
 from .options import Option
 from .processes import add_up_, together
 from .report import LayerSeparation, Separation
-from .survey import Candidate, Where, device_of, hooked, norm_of, survey
+from .survey import Candidate, Where, norm_of, survey
 
 DEFAULT_BUDGET = 0.5
 
