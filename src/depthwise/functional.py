@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -231,7 +230,10 @@ def separable_conv(
 ) -> Tensor:
     """`separable_conv1d`, `2d` or `3d` by rank; pairs are (depthwise, pointwise), window: stride, padding, dilation."""
     # In the order of SeparableTensors.weights: what is kept for the one is found by the other.
-    tensors = (weights[0], biases[0], weights[1], biases[1], *chain(*(norm.tensors for norm in norms if norm)))
+    tensors: tuple[Tensor | None, ...] = (weights[0], biases[0], weights[1], biases[1])
+    for norm in norms:
+        if norm is not None:
+            tensors += norm.tensors
     values = (rank, activations, norms[0] and norms[0].eps, norms[1] and norms[1].eps)
     run = backends.recalled(x, residual, tensors, (*window, groups), values)
     if run is not None:

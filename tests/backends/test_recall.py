@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import depthwise
 from depthwise import DepthwiseError, SeparableConv2d, functional, operators
@@ -224,6 +228,78 @@ def test_what_is_not_seen_is_documented() -> None:
     assert "`load_state_dict`, `copy_` and `.data = ...` are seen" in text
 
 
+Call = Callable[[Tensor], Tensor]
+
+
+def as_parameter(call: Call) -> object:
+    return call(nn.Parameter(X, requires_grad=False))
+
+
+def negated(call: Call) -> object:
+    return call(X._neg_view())
+
+
+def with_a_gradient(call: Call) -> object:
+    return call(X.clone().requires_grad_())
+
+
+def as_double(call: Call) -> object:
+    with pytest.raises(DepthwiseError, match="dtype"):
+        call(X.double())
+    return X
+
+
+def under_a_dispatch_mode(call: Call) -> object:
+    class Mode(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return func(*args, **(kwargs or {}))
+
+    with Mode():  # type: ignore[no-untyped-call]
+        return call(X)
+
+
+def on_a_fake_tensor(call: Call) -> object:
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        return call(mode.from_tensor(X))
+
+
+def under_vmap(call: Call) -> object:
+    return torch.vmap(lambda _: call(X), out_dims=None)(torch.ones(2))
+
+
+def under_a_gradient_transform(call: Call) -> object:
+    return torch.func.grad(lambda x: call(x).sum())(X)
+
+
+def traced(call: Call) -> object:
+    with warnings.catch_warnings(action="ignore"):
+        return torch.jit.trace(call, X, check_trace=False)(X)
+
+
+def traced_by_fx(call: Call) -> object:
+    return make_fx(call)(X)(X)
+
+
+def under_autocast(call: Call) -> object:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return call(X)
+
+
+OTHERWISE = [
+    as_parameter,
+    negated,
+    with_a_gradient,
+    as_double,
+    under_a_dispatch_mode,
+    on_a_fake_tensor,
+    under_vmap,
+    under_a_gradient_transform,
+    traced,
+    traced_by_fx,
+    under_autocast,
+]
+
+
 class TestKept:
     """Directly at the functional form, where every tensor is a local one."""
 
@@ -239,6 +315,49 @@ class TestKept:
         assert torch.equal(functional.depthwise_conv2d(X.clone(), self.weight), out)
         with pytest.raises(AssertionError, match="looked at anew"):
             functional.depthwise_conv2d(X, self.weight, padding=1)
+
+    @pytest.mark.parametrize("way", OTHERWISE, ids=lambda way: way.__name__)
+    def test_looked_at_anew(self, way: Callable[[Call], object], monkeypatch: pytest.MonkeyPatch) -> None:
+        """The same numbers in another kind of tensor, or where something listens to operators."""
+        pointwise, seen = torch.ones(8, 8, 1, 1), []
+
+        def call(x: Tensor) -> Tensor:
+            return functional.separable_conv2d(x, self.weight, pointwise)
+
+        call(X)
+        found = recall.find
+
+        def listening(*arguments: Any) -> Any:
+            seen.append(found(*arguments))
+            return seen[-1]
+
+        monkeypatch.setattr(recall, "find", listening)
+        call(X)
+        assert seen.pop() is not None
+        way(call)
+        assert seen == [None]
+
+    def test_both_of_two_kinds_are_kept(self) -> None:
+        for _ in range(2):
+            functional.depthwise_conv2d(X, self.weight)
+            with torch.inference_mode():
+                functional.depthwise_conv2d(X, self.weight)
+            functional.depthwise_conv2d(X.to(memory_format=torch.channels_last), self.weight)
+        (kept,) = recall._known.values()
+        assert [len(alike) for alike in kept.runners.values()] == [3]
+
+    def test_an_input_that_is_its_own_residual_is_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        pointwise = torch.ones(8, 8, 1, 1)
+        out = functional.separable_conv2d(X, self.weight, pointwise, padding=1, residual=X)
+        monkeypatch.setattr(operators, "runner", None)
+        assert torch.equal(functional.separable_conv2d(X, self.weight, pointwise, padding=1, residual=X), out)
+
+    def test_inputs_are_not_held(self) -> None:
+        x = X.clone()
+        functional.depthwise_conv2d(x, self.weight)
+        held = weakref.ref(x)
+        del x
+        assert held() is None
 
     def test_repack_counts_and_keeps_the_others(self) -> None:
         first, second = layer(), layer()

@@ -241,9 +241,14 @@ def run_decision(decision: Decision, g: Geometry, x: Tensor, numbers: Numbers, m
         residual = memory.place(residual.contiguous(memory_format=memory_format_of(x)))
     with patch.object(buffers, "zeros", lambda count: memory.place(torch.zeros(count))):
         runner = Launch(decision, Pack(**copies), x, g)
+
+    def scratch(size: int) -> buffers.Buffer:
+        made = memory.floats(-(-size // 4))
+        return buffers.Buffer(size, made.data_ptr(), made)
+
     with (
-        patch.object(buffers, "result", memory.empty_strided),
-        patch.object(buffers, "scratch", lambda size: memory.floats(-(-size // 4))),
+        patch.object(buffers, "result", lambda size, stride, _: memory.empty_strided(size, stride)),
+        patch.object(buffers, "scratch", scratch),
     ):
         return runner(x, residual)
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._C._dynamo.guards import TensorGuards
 
 from .base import Runner
 
-# Sizes of one layer's input that are kept; the oldest goes first.
+# Calls of one layer that are kept, and of these, inputs of one shape that differ otherwise; the oldest go first.
 _MOST_RUNNERS = 64
+_MOST_ALIKE = 4
 
 Tensors = Sequence[Tensor | None]
 _known: dict[tuple[int, ...], Remembered] = {}
@@ -38,8 +40,7 @@ class Remembered:
         # Held, so that no other numbers come to lie at these addresses: `.data = ...` leaves the version as it is.
         self._storages = [t.untyped_storage() for t in tensors if t is not None]
         self.packs: dict[Hashable, Any] = {}
-        # The window is part of the value: the identities in the key are its own as long as it lives.
-        self.runners: dict[Hashable, tuple[Runner, object]] = {}
+        self.runners: dict[Hashable, tuple[Kept, ...]] = {}
 
     def is_current(self) -> bool:
         """Whether the weights, known by their identities, are as they were."""
@@ -48,6 +49,19 @@ class Remembered:
             if tensor is None or tensor._version != version or tensor.data_ptr() != address:
                 return False
         return True
+
+
+class Kept(NamedTuple):
+    """What ran a call, and what the input of one like it must be.
+
+    guards: torch's own, which tell the type, dtype, sizes, strides and dispatch keys of a tensor, and with these every
+            mode and transform of the calling thread but the modes of a tracer
+    window: held, since the identities in the key are its own as long as it lives
+    """
+
+    runner: Runner
+    guards: TensorGuards
+    window: tuple[object, ...]
 
 
 def remembered(tensors: Tensors) -> Remembered | None:
@@ -66,13 +80,21 @@ def find(
 ) -> Runner | None:
     """What ran a call like this one."""
     found = _known.get(tuple(map(id, tensors)))
-    if found is None or not is_plain(x) or needs_gradient(x, residual, tensors) or not found.is_current():
+    if found is None or type(x) is not Tensor:
         return None
     try:
-        runner = found.runners.get(_call_key(x, residual, window, values))
+        kept = found.runners.get(_call_key(x, residual, window, values), ())
     except TypeError:  # a list has no hash
         return None
-    return None if runner is None else runner[0]
+    for like in kept:
+        if (
+            like.guards.check(x)
+            and not torch._C._len_torch_dispatch_stack()
+            and not needs_gradient(x, residual, tensors)
+            and found.is_current()
+        ):
+            return like.runner
+    return None
 
 
 def keep(
@@ -87,7 +109,12 @@ def keep(
     if found is not None:
         while len(found.runners) >= _MOST_RUNNERS:
             found.runners.pop(next(iter(found.runners)), None)
-        found.runners[_call_key(x, residual, window, values)] = runner, window
+        # torch's annotation leaves the tensors out.
+        make_guards: Any = TensorGuards
+        guards = make_guards(x, dynamic_dims_sizes=[list(x.shape)], dynamic_dims_strides=[list(x.stride())])
+        key = _call_key(x, residual, window, values)
+        others = found.runners.get(key, ())[: _MOST_ALIKE - 1]
+        found.runners[key] = (Kept(runner, guards, window), *others)
 
 
 def repack_(model: nn.Module | None = None) -> int:
@@ -129,4 +156,4 @@ def needs_gradient(x: Tensor, residual: Tensor | None, tensors: Tensors) -> bool
 def _call_key(x: Tensor, residual: Tensor | None, window: tuple[object, ...], values: Hashable) -> Hashable:
     # The window's arguments count by identity: by value, 1.0 would find what was kept for 1.
     added = None if residual is None else (type(residual), residual.shape, residual.dtype, residual.is_cpu)
-    return x.shape, x.stride(), x.dtype, x.is_cpu, added, torch.get_num_threads(), tuple(map(id, window)), values
+    return x.shape, added, torch.get_num_threads(), tuple(map(id, window)), values

@@ -190,27 +190,29 @@ def test_many_callers_get_the_bits_of_one(layers: list[Layer], team: int) -> Non
 class TestMemory:
     def test_scratch_is_kept_and_grows(self) -> None:
         first = memory.scratch(1000)
-        assert memory.scratch(10).data_ptr() == first.data_ptr()
-        grown = memory.scratch(first.numel() + 1)
-        assert grown.numel() == first.numel() + 1
-        assert memory.scratch(1000).data_ptr() == grown.data_ptr()
+        assert memory.scratch(10) is first
+        grown = memory.scratch(first.size + 1)
+        assert grown.size == first.size + 1
+        assert memory.scratch(1000) is grown
+        assert grown.tensor is not None
+        assert (grown.tensor.data_ptr(), grown.tensor.nbytes) == (grown.address, grown.size)
 
     def test_scratch_belongs_to_its_thread(self) -> None:
         barrier = threading.Barrier(4)
 
         def work(_: int) -> int:
-            address = memory.scratch(5000).data_ptr()
+            address = memory.scratch(5000).address
             barrier.wait(30)
             return address
 
         with ThreadPoolExecutor(4) as pool:
             addresses = set(pool.map(work, range(4)))
-        assert len(addresses | {memory.scratch(5000).data_ptr()}) == 5
+        assert len(addresses | {memory.scratch(5000).address}) == 5
 
     def test_a_very_large_scratch_is_not_kept(self) -> None:
         small = memory.scratch(100)
-        assert memory.scratch(memory.MOST_KEPT_BYTES + 1).numel() == memory.MOST_KEPT_BYTES + 1
-        assert memory.scratch(100).data_ptr() == small.data_ptr()
+        assert memory.scratch(memory.MOST_KEPT_BYTES + 1).size == memory.MOST_KEPT_BYTES + 1
+        assert memory.scratch(100) is small
 
     @pytest.mark.skipif(sys.platform != "linux", reason="madvise is Linux's")
     def test_a_large_result_is_on_huge_pages(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,9 +223,9 @@ class TestMemory:
 
         monkeypatch.setattr(memory, "_advise", lambda: advise)
         elements = memory.LEAST_HUGE_BYTES // 4
-        memory.result((elements - 1,), (1,))
+        memory.result((elements - 1,), (1,), 4 * elements - 4)
         assert advised == []
-        out = memory.result((elements,), (1,))
+        out = memory.result((elements,), (1,), 4 * elements)
         ((start, size, advice),) = advised
         assert advice == 14
         assert start % 4096 == size % 4096 == 0
@@ -251,12 +253,13 @@ def best_microseconds(function: Callable[[], object], calls: int = 2000) -> floa
 
 def raw_kernel(tensors: tuple[Tensor, ...], x: Tensor) -> Callable[[], object]:
     """The generated code alone, at a call like the last one with these weights."""
-    (run, _) = next(iter(recall._known[tuple(map(id, tensors))].runners.values()))
+    ((kept,),) = recall._known[tuple(map(id, tensors))].runners.values()
+    run = kept.runner
     assert isinstance(run, launch.Launch)
     slots = Slots.from_buffer_copy(run._template)
     out, scratch = run(x, None), memory.scratch(max(4 * run._elements, 64))
     slots[launch._X], slots[run._out_slot] = x.data_ptr(), out.data_ptr()
-    slots[launch._SCRATCH] = scratch.data_ptr()
+    slots[launch._SCRATCH] = scratch.address
     # The addresses are good as long as what they are of is held.
     held = slots, out, scratch
     serial, address = run._serial, ctypes.addressof(held[0])

@@ -39,6 +39,7 @@ def kernel(inputs: int, outputs: int, groups: int, lanes: int, vectors: int) -> 
         vectors=min(vectors, -(-outputs // lanes)),
         rows=6,
         pixels_first=False,
+        fetched_lines=1,
         pixel_stride=groups * inputs,
     )
 

@@ -264,7 +264,7 @@ def depthwise_kernels(draw: st.DrawFn) -> DepthwiseKernel:
 
 @st.composite
 def pointwise_kernels(draw: st.DrawFn) -> PointwiseKernel:
-    numbers = ("in_channels", "out_channels", "groups", "lanes", "vectors", "rows", "pixel_stride")
+    numbers = ("in_channels", "out_channels", "groups", "lanes", "vectors", "rows", "fetched_lines", "pixel_stride")
     values: dict[str, Any] = {name: draw(counts) for name in numbers}
     flags = {name: draw(st.booleans()) for name in ("residual", "pixels_first")}
     return PointwiseKernel(activation=draw(activations), **flags, **values)

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -159,6 +160,7 @@ class Launch:
         self._shared_elements = s.shared_elements
         self._elements = s.shared_elements + s.threads * s.scratch_elements
         self._size = (x.shape[0], *g.output_size)
+        self._bytes = prod(self._size) * FLOAT_BYTES
         self._memory_format = decision.memory_format
         self._stride = torch.empty(self._size, device="meta").to(memory_format=self._memory_format).stride()
         self._copied = decision.layout.copied is not None
@@ -174,12 +176,18 @@ class Launch:
         for index, address in enumerate(runtime.addresses if runtime else ()):
             slots[index] = address
         self._template = bytes(slots)
+        # Those that no call is using; a call on another thread takes others.
+        self._spare: list[tuple[Any, int]] = []
 
     def __call__(self, x: Tensor, residual: Tensor | None) -> Tensor:
-        out = memory.result(self._size, self._stride)
+        out = memory.result(self._size, self._stride, self._bytes)
         if self._copied:
             x = x.contiguous(memory_format=self._memory_format)
-        slots = Slots.from_buffer_copy(self._template)
+        try:
+            taken = self._spare.pop()
+        except IndexError:
+            taken = self._new_slots()
+        slots, address = taken
         slots[_X] = x.data_ptr()
         slots[self._out_slot] = out.data_ptr()
         if residual is not None:
@@ -187,12 +195,17 @@ class Launch:
             slots[_RESIDUAL] = residual.data_ptr()
         if self._elements:
             scratch = memory.scratch(self._elements * FLOAT_BYTES)
-            address = scratch.data_ptr()
             if self._shared_elements:
-                slots[_DEPTHWISE_OUT] = address
-            slots[_SCRATCH] = address + self._shared_elements * FLOAT_BYTES
-        threads.launch(self._serial, self._parallel, ctypes.addressof(slots), self._threads)
+                slots[_DEPTHWISE_OUT] = scratch.address
+            slots[_SCRATCH] = scratch.address + self._shared_elements * FLOAT_BYTES
+        threads.launch(self._serial, self._parallel, address, self._threads)
+        self._spare.append(taken)
         return out
+
+    def _new_slots(self) -> tuple[Any, int]:
+        """Slots but for the pointers of a call, and their address."""
+        slots = Slots.from_buffer_copy(self._template)
+        return slots, ctypes.addressof(slots)
 
     def _numbers(self, x: Tensor, g: Geometry, s: Schedule) -> Mapping[str, int]:
         pack = self.pack

@@ -149,7 +149,8 @@ def _write_tile(e: Block, k: PointwiseKernel, band: Band, panel: _Panel, m: Int,
         for j in range(vectors):
             (weights + (PREFETCH_INPUTS * vectors + j) * k.lanes).prefetch(1)
         if fetched is not None:
-            (fetched[0] + c.index * fetched[1]).prefetch(2)
+            for line in range(k.fetched_lines):
+                (fetched[0] + (c.index * fetched[1] + line * LINE_ELEMENTS)).prefetch(2)
         for i in range(rows):
             pixel = e.splat(a + (c.index + i * k.pixel_stride), k.lanes)
             for j in range(vectors):
@@ -164,12 +165,13 @@ def _write_tile(e: Block, k: PointwiseKernel, band: Band, panel: _Panel, m: Int,
 
 
 def _fetched(k: PointwiseKernel, ahead: Ahead, panel: _Panel, m: Int, rows: int) -> tuple[Ptr, Int]:
-    """Where a tile begins to fetch, and the elements from one input channel to the next: a line, or none when done.
+    """Where a tile begins to fetch, and the elements from one input channel to the next: none when done.
 
-    The tile's first panels fetch what belongs to its pixels, a line for each input channel. MobileNetV1's first four
-    blocks, whose input lies beyond L2, took 3 to 17 % less time (Intel Xeon, 2 MiB of L2, 1 thread, 2026-11-25).
+    The tile's first panels fetch what belongs to its pixels, some lines for each input channel. Blocks whose input lies
+    beyond L2 took 3 to 17 % less time (Intel Xeon, 2 MiB of L2, MobileNetV1's first four, 1 thread, 2026-11-25).
     """
-    first, lines = panel.number * k.group_inputs, ceil_div(ahead.per_pixel * rows, LINE_ELEMENTS)
+    each = k.fetched_lines
+    first, lines = panel.number * (k.group_inputs * each), ceil_div(ahead.per_pixel * rows, LINE_ELEMENTS)
     wanted = first < lines
     start = ahead.start + (m * ahead.per_pixel + first * LINE_ELEMENTS)
-    return select(wanted, start, panel.weight), wanted.pick(LINE_ELEMENTS, 0)
+    return select(wanted, start, panel.weight), wanted.pick(each * LINE_ELEMENTS, 0)
