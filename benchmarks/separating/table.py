@@ -106,14 +106,18 @@ def _aims(rows: Mapping[Cell, Row]) -> str:
 
 
 def _measured(rows: Mapping[Cell, Row]) -> str:
-    dense = {row.cell.network: row.dense_accuracy for row in rows.values()}
-    commits: dict[tuple[str, ...], set[str]] = {}
+    """Where and when, and what the dense networks reached that were trained there."""
+    places: dict[tuple[str, ...], list[Row]] = {}
     for row in rows.values():
-        place = (row.machine, f"{row.threads} threads", f"torch {row.torch}", row.date)
-        commits.setdefault(place, set()).add(row.commit)
-    accuracies = ", ".join(f"{network} {known:.2f} %" for network, known in dense.items())
-    places = "; ".join(f"{', '.join(place)}, commits {', '.join(sorted(made))}" for place, made in commits.items())
-    return f"Dense: {accuracies or NOT_RUN}. {len(rows)} rows ({places or NOT_RUN})."
+        key = (row.machine, f"{row.threads} threads", f"torch {row.torch}", row.date)
+        places.setdefault(key, []).append(row)
+    texts = []
+    for place, found in places.items():
+        commits = ", ".join(sorted({row.commit for row in found}))
+        dense = {row.cell.network: row.dense_accuracy for row in found}
+        reached = ", ".join(f"{network} {accuracy:.2f} %" for network, accuracy in dense.items())
+        texts.append(f"{len(found)} rows on {', '.join(place)}, commits {commits}; dense: {reached}.")
+    return " ".join(texts) or f"{NOT_RUN}."
 
 
 def _markdown(lines: list[list[str]]) -> str:

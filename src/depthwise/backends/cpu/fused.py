@@ -31,8 +31,9 @@ def write_fused(e: Block, d: DepthwiseKernel, p: PointwiseKernel, thread: Int, t
         start, stop = first_pixel(e, first), first_pixel(e, last)
         write_units(e, d, (first, last), (e.whole(0), e.whole(d.blocks)), scratch, p.pixel_stride)
         offset = start * p.out_channels
-        per_pixel = (task.index + 1 < stop_task).pick(e.number("fetch_next"), 0)
-        ahead = Ahead(first_unseen(e, d, last), per_pixel)
+        fetch_next = e.number("fetch_next")
+        per_pixel = (task.index + 1 < stop_task).pick(fetch_next, 0)
+        ahead = Ahead(first_unseen(e, d, last), per_pixel, fetch_next > 0)
         band = Band(scratch, stop - start, e.pointer("out") + offset, e.pointer("residual") + offset, ahead)
         write_product(e, p, band, (e.whole(0), e.whole(p.panels)))
 
