@@ -128,7 +128,7 @@ def test_boxes(separable: bool, planar_in: bool) -> None:
         g, _, target, s = drawn
         k = depthwise_kernel(g, None, target, planar=planar_in, pixel_stride=None)
         if k.edges is not None:
-            assert s == Schedule(s.threads), "planes as they lie are dealt out row by row"
+            assert s == Schedule(s.threads, fetch_in=s.fetch_in), "planes as they lie are dealt out row by row"
             return
         size, seen, place = three(g.out_spatial, 1), 0, 0
         for planes, rows, columns in boxes(g, s):
@@ -256,6 +256,7 @@ def depthwise_kernels(draw: st.DrawFn) -> DepthwiseKernel:
         rows_unrolled=draw(st.booleans()),
         strip_blocks=draw(counts),
         fetches=draw(st.booleans()),
+        fetches_out=draw(st.booleans()),
         planar=planar,
         edges=draw(st.one_of(st.none(), st.tuples(counts, counts))) if planar else None,
         pixel_stride=None if planar else draw(st.one_of(st.none(), counts)),

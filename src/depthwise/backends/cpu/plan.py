@@ -48,7 +48,8 @@ class DepthwiseKernel:
     taps:    columns of the kernel written out one after another; longer kernels loop
     rows_unrolled: the rows of the kernel are written out too
     strip_blocks: blocks of filters that a strip of rows does together
-    fetches: the input of later rows is fetched ahead, where the schedule says so
+    fetches: the input of later rows is fetched ahead, where the schedule says so; of the next plane (planes.py)
+    fetches_out: the place of later rows' result too
     planar:  the input is contiguous, one plane per channel
     edges:   and read as it lies (planes.py): vectors are columns, `columns` the rows of a tile, and so many columns
              before and after a row are seen outside the image; None: not so
@@ -68,6 +69,7 @@ class DepthwiseKernel:
     rows_unrolled: bool
     strip_blocks: int
     fetches: bool
+    fetches_out: bool
     planar: bool
     edges: tuple[int, int] | None
     pixel_stride: int | None
@@ -80,7 +82,7 @@ class DepthwiseKernel:
             layout += f"e{self.edges[0]}x{self.edges[1]}"
         window = f"k{extents}_s{_digits(self.stride)}_d{_digits(self.dilation)}_c{self.channels}m{self.multiplier}"
         tile = "x".join(map(str, (f"v{self.lanes}", *self.columns)))
-        nest = f"t{self.taps}{'u' * self.rows_unrolled}b{self.strip_blocks}{'f' * self.fetches}"
+        nest = f"t{self.taps}{'u' * self.rows_unrolled}b{self.strip_blocks}{'f' * self.fetches}{'o' * self.fetches_out}"
         return f"{window}_{_name(self.activation)}_{tile}{nest}{layout}"
 
     @property
@@ -176,6 +178,7 @@ def depthwise_kernel(
         rows_unrolled=not gathers and kernel[2] <= taps and g.rank < 3 and prod(kernel) <= MOST_UNROLLED,
         strip_blocks=_strip_blocks(g, columns[0], lanes, machine),
         fetches=g.rank > 1 and not planar and not fetches_next(g, machine),
+        fetches_out=g.rank == 2 and not planar and g.out_channels is None,
         planar=planar,
         edges=None,
         pixel_stride=pixel_stride,
@@ -192,6 +195,7 @@ def _direct(k: DepthwiseKernel, g: Geometry, machine: Machine) -> DepthwiseKerne
         taps=k.kernel[2],
         rows_unrolled=prod(k.kernel) <= MOST_UNROLLED,
         strip_blocks=1,
+        fetches=prod(k.kernel) > MOST_UNROLLED or k.stride[1] > 1 or k.dilation[1] > 1,
         edges=edges(g),
     )
 

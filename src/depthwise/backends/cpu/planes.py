@@ -113,6 +113,8 @@ def _weights(e: Block, k: DepthwiseKernel, o: Int) -> dict[tuple[int, int, int],
 
 
 def _write_columns(e: Block, k: DepthwiseKernel, tile: _Tile, x: Int, side: _Side) -> None:
+    if k.fetches:
+        _fetch_next_plane(e, k, tile, x)
     sums = [e.splat(e.pointer("depthwise_bias") + tile.o, k.lanes)] * len(tile.outputs)
     left, _ = k.edges or (0, 0)
     weights = tile.weights or _weights(e, k, tile.o)
@@ -123,6 +125,23 @@ def _write_columns(e: Block, k: DepthwiseKernel, tile: _Tile, x: Int, side: _Sid
                 sums[r] = vector.fma(weights[kz, ky, kx], sums[r])
     for out, vector in zip(tile.outputs, sums, strict=True):
         (out + x).store(activated(vector, k.activation))
+
+
+def _fetch_next_plane(e: Block, k: DepthwiseKernel, tile: _Tile, x: Int) -> None:
+    """Fetch the same columns of the next input plane, and the place of its result.
+
+    Rows taken one after another the hardware fetches ahead itself. From and to memory, 3x3 with dilation 6 took 10 to
+    45 % less time, volumes 2 to 19 %, 3x3 at stride 1 3 to 9 % more (AMD EPYC, Zen 4, 1 thread, 2026-11-27).
+    """
+    in_plane = e.number("x_z") if k.rank > 2 else e.number("x_c")
+    out_plane = e.number("out_y") * e.number("out_x")
+    with e.when(e.number("fetch_in") > 0):
+        for r, out in enumerate(tile.outputs):
+            (out + (x + out_plane)).prefetch(2)
+            for y in range(k.stride[1]):
+                place = k.kernel[0] - 1, (r * k.rows_apart) * k.stride[1] + y * k.dilation[1]
+                for line in range(k.stride[2] if place in tile.inputs else 0):
+                    (tile.inputs[place][0] + (x * k.stride[2] + in_plane + line * k.lanes)).prefetch(2)
 
 
 def _load(e: Block, k: DepthwiseKernel, place: Ptr, offset: int, side: _Side) -> Vec:

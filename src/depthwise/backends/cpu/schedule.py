@@ -14,6 +14,8 @@ SERIAL_MACS = 100_000
 # From and to beyond L2, so few rows at a time that memory is walked almost in order: 8x128x56x56, 3x3, took 16 % less
 # time than by whole images (Intel Xeon, 1 thread, nothing in the caches, 2026-11-25).
 FAR_STRIP_ROWS = 4
+# Planes of as many times the size of L2 come from memory, and not from a third-level cache, which is fast enough.
+FAR_PLANES = 8
 # Blocks of filters whose sums take about as long as it takes to fetch a line from beyond L2.
 FETCHED_BLOCKS = 16
 # A wave of tasks that leaves threads idle for more than this share is cut otherwise.
@@ -28,7 +30,7 @@ class Schedule:
     tile_pixels: pixels that are multiplied in one go, which the register tile is chosen for
     shared_elements: of the depthwise result between two stages; scratch_elements: of one thread
     strip_rows:  rows that a strip goes down
-    fetch_in:    how many rows ahead the input is fetched, 0 where it stays in L2
+    fetch_in:    how many rows ahead the input is fetched, 0 where it stays in L2; of planes (planes.py) 1, or 0
     fetch_next:  elements of the next band's input that are fetched for each pixel of this one
     """
 
@@ -56,13 +58,14 @@ def schedule(g: Geometry, batch: int, machine: Machine, threads: int, *, planar_
     macs = out * g.depthwise_channels * (g.kernel_area + (g.out_channels or 0))
     if macs < SERIAL_MACS:
         threads = 1
+    moved_bytes = FLOAT_BYTES * batch * (prod(g.input_size) + prod(g.output_size))
     if planar_in and runs_direct(g, machine):
-        return Schedule(threads)
+        return Schedule(threads, fetch_in=int(moved_bytes > FAR_PLANES * machine.l2_bytes))
     if planar_out:
         return _boxes(g, batch, machine, threads, planar_in=planar_in)
     cut = _depthwise if g.out_channels is None else _separable
     s = replace(cut(g, batch, machine, threads), strip_rows=three(g.out_spatial, 1)[1])
-    if FLOAT_BYTES * batch * (prod(g.input_size) + prod(g.output_size)) <= machine.l2_bytes:
+    if moved_bytes <= machine.l2_bytes:
         return s
     if g.out_channels is None:
         s = replace(s, strip_rows=FAR_STRIP_ROWS)
