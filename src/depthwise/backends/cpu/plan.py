@@ -195,7 +195,8 @@ def _direct(k: DepthwiseKernel, g: Geometry, machine: Machine) -> DepthwiseKerne
         taps=k.kernel[2],
         rows_unrolled=prod(k.kernel) <= MOST_UNROLLED,
         strip_blocks=1,
-        fetches=prod(k.kernel) > MOST_UNROLLED or k.stride[1] > 1 or k.dilation[1] > 1,
+        # Rows taken one after another the hardware fetches ahead itself.
+        fetches=k.stride[1] > 1 or k.dilation[1] > 1,
         edges=edges(g),
     )
 
