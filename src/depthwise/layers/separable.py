@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, Self
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.module import _has_any_global_hook
 
@@ -20,6 +19,16 @@ from .conversion import CONVOLUTIONS, from_dense, numbered_to_named, to_dense
 from .depthwise import DEPTHWISE, call_arguments, pad_input
 
 MakeModule = Callable[..., nn.Module]
+
+
+class _Joined(NamedTuple):
+    """All parts of a layer as one call takes them; pairs are (depthwise, pointwise)."""
+
+    depthwise: _ConvNd
+    weights: tuple[Tensor, Tensor]
+    biases: tuple[Tensor | None, Tensor | None]
+    activations: tuple[ActivationName, ActivationName]
+    norms: tuple[Norm | None, Norm | None]
 
 
 class _SeparableConv(nn.Module):
@@ -124,31 +133,25 @@ class _SeparableConv(nn.Module):
     def depth_multiplier(self) -> int:
         return self.depthwise.out_channels // self.depthwise.in_channels
 
-    def present_parts(self) -> Iterator[tuple[str, nn.Module]]:
+    def present_parts(self) -> list[tuple[str, nn.Module]]:
         """Name and module of every part that is there, in the order they run."""
-        for name in self.parts:
-            module = getattr(self, name)
-            if module is not None:
-                yield name, module
+        modules = self._modules
+        found = [(name, modules.get(name)) for name in self.parts]
+        return [(name, module) for name, module in found if module is not None]
 
     def forward(self, x: Tensor) -> Tensor:
         x, unbatched = functional.batched(x, self.rank)
-        if self.parts_reason() is not None:
+        joined = self._joined()
+        if isinstance(joined, str):
             out = x
             for _, module in self.present_parts():
                 out = module(out)
         else:
-            x, padding = pad_input(x, self.depthwise)
+            depthwise, weights, biases, activations, norms = joined
+            x, padding = pad_input(x, depthwise)
+            window = (depthwise.stride, padding, depthwise.dilation)
             out = functional.separable_conv(
-                self.rank,
-                x,
-                (self.depthwise.weight, self.pointwise.weight),
-                (self.depthwise.bias, self.pointwise.bias),
-                (self.stride, padding, self.dilation),
-                self.groups,
-                (activation_name(self.depthwise_activation), activation_name(self.pointwise_activation)),
-                None,
-                (_norm(self.depthwise_norm), _norm(self.pointwise_norm)),
+                self.rank, x, weights, biases, window, self.groups, activations, None, norms
             )
         return out.squeeze(0) if unbatched else out
 
@@ -158,22 +161,40 @@ class _SeparableConv(nn.Module):
         They must where anything could see or change what is between them: a norm that is not a batch norm in eval
         mode, a hook, a parametrised or foreign child, an activation that the functional forms do not know.
         """
-        if type(self.depthwise) is not DEPTHWISE[self.rank]:
-            return f"depthwise is a {type(self.depthwise).__name__}"
-        if type(self.pointwise) is not CONVOLUTIONS[self.rank]:
-            return f"pointwise is a {type(self.pointwise).__name__}"
+        joined = self._joined()
+        return joined if isinstance(joined, str) else None
+
+    def _joined(self) -> _Joined | str:
+        """What one call needs of the parts, or why they run one by one."""
+        # At every call, so modules and buffers are looked up where they lie: by their names each takes 0.6 us.
+        parts: dict[str, Any] = dict(self.present_parts())
+        depthwise, pointwise = parts["depthwise"], parts["pointwise"]
+        if type(depthwise) is not DEPTHWISE[self.rank]:
+            return f"depthwise is a {type(depthwise).__name__}"
+        if type(pointwise) is not CONVOLUTIONS[self.rank]:
+            return f"pointwise is a {type(pointwise).__name__}"
         if _has_any_global_hook():
             return "a hook sees every module"
-        for name, module in self.present_parts():
+        weights = (depthwise.weight, pointwise.weight)
+        found: dict[str, Any] = {}
+        for name, module in parts.items():
             if name.endswith("_norm"):
-                why = _norm_reason(module, self.depthwise.weight.dtype)
-                if why is not None:
-                    return f"{name} {why}"
-            if name.endswith("_activation") and not _has_name(module):
-                return f"{name} is {module}"
+                norm = found[name] = _norm(module, weights[0].dtype)
+                if isinstance(norm, str):
+                    return f"{name} {norm}"
+            elif name.endswith("_activation"):
+                if not _has_name(module):
+                    return f"{name} is {module}"
+                found[name] = activation_name(module)
             if _is_watched(module):
                 return f"a hook, or a forward of its own, sees {name}"
-        return None
+        return _Joined(
+            depthwise,
+            weights,
+            (depthwise.bias, pointwise.bias),
+            (found.get("depthwise_activation"), found.get("pointwise_activation")),
+            (found.get("depthwise_norm"), found.get("pointwise_norm")),
+        )
 
     def to_dense(self) -> _ConvNd:
         """The dense convolution, nn.Conv1d, 2d or 3d, that computes exactly what this layer does.
@@ -276,23 +297,20 @@ def _has_name(activation: nn.Module) -> bool:
     return type(activation) in _ACTIVATION_NAMES and not tanh_form
 
 
-def _norm(module: nn.Module | None) -> Norm | None:
-    """The numbers of a batch norm that `_norm_reason` has nothing against."""
-    if module is None:
-        return None
+def _norm(module: nn.Module, dtype: torch.dtype) -> Norm | str:
+    """The numbers of a batch norm, or why it does not fold into a convolution before it with weights of `dtype`."""
+    if type(module) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+        return f"is a {type(module).__name__}"
     norm: Any = module
-    return Norm(norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps, norm.num_batches_tracked)
-
-
-def _norm_reason(norm: nn.Module, dtype: torch.dtype) -> str | None:
-    """Why a norm does not fold into the convolution before it."""
-    if not isinstance(norm, _BatchNorm) or type(norm) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
-        return f"is a {type(norm).__name__}"
-    if norm.training or norm.running_mean is None or norm.running_var is None:
+    buffers, weight, bias = norm._buffers, norm.weight, norm.bias
+    mean, var = buffers.get("running_mean"), buffers.get("running_var")
+    if module.training or mean is None or var is None:
         return "normalises with the statistics of the batch"
-    if norm.running_mean.dtype != dtype:
-        return f"has statistics in {norm.running_mean.dtype}"
-    return "has a weight or a bias alone" if (norm.weight is None) != (norm.bias is None) else None
+    if mean.dtype != dtype:
+        return f"has statistics in {mean.dtype}"
+    if (weight is None) != (bias is None):
+        return "has a weight or a bias alone"
+    return Norm(mean, var, weight, bias, norm.eps, buffers.get("num_batches_tracked"))
 
 
 def made(name: str, make: MakeModule | None, *channels: int, device: Any, dtype: Any) -> nn.Module | None:
