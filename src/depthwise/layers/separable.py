@@ -185,7 +185,7 @@ class _SeparableConv(nn.Module):
             elif name.endswith("_activation"):
                 if not _has_name(module):
                     return f"{name} is {module}"
-                found[name] = activation_name(module)
+                found[name] = _ACTIVATION_NAMES[type(module)](module)
             if _is_watched(module):
                 return f"a hook, or a forward of its own, sees {name}"
         return _Joined(
@@ -272,7 +272,7 @@ class SeparableConv3d(_SeparableConv):
     rank = 3
 
 
-# Exact types only: a subclass may compute something else.
+# What the functional forms call them. Exact types only: a subclass may compute something else.
 _ACTIVATION_NAMES: dict[type[nn.Module], Callable[[Any], ActivationName]] = {
     nn.ReLU: lambda _: "relu",
     nn.ReLU6: lambda _: "relu6",
@@ -285,11 +285,6 @@ _ACTIVATION_NAMES: dict[type[nn.Module], Callable[[Any], ActivationName]] = {
     nn.ELU: lambda module: ("elu", module.alpha),
     nn.Identity: lambda _: None,
 }
-
-
-def activation_name(module: nn.Module | None) -> ActivationName:
-    """What the functional forms call this activation, one that `_has_name`."""
-    return None if module is None else _ACTIVATION_NAMES[type(module)](module)
 
 
 def _has_name(activation: nn.Module) -> bool:
