@@ -202,10 +202,12 @@ def _fetch_ahead(
 
     8x128x56x56, 3x3, from memory: 1.16 ms instead of 1.84 (Intel Xeon, AVX-512, 1 thread, 2026-11-25). Where the result
     of that row will lie too: 8 images, kernels from 3x3 to 7x7, took 4 to 18 % less time (AMD EPYC, Zen 4, 1 thread,
-    2026-11-27); volumes did not.
+    2026-11-27). Of a volume's planes only the last is new: six volumes took 0 to 10 % less with both.
     """
     out, out_stride, out_row = place
     ahead = e.number("fetch_in")
+    if k.rank > 2:
+        start = start + rows.z_stride * ((k.kernel[0] - 1) * k.dilation[0])
     with e.when(ahead > 0):
         for y in range(min(k.stride[1], (k.kernel[1] - 1) * k.dilation[1] + 1)):
             below = ahead * (k.stride[1] * k.rows_apart) + ((k.kernel[1] - 1) * k.dilation[1] - y)

@@ -178,7 +178,7 @@ def depthwise_kernel(
         rows_unrolled=not gathers and kernel[2] <= taps and g.rank < 3 and prod(kernel) <= MOST_UNROLLED,
         strip_blocks=_strip_blocks(g, columns[0], lanes, machine),
         fetches=g.rank > 1 and not planar and not fetches_next(g, machine),
-        fetches_out=g.rank == 2 and not planar and g.out_channels is None,
+        fetches_out=g.rank > 1 and not planar and g.out_channels is None,
         planar=planar,
         edges=None,
         pixel_stride=pixel_stride,
