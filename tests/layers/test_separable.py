@@ -216,6 +216,13 @@ def test_parts_run_one_by_one_where_something_sees_between(watch: Any) -> None:
         torch.testing.assert_close(layer(X), before)
 
 
+def test_a_layer_without_its_depthwise_part_runs_the_others() -> None:
+    layer: Any = SeparableConv2d(4, 6, 3)
+    layer.depthwise = None
+    assert layer.parts_reason() == "depthwise is a NoneType"
+    assert torch.equal(layer(X), layer.pointwise(X))
+
+
 def test_a_global_hook_sees_the_parts() -> None:
     layer, seen = SeparableConv2d(4, 6, 3), []
     handle = nn.modules.module.register_module_forward_hook(lambda module, *_: seen.append(type(module).__name__))

@@ -121,6 +121,7 @@ def recalled(
     x: Tensor, residual: Tensor | None, tensors: Tensors, window: tuple[object, ...], values: Hashable
 ) -> Runner | None:
     """What ran a call like this one, with the weights as they are; None where the call must be looked at anew."""
+    # Other tracers bring tensors or modes that `find` sees.
     if torch.compiler.is_dynamo_compiling() or is_observed():
         return None
     return recall.find(x, residual, tensors, window, (asked_backend(), values))

@@ -238,6 +238,24 @@ activations: st.SearchStrategy[Activation] = st.one_of(
 counts = st.integers(1, 20)
 
 
+@pytest.mark.parametrize(("dilation", "batch", "fetched"), [(2, 8, True), (2, 1, False), (1, 8, False)])
+def test_planes_are_fetched_ahead_from_memory_where_rows_are_apart(dilation: int, batch: int, fetched: bool) -> None:
+    g = geometry((256, 33, 33), 3, padding=dilation, dilation=dilation)
+    target = replace(AVX512, l2_bytes=2**20)
+    k = depthwise_kernel(g, None, target, planar=True, pixel_stride=None)
+    s = schedule(g, batch, target, 1, planar_in=True, planar_out=True)
+    assert k.edges is not None
+    assert (k.fetches and s.fetch_in == 1) is fetched
+
+
+# Where outputs are few, and where the weights leave L2.
+@pytest.mark.parametrize(("channels", "outputs", "stride", "lines"), [(32, 64, 1, 1), (96, 24, 2, 2), (728, 728, 1, 0)])
+def test_lines_of_the_next_band(channels: int, outputs: int, stride: int, lines: int) -> None:
+    g = geometry((channels, 112, 112), 3, stride, 1, out_channels=outputs)
+    kernel = pointwise_kernel(g, None, replace(AVX512, l2_bytes=2**20), residual=False, pixels=560)
+    assert kernel.fetched_lines == lines
+
+
 @st.composite
 def depthwise_kernels(draw: st.DrawFn) -> DepthwiseKernel:
     rank, planar = draw(st.integers(1, 3)), draw(st.booleans())

@@ -48,7 +48,7 @@ class DepthwiseKernel:
     taps:    columns of the kernel written out one after another; longer kernels loop
     rows_unrolled: the rows of the kernel are written out too
     strip_blocks: blocks of filters that a strip of rows does together
-    fetches: the input of later rows is fetched ahead, where the schedule says so; of the next plane (planes.py)
+    fetches: the input of later rows, or the next plane (planes.py), is fetched ahead where the schedule says so
     fetches_out: the place of later rows' result too
     planar:  the input is contiguous, one plane per channel
     edges:   and read as it lies (planes.py): vectors are columns, `columns` the rows of a tile, and so many columns
