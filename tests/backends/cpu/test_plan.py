@@ -248,6 +248,29 @@ def test_planes_are_fetched_ahead_from_memory_where_rows_are_apart(dilation: int
     assert (k.fetches and s.fetch_in == 1) is fetched
 
 
+@pytest.mark.parametrize(
+    ("length", "out_channels", "fetched"), [(1024, None, True), (1024, 64, True), (64, None, False)]
+)
+def test_the_next_block_of_a_sequence_is_fetched_ahead_from_memory(
+    length: int, out_channels: int | None, fetched: bool
+) -> None:
+    g = geometry((1024, length), 4, padding=((3, 0),), out_channels=out_channels)
+    target = replace(AVX512, l2_bytes=2**20)
+    k = depthwise_kernel(g, None, target, planar=False, pixel_stride=1024)
+    s = schedule(g, 1, target, 1, planar_in=False, planar_out=True)
+    assert (k.fetches and s.fetch_in == 1) is fetched
+
+
+@pytest.mark.parametrize("size", [(28, 28), (8, 28, 28)])
+def test_tiles_over_the_edges_fetch_ahead_too(size: tuple[int, ...]) -> None:
+    """With 14 columns in a tile no other tiles exist in a row of 28."""
+    g = geometry((64, *size), 5 if len(size) == 2 else 3, padding=2 if len(size) == 2 else 1)
+    k = depthwise_kernel(g, None, AVX512, planar=False, pixel_stride=64)
+    code = Program(AVX512, k).ir()
+    unchecked_cases, lines_each = 4, 2
+    assert code.count('call void @"llvm.prefetch.p0"') == unchecked_cases * lines_each * sum(k.columns)
+
+
 # Where outputs are few, and where the weights leave L2.
 @pytest.mark.parametrize(("channels", "outputs", "stride", "lines"), [(32, 64, 1, 1), (96, 24, 2, 2), (728, 728, 1, 0)])
 def test_lines_of_the_next_band(channels: int, outputs: int, stride: int, lines: int) -> None:

@@ -188,14 +188,17 @@ def _write_strip(
         written_out = rows_of(e, k, strip, taps) if k.rows_unrolled and not strip.edges.checked else None
         with e.loop(*blocks) as block:
             o = first_filter(k, block.index)
-            if k.fetches and strip.edges == Edges():
-                _fetch_ahead(e, k, rows, strip, start + o // k.multiplier, (target + o, out_stride, out_row))
+            if k.fetches and not strip.edges.checked:
+                if k.rank == 1:
+                    _fetch_blocks_ahead(e, k, strip, start, o)
+                else:
+                    _fetch_rows_ahead(e, k, rows, strip, start + o // k.multiplier, (target + o, out_stride, out_row))
             tile = sums(e, k, strip, taps, o) if written_out is None else sums_of_rows(e, k, strip, written_out, o)
             for i, vector in enumerate(tile):
                 (target + (o + i * out_stride)).store(activated(vector, k.activation))
 
 
-def _fetch_ahead(
+def _fetch_rows_ahead(
     e: Block, k: DepthwiseKernel, rows: Rows, strip: Strip, start: Ptr, place: tuple[Ptr, int, Int]
 ) -> None:
     """Fetch what a row `fetch_in` rows further down this strip reads first: the hardware sees such short runs too late.
@@ -218,3 +221,16 @@ def _fetch_ahead(
             below_out = out + ahead * k.rows_apart * out_row
             for column in range(strip.columns):
                 (below_out + column * out_stride).prefetch(2)
+
+
+def _fetch_blocks_ahead(e: Block, k: DepthwiseKernel, strip: Strip, start: Ptr, o: Int) -> None:
+    """Fetch what the block of filters `fetch_in` after this one reads first, where pixels of a sequence lie far apart.
+
+    8x1024x1024, k = 4, seen through `transpose`: 5.0 ms instead of 6.5 (AMD EPYC, Zen 4, 1 thread, 2026-11-28).
+    """
+    ahead = e.number("fetch_in")
+    with e.when(ahead > 0):
+        overlap = max(0, (k.kernel[2] - 1) * k.dilation[2] + 1 - k.stride[2])
+        line = start + (o + ahead * k.lanes) // k.multiplier + (strip.ix + overlap) * strip.x_stride
+        for column in range(strip.columns * k.stride[2]):
+            (line + column * strip.x_stride).prefetch(2)

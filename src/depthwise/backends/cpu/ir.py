@@ -293,6 +293,20 @@ class Ptr:
     def load(self, lanes: int) -> Vec:
         return Vec(self.block, self.block.builder.load(self.value, typ=_vector(lanes), align=FLOAT_BYTES))
 
+    def load_where(self, inside: Sequence[bool]) -> Vec:
+        """A lane for each of `inside`: where that is true what lies there, which alone is read, and else zero."""
+        lanes = len(inside)
+        if all(inside):
+            return self.load(lanes)
+        name, kind = f"llvm.masked.load.v{lanes}f32.p0", _vector(lanes)
+        mask = ir.VectorType(ir.IntType(1), lanes)
+        function = self.block.module.globals.get(name)
+        if function is None:
+            function = ir.Function(self.block.module, ir.FunctionType(kind, [POINTER, I32, mask, kind]), name)
+        align, nothing = ir.Constant(I32, FLOAT_BYTES), ir.Constant(kind, None)
+        arguments = [self.value, align, ir.Constant(mask, list(inside)), nothing]
+        return Vec(self.block, self.block.builder.call(function, arguments))
+
     def prefetch(self, level: Literal[1, 2]) -> None:
         """Ask for the cache line at this address, which may lie anywhere, to come to L1 or L2."""
         function = self.block.module.globals.get("llvm.prefetch.p0")

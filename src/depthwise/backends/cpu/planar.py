@@ -66,13 +66,16 @@ def box_count(e: Block) -> Int:
 
 
 def write_planar_depthwise(e: Block, k: DepthwiseKernel, thread: Int, threads: Int) -> None:
-    """Tasks: blocks of filters, and in each every box."""
+    """Tasks: blocks of filters, and in each every box; of pixels that lie together, boxes, and in each every block."""
     boxes = box_count(e)
     tasks = boxes * k.blocks
     scratch = e.pointer("scratch") + thread * e.number("scratch_elements")
     result = scratch + e.number("in_scratch")
     with e.loop(thread * tasks // threads, (thread + 1) * tasks // threads) as task:
-        block, box = task.index // boxes, box_of(e, task.index % boxes)
+        by_block = task.index // boxes, task.index % boxes
+        by_box = task.index % k.blocks, task.index // k.blocks
+        block, index = by_block if k.planar else by_box
+        box = box_of(e, index)
         o = first_filter(k, block)
         write_box(e, k, box, block, scratch, result - o, k.lanes)
         planes = planes_of(e, e.pointer("depthwise_out"), box, k.filters, o, k.lanes)

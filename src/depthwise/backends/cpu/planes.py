@@ -157,12 +157,15 @@ def _load(e: Block, k: DepthwiseKernel, place: Ptr, offset: int, side: _Side) ->
         begin = 0
     if side == "right":
         end = (lanes - 1) * stride + (k.kernel[2] - 1) * k.dilation[2] - left - right
+    inside = [begin <= column <= end for column in columns]
+    if stride == k.dilation[1] == 1:
+        # What is left out lies in the rows before and after, which other tiles bring to the caches at this time only.
+        return (place + columns[0]).load_where(inside)
     # The first and the last vector inside the image; at stride 1 they are one, or one of them has all that is needed.
     low, high = max(columns[0], begin), min(columns[-1], end) - (lanes - 1)
     if stride == 1:
         low = high = min(low, high) if side == "right" else max(low, high)
     sources = [column - low if column - low < lanes else lanes + column - high for column in columns]
-    inside = [begin <= column <= end for column in columns]
     vector = (place + low).load(lanes)
     if stride > 1:
         known = [source if is_inside else 0 for source, is_inside in zip(sources, inside, strict=True)]

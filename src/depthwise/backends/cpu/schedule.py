@@ -31,7 +31,8 @@ class Schedule:
     tile_pixels: pixels that are multiplied in one go, which the register tile is chosen for
     shared_elements: of the depthwise result between two stages; scratch_elements: of one thread
     strip_rows:  rows that a strip goes down
-    fetch_in:    how many rows ahead the input is fetched, 0 where it stays in L2; of planes (planes.py) 1, or 0
+    fetch_in:    how many rows ahead the input is fetched, 0 where it stays in L2; of planes (planes.py) how many
+                 planes ahead, of sequences whose pixels lie together how many blocks of filters: 1, or 0
     fetch_next:  elements of the next band's input that are fetched for each pixel of this one
     """
 
@@ -63,7 +64,8 @@ def schedule(g: Geometry, batch: int, machine: Machine, threads: int, *, planar_
     if planar_in and runs_direct(g, machine):
         return Schedule(threads, fetch_in=int(moved_bytes > FAR_PLANES * machine.l2_bytes))
     if planar_out:
-        return _boxes(g, batch, machine, threads, planar_in=planar_in)
+        s = _boxes(g, batch, machine, threads, planar_in=planar_in)
+        return replace(s, fetch_in=int(g.rank == 1 and not planar_in and moved_bytes > machine.l2_bytes))
     cut = _depthwise if g.out_channels is None else _separable
     s = replace(cut(g, batch, machine, threads), strip_rows=three(g.out_spatial, 1)[1])
     if moved_bytes <= machine.l2_bytes:
