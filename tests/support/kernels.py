@@ -351,6 +351,15 @@ TAILS: dict[str, tuple[list[Layer], tuple[str, ...]]] = {
         ],
         _BOTH,
     ),
+    # Columns a dilation apart go together where rows are long enough: 20, 43, 70 and 130 are.
+    "dilations": (
+        [
+            *(Layer(9, (2, 3), dilation=dilation) for dilation in (4, 5, (1, 7))),
+            *(Layer(9, (2, taps), dilation=(2, 5)) for taps in (2, 4, 5)),
+            *(Layer(9, (13,), dilation=8), Layer(5, (3,), 2, 7, dilation=4), Layer(9, (2, 2, 3), dilation=(1, 2, 4))),
+        ],
+        _BOTH,
+    ),
     "multipliers": (
         [
             *(Layer(5, (2, 3), multiplier) for multiplier in (2, 3, 4, 5, 8, 16, 17, 32)),

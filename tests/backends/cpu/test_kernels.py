@@ -117,6 +117,14 @@ def test_the_check_can_fail() -> None:
 
 
 @on_each_machine
+def test_every_width_of_dilated_rows(target: Machine) -> None:
+    layer = Layer(9, (1, 3), dilation=4)
+    for width in range(14, 56):
+        for padding in (0, 4):
+            assert_exact(layer, Input(1, (2, width), ((0, 0), (padding, padding))), target)
+
+
+@on_each_machine
 def test_every_number_of_pixels_and_every_tile(target: Machine) -> None:
     for vectors, heights in TILES[target.isa].items():
         # Two full panels and the rest of a third, whose last vector overlaps the one before it.

@@ -261,6 +261,16 @@ def test_the_next_block_of_a_sequence_is_fetched_ahead_from_memory(
     assert (k.fetches and s.fetch_in == 1) is fetched
 
 
+# Three taps of seven neighbours read 19 inputs where they are 6 apart, and share many where they are not.
+@pytest.mark.parametrize(("dilation", "stride", "apart"), [(6, 1, True), (2, 1, False), (1, 1, False), (6, 2, False)])
+def test_columns_a_dilation_apart_go_together_where_neighbours_share_little(
+    dilation: int, stride: int, apart: bool
+) -> None:
+    g = geometry((64, 56, 56), 3, stride, dilation, dilation)
+    k = depthwise_kernel(g, None, AVX512, planar=False, pixel_stride=64)
+    assert bool(k.dilated_columns) is apart
+
+
 @pytest.mark.parametrize("size", [(28, 28), (8, 28, 28)])
 def test_tiles_over_the_edges_fetch_ahead_too(size: tuple[int, ...]) -> None:
     """With 14 columns in a tile no other tiles exist in a row of 28."""
@@ -293,6 +303,7 @@ def depthwise_kernels(draw: st.DrawFn) -> DepthwiseKernel:
         activation=draw(activations),
         lanes=draw(counts),
         columns=(draw(counts),),
+        dilated_columns=draw(st.sampled_from(((), (6, 5, 4)))),
         taps=draw(counts),
         rows_unrolled=draw(st.booleans()),
         strip_blocks=draw(counts),

@@ -5,12 +5,13 @@
             for x in tiles of `columns` output columns:          (a strip: all rows, then the next tile)
                 for y in rows:
                     for o in blocks:
-                        out[y, x + i, o] = activation(sums of the tile)            (tile.py)
+                        out[y, x + i·apart, o] = activation(sums of the tile)      (tile.py)
 
-Down a strip two of three input rows are still in L1 from the row above; `strip_blocks` is chosen so that they, and the
-weights, fit there. The last tile of a row and the last block of filters overlap the ones before them, so that nothing
-is masked and there is no remainder code: what is computed twice has the same bits. Domain: any window, any multiplier;
-lanes <= filters.
+Columns are neighbours, or lie a dilation `apart` where they share more inputs so: 256x33x33, 3x3 with dilation 6, took
+42 % less time (AMD EPYC, Zen 4, 1 thread, 2026-11-28). Down a strip two of three input rows are still in L1 from the
+row above; `strip_blocks` is chosen so that they, and the weights, fit there. The last tile of a row and the last block
+of filters overlap the ones before them, so that nothing is masked and there is no remainder code: what is computed
+twice has the same bits. Domain: any window, any multiplier; lanes <= filters.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .activations import activated
-from .ir import Block, Int, Ptr, ceil_div, greatest, least
+from .ir import Block, Bool, Int, Ptr, ceil_div, greatest, least
 from .plan import DepthwiseKernel
 from .tile import Edges, Strip, Taps, rows_of, sums, sums_of_rows, valid
 
@@ -131,40 +132,73 @@ def image_rows(e: Block, k: DepthwiseKernel, place: tuple[Int, Int, Int], count:
 
 def write_rows(e: Block, k: DepthwiseKernel, rows: Rows, blocks: tuple[Int, Int], out: Ptr, out_stride: int) -> None:
     """The blocks [first, last) of some rows; `out` is where filter 0 goes in the first row's column `start`."""
-    width, last = rows.stop - rows.start, blocks[1]
-    widest, *others = k.columns
-    # A wide tile where little of the last one is done twice.
-    wide = (width >= widest) & ((ceil_div(width, widest) * widest - width) * 4 <= width)
-    cases = [(wide if others else width >= widest, widest), *((width >= columns, columns) for columns in others)]
+    width, apart = rows.stop - rows.start, k.dilation[2]
+    if not k.dilated_columns:
+        _write_columns(e, k, rows, blocks, (out, out_stride), (e.whole(0), 1))
+        return
+    # A row may have too few columns that see the same inputs.
+    with e.either(width >= k.dilated_columns[-1] * apart) as (many, few):
+        with many, e.loop(0, apart) as first:
+            _write_columns(e, k, rows, blocks, (out, out_stride), (first.index, apart))
+        with few:
+            _write_columns(e, k, rows, blocks, (out, out_stride), (e.whole(0), 1))
+
+
+def _write_columns(
+    e: Block,
+    k: DepthwiseKernel,
+    rows: Rows,
+    blocks: tuple[Int, Int],
+    place: tuple[Ptr, int],
+    columns_from: tuple[Int, int],
+) -> None:
+    """The columns first, first + apart, ... from `start` on."""
+    (out, out_stride), (first, apart), (block, last) = place, columns_from, blocks
+    width = rows.stop - rows.start
+    count = ceil_div(width - first, apart)
+
+    def wastes_at_most(share: int, columns: int) -> Bool:
+        return (count >= columns) & ((ceil_div(count, columns) * columns - count) * share <= count)
+
+    widest, *others = k.dilated_columns if apart > 1 else k.columns
+    if apart > 1:
+        *others, otherwise = others
+        cases = [(wastes_at_most(6, n), n) for n in (widest, *others)]
+    else:
+        # A wide tile where little of the last one is done twice.
+        fits, otherwise = wastes_at_most(4, widest) if others else count >= widest, 1
+        cases = [(fits, widest), *((count >= n, n) for n in others)]
 
     def write_tiles(columns: int) -> None:
-        with e.loop(*blocks, k.strip_blocks) as chunk, e.loop(0, ceil_div(width, columns)) as tile:
+        with e.loop(block, last, k.strip_blocks) as chunk, e.loop(0, ceil_div(count, columns)) as tile:
             some = chunk.index, least(chunk.index + k.strip_blocks, last)
-            offset = least(tile.index * columns, width - columns)
-            ix = (rows.start + offset) * k.stride[2] - e.number("pad_x")
-            place = out + offset * out_stride, out_stride, width * out_stride
+            column = first + least(tile.index * columns, count - columns) * apart
+            ix = (rows.start + column) * k.stride[2] - e.number("pad_x")
+            target = out + column * out_stride, out_stride, width * out_stride
 
             def write(edges: Edges) -> None:
-                _write_strip(e, k, rows, Strip(ix, columns, edges, rows.x_stride, rows.packed), some, place)
+                _write_strip(e, k, rows, Strip(ix, columns, apart, edges, rows.x_stride, rows.packed), some, target)
 
             if columns > 1 and (columns == widest or k.kernel[2] <= k.taps):
-                _by_edges(e, k, ix, columns, write)
+                _by_edges(e, k, ix, (columns, apart), write)
             else:
                 write(Edges(checked=True))
 
-    e.choose(cases, 1, write_tiles)
+    e.choose(cases, otherwise, write_tiles)
 
 
-def _by_edges(e: Block, k: DepthwiseKernel, ix: Int, columns: int, write: Callable[[Edges], None]) -> None:
+def _by_edges(e: Block, k: DepthwiseKernel, ix: Int, tile: tuple[int, int], write: Callable[[Edges], None]) -> None:
     """Write a strip for each way in which a tile may lie over the image's edges."""
+    columns, apart = tile
     reach = (k.kernel[2] - 1) * k.dilation[2]
-    size, last = e.number("in_x"), ix + ((columns - 1) * k.stride[2] + reach)
-    # Those of "same" padding.
-    left, right = reach // 2, reach - reach // 2
+    size, last = e.number("in_x"), ix + ((columns - 1) * apart * k.stride[2] + reach)
+    # Those of "same" padding, of the inputs that a tile reads.
+    left, right = (-(-outside // apart) * apart for outside in (reach // 2, reach - reach // 2))
     starts_inside, ends_inside = ix >= 0, last < size
     cases = [(starts_inside & ends_inside, Edges())]
     if reach > 0 and k.kernel[2] <= k.taps:
-        starts_before, ends_after = ix.equals(-left), last.equals(size + (right - 1))
+        starts_before = (ix >= -left) & (ix < apart - left)
+        ends_after = (last >= size + (right - apart)) & (last < size + right)
         cases += [
             (starts_before & ends_inside, Edges(left, 0)),
             (starts_inside & ends_after, Edges(0, right)),
@@ -195,7 +229,7 @@ def _write_strip(
                     _fetch_rows_ahead(e, k, rows, strip, start + o // k.multiplier, (target + o, out_stride, out_row))
             tile = sums(e, k, strip, taps, o) if written_out is None else sums_of_rows(e, k, strip, written_out, o)
             for i, vector in enumerate(tile):
-                (target + (o + i * out_stride)).store(activated(vector, k.activation))
+                (target + (o + i * strip.apart * out_stride)).store(activated(vector, k.activation))
 
 
 def _fetch_rows_ahead(
@@ -216,11 +250,11 @@ def _fetch_rows_ahead(
             below = ahead * (k.stride[1] * k.rows_apart) + ((k.kernel[1] - 1) * k.dilation[1] - y)
             line = start + (rows.y_stride * below + strip.ix * strip.x_stride)
             for column in range(strip.columns * k.stride[2]):
-                (line + column * strip.x_stride).prefetch(2)
+                (line + column * strip.apart * strip.x_stride).prefetch(2)
         if k.fetches_out:
             below_out = out + ahead * k.rows_apart * out_row
             for column in range(strip.columns):
-                (below_out + column * out_stride).prefetch(2)
+                (below_out + column * strip.apart * out_stride).prefetch(2)
 
 
 def _fetch_blocks_ahead(e: Block, k: DepthwiseKernel, strip: Strip, start: Ptr, o: Int) -> None:
@@ -230,7 +264,7 @@ def _fetch_blocks_ahead(e: Block, k: DepthwiseKernel, strip: Strip, start: Ptr, 
     """
     ahead = e.number("fetch_in")
     with e.when(ahead > 0):
-        overlap = max(0, (k.kernel[2] - 1) * k.dilation[2] + 1 - k.stride[2])
+        overlap = max(0, (k.kernel[2] - 1) * k.dilation[2] + strip.apart * (1 - k.stride[2]))
         line = start + (o + ahead * k.lanes) // k.multiplier + (strip.ix + overlap) * strip.x_stride
         for column in range(strip.columns * k.stride[2]):
-            (line + column * strip.x_stride).prefetch(2)
+            (line + column * strip.apart * strip.x_stride).prefetch(2)

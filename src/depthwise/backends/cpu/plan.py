@@ -27,6 +27,8 @@ COLUMNS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "avx2": ((6,), (6,)),
     "neon": ((7,), (14, 7)),
 }
+# Where columns lie a dilation apart; every number from the last one on is nearly a multiple of one of them.
+DILATED_COLUMNS = (6, 5, 4)
 # Of float32 in a cache line.
 LINE_ELEMENTS = 16
 # Eight blocks whose input lies beyond L2 came to 0.49 of the peak without fetching where outputs are few, 0.52 with at
@@ -46,6 +48,7 @@ class DepthwiseKernel:
 
     lanes:   output channels per vector
     columns: output columns per register tile, and those for rows that are too short for so many
+    dilated_columns: the same for tiles of columns a dilation apart, which share inputs; () where there are none
     taps:    columns of the kernel written out one after another; longer kernels loop
     rows_unrolled: the rows of the kernel are written out too
     strip_blocks: blocks of filters that a strip of rows does together
@@ -66,6 +69,7 @@ class DepthwiseKernel:
     activation: Activation
     lanes: int
     columns: tuple[int, ...]
+    dilated_columns: tuple[int, ...]
     taps: int
     rows_unrolled: bool
     strip_blocks: int
@@ -83,6 +87,7 @@ class DepthwiseKernel:
             layout += f"e{self.edges[0]}x{self.edges[1]}"
         window = f"k{extents}_s{_digits(self.stride)}_d{_digits(self.dilation)}_c{self.channels}m{self.multiplier}"
         tile = "x".join(map(str, (f"v{self.lanes}", *self.columns)))
+        tile += "".join(f"d{n}" for n in self.dilated_columns)
         nest = f"t{self.taps}{'u' * self.rows_unrolled}b{self.strip_blocks}{'f' * self.fetches}{'o' * self.fetches_out}"
         return f"{window}_{_name(self.activation)}_{tile}{nest}{layout}"
 
@@ -164,6 +169,11 @@ def depthwise_kernel(
     # A multiplier that does not go with the lanes takes its input lane by lane: much code for each load.
     gathers = not planar and lanes % multiplier != 0 and multiplier % lanes != 0
     columns = (2,) if gathers else COLUMNS[machine.isa][prod(kernel) > MOST_UNROLLED]
+    # Input columns under a tile. Where neighbours share few of them, columns a dilation apart, which do, go together.
+    under = (columns[0] - 1) * stride[2] + (kernel[2] - 1) * dilation[2] + 1
+    apart = not gathers and stride[2] == 1 < min(dilation[2], kernel[2]) and under * 3 > columns[0] * kernel[2] * 2
+    if apart:
+        under = DILATED_COLUMNS[0] + kernel[2] - 1
     taps = min(kernel[2], 2) if gathers else _taps(kernel[2], machine.vector_registers - columns[0] - 2)
     k = DepthwiseKernel(
         rank=g.rank,
@@ -175,9 +185,10 @@ def depthwise_kernel(
         activation=activation,
         lanes=lanes,
         columns=columns,
+        dilated_columns=DILATED_COLUMNS if apart else (),
         taps=taps,
         rows_unrolled=not gathers and kernel[2] <= taps and g.rank < 3 and prod(kernel) <= MOST_UNROLLED,
-        strip_blocks=_strip_blocks(g, columns[0], lanes, machine),
+        strip_blocks=_strip_blocks(g, under, lanes, machine),
         fetches=not planar and not fetches_next(g, machine),
         fetches_out=g.rank > 1 and not planar and g.out_channels is None,
         planar=planar,
@@ -195,6 +206,7 @@ def _direct(k: DepthwiseKernel, g: Geometry, machine: Machine) -> DepthwiseKerne
         k,
         lanes=machine.vector_lanes,
         columns=(DIRECT_ROWS[not in_registers],),
+        dilated_columns=(),
         taps=k.kernel[2],
         rows_unrolled=in_registers,
         strip_blocks=1,
@@ -293,11 +305,10 @@ def _name(activation: Activation) -> str:
     return "linear" if activation is None else f"{activation[0]}{activation[1]!r}"
 
 
-def _strip_blocks(g: Geometry, columns: int, lanes: int, machine: Machine) -> int:
-    """Blocks of filters whose weights, and input rows under one tile, fit in L1, shared out evenly."""
-    kernel, stride, dilation = (three(numbers, 1) for numbers in (g.kernel_size, g.stride, g.dilation))
-    under_tile = kernel[0] * kernel[1] * ((columns - 1) * stride[2] + (kernel[2] - 1) * dilation[2] + 1)
-    block_bytes = (prod(kernel) + under_tile) * lanes * FLOAT_BYTES
+def _strip_blocks(g: Geometry, under: int, lanes: int, machine: Machine) -> int:
+    """Blocks of filters whose weights, and `under` columns of the input rows, fit in L1, shared out evenly."""
+    kernel = three(g.kernel_size, 1)
+    block_bytes = (prod(kernel) + kernel[0] * kernel[1] * under) * lanes * FLOAT_BYTES
     blocks, most = -(-g.depthwise_channels // lanes), max(1, machine.l1_bytes * 3 // 4 // block_bytes)
     return -(-blocks // -(-blocks // most))
 

@@ -1,9 +1,9 @@
-"""One tile of a depthwise convolution: some neighbouring columns of an output row, one block of filters.
+"""One tile of a depthwise convolution: columns of a row, neighbours or a dilation apart, of one block of filters.
 
     sum[i] = bias[o]
     for kz, ky whose input row iz, iy lies inside the image:
         for kx in range(kernel_width):
-            ix = x·stride - padding + i·stride + kx·dilation
+            ix = x·stride - padding + i·apart·stride + kx·dilation
             sum[i] += input[iz, iy, ix, o // multiplier] · weight[kz, ky, kx, o]
 
 What is outside the image counts as zero and is not read. Kernel rows outside are left out by the loops' bounds or,
@@ -37,12 +37,14 @@ class Strip:
 
     ix:      input column of the first output at tap 0
     columns: how many output columns
+    apart:   from one output column to the next
     x_stride: elements from one input column to the next
     packed:  the input holds one block of filters, lane by lane; else pixels of all input channels
     """
 
     ix: Int
     columns: int
+    apart: int
     edges: Edges
     x_stride: int | Int
     packed: bool
@@ -75,7 +77,8 @@ def rows_of(e: Block, k: DepthwiseKernel, strip: Strip, taps: Taps) -> list[Ptr]
 
 def zero_elements(k: DepthwiseKernel, x_stride: int) -> int:
     """How many zeros a tile may read in the place of an input row."""
-    columns = (k.columns[0] - 1) * k.stride[2] + (k.kernel[2] - 1) * k.dilation[2] + 1
+    outputs = max([k.columns[0], *((n - 1) * k.dilation[2] + 1 for n in k.dilated_columns)])
+    columns = (outputs - 1) * k.stride[2] + (k.kernel[2] - 1) * k.dilation[2] + 1
     return (columns - 1) * x_stride + (k.lanes if k.planar else k.channels)
 
 
@@ -132,7 +135,7 @@ def _row(e: Block, k: DepthwiseKernel, strip: Strip, place: _Place, values: list
     """`values` plus the products of one kernel row."""
     width = k.kernel[2]
     if width <= k.taps:
-        last = (strip.columns - 1) * k.stride[2] + (width - 1) * k.dilation[2] - strip.edges.right
+        last = (strip.columns - 1) * strip.apart * k.stride[2] + (width - 1) * k.dilation[2] - strip.edges.right
         inside, checked = (strip.edges.left, last), strip.edges.checked
         return _chunk(e, k, strip, place, (e.whole(0), width), values, checked=checked, inside=inside)
     if not strip.edges.checked:
@@ -142,18 +145,18 @@ def _row(e: Block, k: DepthwiseKernel, strip: Strip, place: _Place, values: list
     inner, outer = _spans(e, k, strip)
     middle = inner[0] + (inner[1] - inner[0]) // k.taps * k.taps
     # Of neighbouring taps each reaches one column more, or fewer, until all are inside.
-    steps, exists = strip.columns - 1, inner[0] < inner[1]
-    regular = steps > 0 and k.stride[2] == k.dilation[2] == 1
+    steps, step, exists = strip.columns - 1, k.dilation[2], inner[0] < inner[1]
+    regular = steps > 0 and strip.apart * k.stride[2] == step
     before = (exists & (inner[0] - outer[0] >= steps)) if regular else None
     after = (exists & (outer[1] - inner[1] >= steps)) if regular else None
     if before is not None:
-        values = _stairs(e, k, strip, place, (inner[0] - steps, before), (steps, 2 * steps), values)
+        values = _stairs(e, k, strip, place, (inner[0] - steps, before), (steps * step, 2 * steps * step), values)
     checked_until = inner[0] if before is None else before.pick(outer[0], inner[0])
     values = _along(e, k, strip, place, (outer[0], checked_until), 1, values, checked=True)
     values = _along(e, k, strip, place, (inner[0], middle), k.taps, values)
     values = _along(e, k, strip, place, (middle, inner[1]), 1, values)
     if after is not None:
-        values = _stairs(e, k, strip, place, (inner[1], after), (0, steps - 1), values)
+        values = _stairs(e, k, strip, place, (inner[1], after), (0, (steps - 1) * step), values)
     checked_from = inner[1] if after is None else after.pick(outer[1], inner[1])
     return _along(e, k, strip, place, (checked_from, outer[1]), 1, values, checked=True)
 
@@ -192,7 +195,7 @@ def _along(
 
 def _spans(e: Block, k: DepthwiseKernel, strip: Strip) -> tuple[tuple[Int, Int], tuple[Int, Int]]:
     """The taps [start, stop) that all columns of a tile have inside the image, and those that some have."""
-    last, size = strip.ix + (strip.columns - 1) * k.stride[2], e.number("in_x")
+    last, size = strip.ix + (strip.columns - 1) * strip.apart * k.stride[2], e.number("in_x")
     first_all, after_all = valid(strip.ix, size, k, 2)[0], valid(last, size, k, 2)[1]
     first_some, after_some = valid(last, size, k, 2)[0], valid(strip.ix, size, k, 2)[1]
     start = least(greatest(first_all, first_some), greatest(after_some, first_some))
@@ -220,7 +223,7 @@ def _chunk(
     users: dict[int, list[tuple[int, int]]] = {}
     for i in range(strip.columns):
         for t in range(count):
-            users.setdefault(i * stride + t * dilation, []).append((i, t))
+            users.setdefault(i * strip.apart * stride + t * dilation, []).append((i, t))
     first, last = inside or (min(users), max(users))
     ix = strip.ix + kx * dilation
     base = start + ix * strip.x_stride
