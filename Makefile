@@ -17,7 +17,8 @@ test: $(VENV)/.test          ## the whole suite but the slow tests
 	$(BIN)/python -m pytest -q -n 2 -m "not slow"
 
 test-slow: $(VENV)/.dev      ## stress, long fuzzing, the wheel in a bare environment, both commands from a fresh clone
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "slow and not alone"
+	$(BIN)/python -m pytest -q -m alone
 
 bench: $(VENV)/.test         ## layers of networks against this machine's peak and other libraries; writes benchmarks/results/
 	$(BIN)/python -m benchmarks

@@ -11,6 +11,7 @@ from torch import Size, Tensor
 from . import backends, operators
 from .backends.base import Activation, DepthwiseTensors, Norm, SeparableTensors
 from .backends.eager import ACTIVATIONS, DEFAULT_SLOPES
+from .backends.recall import is_plain_window
 from .errors import DepthwiseError
 from .geometry import AXES, Geometry, IntOrTuple, Padding, geometry
 
@@ -277,17 +278,12 @@ class Shapes(NamedTuple):
 def _settled(
     rank: int, shapes: Shapes, stride: IntOrTuple, padding: Padding, dilation: IntOrTuple, groups: int
 ) -> Geometry:
-    # 1.0 and True would find what was kept for 1, and a list has no hash.
-    if torch.compiler.is_compiling() or not _is_plain((stride, padding, dilation, groups)):
+    if torch.compiler.is_compiling() or not is_plain_window((stride, padding, dilation, groups)):
         return _checked_geometry(rank, shapes, stride, padding, dilation, groups)
     try:
         return _remembered_geometry(rank, shapes, stride, padding, dilation, groups)
     except TypeError:  # nor has a traced size
         return _checked_geometry(rank, shapes, stride, padding, dilation, groups)
-
-
-def _is_plain(value: object) -> bool:
-    return type(value) in (int, str) or (isinstance(value, tuple) and all(map(_is_plain, value)))
 
 
 def _checked_geometry(

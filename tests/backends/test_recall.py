@@ -316,6 +316,20 @@ class TestKept:
         with pytest.raises(AssertionError, match="looked at anew"):
             functional.depthwise_conv2d(X, self.weight, padding=1)
 
+    def test_arguments_made_anew_are_known_by_value(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def call(one: float) -> Tensor:
+            return functional.depthwise_conv2d(X, self.weight, None, (one, one), ((one, 0), (0, one)))  # type: ignore[arg-type]
+
+        out = call(1)
+        looked_at = operators.runner
+        monkeypatch.setattr(operators, "runner", None)
+        assert torch.equal(call(1), out)
+        monkeypatch.setattr(operators, "runner", looked_at)
+        with pytest.raises(DepthwiseError):
+            call(1.0)
+        with pytest.raises(DepthwiseError):
+            call(True)
+
     @pytest.mark.parametrize("way", OTHERWISE, ids=lambda way: way.__name__)
     def test_looked_at_anew(self, way: Callable[[Call], object], monkeypatch: pytest.MonkeyPatch) -> None:
         """The same numbers in another kind of tensor, or where something listens to operators."""

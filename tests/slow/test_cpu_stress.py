@@ -21,6 +21,7 @@ from depthwise.backends.cpu import machine
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.alone,
     pytest.mark.skipif(machine.host() is None, reason="no generator serves this machine"),
 ]
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 ROOT = Path(__file__).parents[2]
 # Nothing of the environment that runs the tests: a bare shell with pip's settings.
 BARE = {
@@ -80,9 +80,7 @@ def test_make_demo_from_a_fresh_clone(clone: Path) -> None:
 
 
 def test_make_test_from_a_fresh_clone(clone: Path) -> None:
-    run("make", ".venv/.test", cwd=clone)
-    started = time.monotonic()
-    out = run("make", "test", cwd=clone).stdout
-    assert time.monotonic() - started < 360
+    """That it installs what every test imports; CI runs the whole of it from a clone of its own."""
+    out = run("make", "test", cwd=clone, PYTEST_ADDOPTS="-k test_reference").stdout
     assert re.search(r"\d+ passed", out)
     assert " failed" not in out

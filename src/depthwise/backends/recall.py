@@ -83,10 +83,12 @@ def find(
     if found is None or type(x) is not Tensor:
         return None
     try:
-        kept = found.runners.get(_call_key(x, residual, window, values), ())
+        kept = found.runners.get(_call_key(x, residual, tuple(map(id, window)), values))
+        if kept is None and _is_made_anew(window):
+            kept = found.runners.get(_call_key(x, residual, window, values))
     except TypeError:  # a list has no hash
         return None
-    for like in kept:
+    for like in kept or ():
         if (
             like.guards.check(x)
             and not torch._C._len_torch_dispatch_stack()
@@ -112,9 +114,10 @@ def keep(
         # torch's annotation leaves the tensors out.
         make_guards: Any = TensorGuards
         guards = make_guards(x, dynamic_dims_sizes=[list(x.shape)], dynamic_dims_strides=[list(x.stride())])
-        key = _call_key(x, residual, window, values)
-        others = found.runners.get(key, ())[: _MOST_ALIKE - 1]
-        found.runners[key] = (Kept(runner, guards, window), *others)
+        for marks in (tuple(map(id, window)), window) if _is_made_anew(window) else (tuple(map(id, window)),):
+            key = _call_key(x, residual, marks, values)
+            others = found.runners.get(key, ())[: _MOST_ALIKE - 1]
+            found.runners[key] = (Kept(runner, guards, window), *others)
 
 
 def repack_(model: nn.Module | None = None) -> int:
@@ -153,7 +156,17 @@ def needs_gradient(x: Tensor, residual: Tensor | None, tensors: Tensors) -> bool
     return any(tensor is not None and tensor.requires_grad for tensor in (x, residual, *tensors))
 
 
+def is_plain_window(value: object) -> bool:
+    """Whether a window's argument can be told by its value: True and 1.0 would pass for 1, and a list has no hash."""
+    return type(value) in (int, str) or (isinstance(value, tuple) and all(map(is_plain_window, value)))
+
+
+def _is_made_anew(window: tuple[object, ...]) -> bool:
+    """Whether a call like this one may come with other objects: small numbers are the same ones, tuples need not be."""
+    return any(isinstance(value, tuple) for value in window) and is_plain_window(window)
+
+
 def _call_key(x: Tensor, residual: Tensor | None, window: tuple[object, ...], values: Hashable) -> Hashable:
-    # The window's arguments count by identity: by value, 1.0 would find what was kept for 1.
+    """`window`: identities of its arguments, looked at first, or the arguments."""
     added = None if residual is None else (type(residual), residual.shape, residual.dtype, residual.is_cpu)
-    return x.shape, added, torch.get_num_threads(), tuple(map(id, window)), values
+    return x.shape, added, torch.get_num_threads(), window, values

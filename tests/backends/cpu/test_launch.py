@@ -271,6 +271,7 @@ def raw_kernel(tensors: tuple[Tensor, ...], x: Tensor) -> Callable[[], object]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("form", ["depthwise", "separable"])
 def test_the_door_costs_at_most_8_microseconds(form: str) -> None:
     x, weight, pointwise, bias = last(1, 16, 4, 4), torch.randn(16, 1, 3, 3), torch.randn(16, 16, 1, 1), ones(16)
