@@ -20,6 +20,8 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 
 
+# It has two processes of its own.
+@pytest.mark.alone
 def test_long_fuzzing() -> None:
     suites = ["tests/test_reference.py", "tests/test_functional.py", "tests/test_geometry.py", "tests/layers"]
     names = "bit_equal or bound or gradients or same or out_spatial or torchs or exact"
