@@ -114,8 +114,10 @@ def keep(
         # torch's annotation leaves the tensors out.
         make_guards: Any = TensorGuards
         guards = make_guards(x, dynamic_dims_sizes=[list(x.shape)], dynamic_dims_strides=[list(x.stride())])
-        for marks in (tuple(map(id, window)), window) if _is_made_anew(window) else (tuple(map(id, window)),):
-            key = _call_key(x, residual, marks, values)
+        keys = [_call_key(x, residual, tuple(map(id, window)), values)]
+        if _is_made_anew(window):
+            keys.append(_call_key(x, residual, window, values))
+        for key in keys:
             others = found.runners.get(key, ())[: _MOST_ALIKE - 1]
             found.runners[key] = (Kept(runner, guards, window), *others)
 
@@ -167,6 +169,6 @@ def _is_made_anew(window: tuple[object, ...]) -> bool:
 
 
 def _call_key(x: Tensor, residual: Tensor | None, window: tuple[object, ...], values: Hashable) -> Hashable:
-    """`window`: identities of its arguments, looked at first, or the arguments."""
+    """`window`: the identities of its arguments, looked at first, or its arguments."""
     added = None if residual is None else (type(residual), residual.shape, residual.dtype, residual.is_cpu)
     return x.shape, added, torch.get_num_threads(), window, values

@@ -17,6 +17,7 @@ from depthwise.backends.base import Activation
 from depthwise.backends.cpu import launch, machine, threads
 from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.cpu.plan import (
+    DILATED_COLUMNS,
     TILES,
     DepthwiseKernel,
     PointwiseKernel,
@@ -269,6 +270,20 @@ def test_columns_a_dilation_apart_go_together_where_neighbours_share_little(
     g = geometry((64, 56, 56), 3, stride, dilation, dilation)
     k = depthwise_kernel(g, None, AVX512, planar=False, pixel_stride=64)
     assert bool(k.dilated_columns) is apart
+
+
+def test_few_columns_a_dilation_apart_are_done_twice() -> None:
+    for count in range(DILATED_COLUMNS[-1], 500):
+        assert any(-count % columns * 6 <= count for columns in DILATED_COLUMNS if columns <= count)
+
+
+@pytest.mark.parametrize(("kernel", "size", "rows"), [(3, (56, 56), 4), (5, (56, 56), 4), (3, (8, 28, 28), 7)])
+def test_rows_of_planes(kernel: int, size: tuple[int, ...], rows: int) -> None:
+    k = depthwise_kernel(
+        geometry((64, *size), kernel, padding=kernel // 2), None, AVX512, planar=True, pixel_stride=None
+    )
+    assert k.columns == (rows,)
+    assert k.rows_unrolled is (prod(k.kernel) <= 25)
 
 
 @pytest.mark.parametrize("size", [(28, 28), (8, 28, 28)])

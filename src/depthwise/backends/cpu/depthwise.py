@@ -156,18 +156,8 @@ def _write_columns(
     (out, out_stride), (first, apart), (block, last) = place, columns_from, blocks
     width = rows.stop - rows.start
     count = ceil_div(width - first, apart)
-
-    def wastes_at_most(share: int, columns: int) -> Bool:
-        return (count >= columns) & ((ceil_div(count, columns) * columns - count) * share <= count)
-
-    widest, *others = k.dilated_columns if apart > 1 else k.columns
-    if apart > 1:
-        *others, otherwise = others
-        cases = [(wastes_at_most(6, n), n) for n in (widest, *others)]
-    else:
-        # A wide tile where little of the last one is done twice.
-        fits, otherwise = wastes_at_most(4, widest) if others else count >= widest, 1
-        cases = [(fits, widest), *((count >= n, n) for n in others)]
+    cases, otherwise = _tiles(k, count, apart)
+    widest = cases[0][1]
 
     def write_tiles(columns: int) -> None:
         with e.loop(block, last, k.strip_blocks) as chunk, e.loop(0, ceil_div(count, columns)) as tile:
@@ -185,6 +175,19 @@ def _write_columns(
                 write(Edges(checked=True))
 
     e.choose(cases, otherwise, write_tiles)
+
+
+def _tiles(k: DepthwiseKernel, count: Int, apart: int) -> tuple[list[tuple[Bool, int]], int]:
+    """How many columns a tile may have for `count` of them, each with when it has, and how many it has otherwise."""
+
+    def fits(columns: int, share: int) -> Bool:
+        """Whether at most 1/share of the columns is done twice."""
+        return (count >= columns) & ((ceil_div(count, columns) * columns - count) * share <= count)
+
+    if apart > 1:
+        return [(fits(columns, 6), columns) for columns in k.dilated_columns[:-1]], k.dilated_columns[-1]
+    widest, *others = k.columns
+    return [(fits(widest, 4) if others else count >= widest, widest), *((count >= n, n) for n in others)], 1
 
 
 def _by_edges(e: Block, k: DepthwiseKernel, ix: Int, tile: tuple[int, int], write: Callable[[Edges], None]) -> None:

@@ -27,17 +27,18 @@ COLUMNS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "avx2": ((6,), (6,)),
     "neon": ((7,), (14, 7)),
 }
-# Where columns lie a dilation apart; every number from the last one on is nearly a multiple of one of them.
+# Where columns lie a dilation apart: from 4 columns on, with one of these at most a sixth more is computed.
 DILATED_COLUMNS = (6, 5, 4)
 # Of float32 in a cache line.
 LINE_ELEMENTS = 16
 # Eight blocks whose input lies beyond L2 came to 0.49 of the peak without fetching where outputs are few, 0.52 with at
 # most 1 line for each input channel, 0.53 with 2, 0.52 with 4 (Intel Xeon, 1 thread, 2026-11-25).
 MOST_FETCHED_LINES = 2
-# Taps of a kernel, at most, for vectors of columns; rows of such a tile, where all weights stay in registers and where
-# not: 1x64x8x28x28, 3x3x3, took 7 % less time with 7 rows (AMD EPYC, Zen 4, 1 thread, 2026-11-28).
+# Taps of a kernel, at most, for vectors of columns.
 MOST_DIRECT = 27
-DIRECT_ROWS = (4, 7)
+# Rows of such a tile by the most taps: 64x8x28x28, 3x3x3, took 7 % less time with 7 rows on AVX-512 and 9 % on AVX2, on
+# AVX2 kernels of 16 taps 9 % more (AMD EPYC, Zen 4, 1 thread, 2026-11-28).
+DIRECT_ROWS = {25: 4, MOST_DIRECT: 7}
 # Taps of a kernel, at most, that are written out one after another.
 MOST_UNROLLED = 9
 
@@ -50,9 +51,10 @@ class DepthwiseKernel:
     columns: output columns per register tile, and those for rows that are too short for so many
     dilated_columns: the same for tiles of columns a dilation apart, which share inputs; () where there are none
     taps:    columns of the kernel written out one after another; longer kernels loop
-    rows_unrolled: the rows of the kernel are written out too
+    rows_unrolled: the rows of the kernel are written out too; of planes, all weights stay in registers
     strip_blocks: blocks of filters that a strip of rows does together
-    fetches: the input of later rows, or the next plane (planes.py), is fetched ahead where the schedule says so
+    fetches: the input of later rows, of the next block of a sequence, or the next plane (planes.py), is fetched ahead
+             where the schedule says so
     fetches_out: the place of later rows' result too
     planar:  the input is contiguous, one plane per channel
     edges:   and read as it lies (planes.py): vectors are columns, `columns` the rows of a tile, and so many columns
@@ -200,15 +202,16 @@ def depthwise_kernel(
 
 def _direct(k: DepthwiseKernel, g: Geometry, machine: Machine) -> DepthwiseKernel:
     """The kernel that reads planes as they lie."""
-    # Beside the sums a register for an input and one to spare.
-    in_registers = prod(k.kernel) + DIRECT_ROWS[0] + 2 <= machine.vector_registers
+    taps = prod(k.kernel)
+    rows = next(rows for most, rows in DIRECT_ROWS.items() if taps <= most)
     return replace(
         k,
         lanes=machine.vector_lanes,
-        columns=(DIRECT_ROWS[not in_registers],),
+        columns=(rows,),
         dilated_columns=(),
         taps=k.kernel[2],
-        rows_unrolled=in_registers,
+        # Beside weights and sums a register for an input and one to spare.
+        rows_unrolled=taps + rows + 2 <= machine.vector_registers,
         strip_blocks=1,
         # Rows taken one after another the hardware fetches ahead itself.
         fetches=k.stride[1] > 1 or k.dilation[1] > 1,
