@@ -330,6 +330,12 @@ class TestKept:
         with pytest.raises(DepthwiseError):
             call(True)
 
+    def test_no_more_is_kept_where_arguments_are_made_anew(self) -> None:
+        for size in range(3, 103):
+            functional.depthwise_conv2d(torch.ones(1, 8, size, 3), self.weight, None, 1, (1, 1))
+        (kept,) = recall._known.values()
+        assert len(kept.runners) == 64
+
     @pytest.mark.parametrize("way", OTHERWISE, ids=lambda way: way.__name__)
     def test_looked_at_anew(self, way: Callable[[Call], object], monkeypatch: pytest.MonkeyPatch) -> None:
         """The same numbers in another kind of tensor, or where something listens to operators."""

@@ -211,12 +211,15 @@ def test_calls_of_changing_sizes_do_not_grow_memory(tmp_path: Path) -> None:
 
     with torch.no_grad():
         calls(2500, 0)
-        before = resident()
-        calls(10000, 2500)
-        print(resident() - before)
+        sizes = [resident()]
+        for turn in range(3):
+            calls(10000, 2500 + 10000 * turn)
+            sizes.append(resident())
     assert all(len(kept.runners) <= 64 for kept in recall._known.values())
+    # What is lost at a call is lost in every turn; the allocator's own growth, 17 MiB in one, is not.
+    print(min(after - before for before, after in zip(sizes, sizes[1:])))
     """
-    assert float(run(textwrap.dedent(RESIDENT) + textwrap.dedent(script), tmp_path)) < 16
+    assert float(run(textwrap.dedent(RESIDENT) + textwrap.dedent(script), tmp_path)) < 8
 
 
 @linux

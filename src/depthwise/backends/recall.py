@@ -109,14 +109,14 @@ def keep(
     except TypeError:  # a list may change
         return
     if found is not None:
-        while len(found.runners) >= _MOST_RUNNERS:
+        keys = [_call_key(x, residual, tuple(map(id, window)), values)]
+        if _is_made_anew(window):
+            keys.append(_call_key(x, residual, window, values))
+        while len(found.runners) > _MOST_RUNNERS - len(keys):
             found.runners.pop(next(iter(found.runners)), None)
         # torch's annotation leaves the tensors out.
         make_guards: Any = TensorGuards
         guards = make_guards(x, dynamic_dims_sizes=[list(x.shape)], dynamic_dims_strides=[list(x.stride())])
-        keys = [_call_key(x, residual, tuple(map(id, window)), values)]
-        if _is_made_anew(window):
-            keys.append(_call_key(x, residual, window, values))
         for key in keys:
             others = found.runners.get(key, ())[: _MOST_ALIKE - 1]
             found.runners[key] = (Kept(runner, guards, window), *others)
