@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Size, Tensor
+from torch.compiler import is_dynamo_compiling
 
 from . import backends, operators
 from .backends.base import Activation, DepthwiseTensors, Norm, SeparableTensors
 from .backends.eager import ACTIVATIONS, DEFAULT_SLOPES
-from .backends.recall import is_plain_window
+from .backends.recall import Key, Tensors, is_plain_window
 from .errors import DepthwiseError
 from .geometry import AXES, Geometry, IntOrTuple, Padding, geometry
 
@@ -101,9 +102,9 @@ def separable_conv1d(
     pointwise_weight: (out_channels, in_channels * depth_multiplier / groups, 1)
     out:              (batch, out_channels, out_length)
     """
-    biases, activations = (depthwise_bias, pointwise_bias), (depthwise_activation, pointwise_activation)
-    weights, window = (depthwise_weight, pointwise_weight), (stride, padding, dilation)
-    return separable_conv(1, x, weights, biases, window, groups, activations, residual)
+    weights = (depthwise_weight, depthwise_bias, pointwise_weight, pointwise_bias)
+    activations = (depthwise_activation, pointwise_activation)
+    return separable_conv(1, x, weights, (stride, padding, dilation, groups), activations, residual)
 
 
 def separable_conv2d(
@@ -140,9 +141,9 @@ def separable_conv2d(
     >>> separable_conv2d(x, depthwise, pointwise, pointwise_activation="relu6")[0, 0, 0, 0]
     tensor(6.)
     """
-    biases, activations = (depthwise_bias, pointwise_bias), (depthwise_activation, pointwise_activation)
-    weights, window = (depthwise_weight, pointwise_weight), (stride, padding, dilation)
-    return separable_conv(2, x, weights, biases, window, groups, activations, residual)
+    weights = (depthwise_weight, depthwise_bias, pointwise_weight, pointwise_bias)
+    activations = (depthwise_activation, pointwise_activation)
+    return separable_conv(2, x, weights, (stride, padding, dilation, groups), activations, residual)
 
 
 def separable_conv3d(
@@ -167,9 +168,9 @@ def separable_conv3d(
     pointwise_weight: (out_channels, in_channels * depth_multiplier / groups, 1, 1, 1)
     out:              (batch, out_channels, out_depth, out_height, out_width)
     """
-    biases, activations = (depthwise_bias, pointwise_bias), (depthwise_activation, pointwise_activation)
-    weights, window = (depthwise_weight, pointwise_weight), (stride, padding, dilation)
-    return separable_conv(3, x, weights, biases, window, groups, activations, residual)
+    weights = (depthwise_weight, depthwise_bias, pointwise_weight, pointwise_bias)
+    activations = (depthwise_activation, pointwise_activation)
+    return separable_conv(3, x, weights, (stride, padding, dilation, groups), activations, residual)
 
 
 def activation_of(name: ActivationName) -> Activation:
@@ -198,13 +199,18 @@ def depthwise_conv(
     stride: IntOrTuple,
     padding: Padding,
     dilation: IntOrTuple,
+    in_channels: int | None = None,
 ) -> Tensor:
-    """`depthwise_conv1d`, `2d` or `3d` by rank."""
-    window = (stride, padding, dilation)
-    run = backends.recalled(x, None, (weight, bias), window, rank)
+    """`depthwise_conv1d`, `2d` or `3d` by rank; in_channels: those that `x` must have."""
+    tensors, window = (weight, bias), (stride, padding, dilation)
+    key: Key = ()
+    if not is_dynamo_compiling():
+        key = (id(weight), id(bias), id(stride), id(padding), id(dilation), rank, in_channels)
+    run = backends.recalled(key, x, None, tensors, window)
     if run is not None:
         return run(x, None)
     x, unbatched = batched(x, rank)
+    check_channels(x, in_channels)
     _check_tensors(x, {"weight": weight}, {"bias": bias})
     shapes = Shapes(x.shape, weight.shape, _shape(bias))
     g = _settled(rank, shapes, stride, padding, dilation, 1)
@@ -214,53 +220,66 @@ def depthwise_conv(
         return out.squeeze(0) if unbatched else out
     if unbatched:
         return run(x, None).squeeze(0)
-    backends.remember(x, None, (weight, bias), window, rank, run)
+    backends.remember(key, x, None, tensors, window, run)
     return run(x, None)
 
 
 def separable_conv(
     rank: int,
     x: Tensor,
-    weights: tuple[Tensor, Tensor],
-    biases: tuple[Tensor | None, Tensor | None],
-    window: tuple[IntOrTuple, Padding, IntOrTuple],
-    groups: int,
+    weights: tuple[Tensor, Tensor | None, Tensor, Tensor | None],
+    window: tuple[IntOrTuple, Padding, IntOrTuple, int],
     activations: tuple[ActivationName, ActivationName],
     residual: Tensor | None,
-    norms: tuple[Norm | None, Norm | None] = (None, None),
+    norms: tuple[Norm | None, ...] = (),
+    in_channels: int | None = None,
 ) -> Tensor:
-    """`separable_conv1d`, `2d` or `3d` by rank; pairs are (depthwise, pointwise), window: stride, padding, dilation."""
+    """`separable_conv1d`, `2d` or `3d` by rank.
+
+    weights:            weight and bias of the depthwise, then of the pointwise convolution
+    window:             stride, padding, dilation and groups
+    activations, norms: after the depthwise, then after the pointwise convolution; a norm comes before the activation
+    in_channels:        those that `x` must have
+    """
+    depthwise_weight, depthwise_bias, pointwise_weight, pointwise_bias = weights
     # In the order of SeparableTensors.weights: what is kept for the one is found by the other.
-    tensors: tuple[Tensor | None, ...] = (weights[0], biases[0], weights[1], biases[1])
+    tensors: Tensors = weights
+    values: Key = (rank, in_channels, residual is None, *activations)
     for norm in norms:
-        if norm is not None:
-            tensors += norm.tensors
-    values = (rank, activations, norms[0] and norms[0].eps, norms[1] and norms[1].eps)
-    run = backends.recalled(x, residual, tensors, (*window, groups), values)
+        tensors = (*tensors, *(norm.tensors if norm else ()))
+        values += (norm and norm.eps,)
+    key: Key = ()
+    if not is_dynamo_compiling():
+        stride, padding, dilation, groups = window
+        key = (id(depthwise_weight), id(depthwise_bias), id(pointwise_weight), id(pointwise_bias))
+        if norms:
+            key = tuple(map(id, tensors))
+        key = (*key, id(stride), id(padding), id(dilation), id(groups), *values)
+    run = backends.recalled(key, x, residual, tensors, window)
     if run is not None:
         return run(x, residual)
     x, unbatched = batched(x, rank)
-    depthwise_weight, pointwise_weight = weights
+    check_channels(x, in_channels)
     _check_tensors(
         x,
         {"depthwise_weight": depthwise_weight, "pointwise_weight": pointwise_weight},
-        {"depthwise_bias": biases[0], "pointwise_bias": biases[1], "residual": residual},
+        {"depthwise_bias": depthwise_bias, "pointwise_bias": pointwise_bias, "residual": residual},
     )
     if residual is not None and unbatched:
         residual = residual.unsqueeze(0)
-    shapes = Shapes(
-        x.shape, depthwise_weight.shape, _shape(biases[0]), pointwise_weight.shape, _shape(biases[1]), _shape(residual)
-    )
-    g = _settled(rank, shapes, *window, groups)
+    depthwise_shapes = (x.shape, depthwise_weight.shape, _shape(depthwise_bias))
+    shapes = Shapes(*depthwise_shapes, pointwise_weight.shape, _shape(pointwise_bias), _shape(residual))
+    g = _settled(rank, shapes, *window)
     first, last = (activation_of(name) for name in activations)
-    inputs = SeparableTensors(*weights, *biases, first, last, residual, *norms)
+    filters, biases = (depthwise_weight, pointwise_weight), (depthwise_bias, pointwise_bias)
+    inputs = SeparableTensors(*filters, *biases, first, last, residual, *norms)
     run = operators.runner(x, inputs, g)
     if run is None:
         out = operators.separable(x, inputs, g)
         return out.squeeze(0) if unbatched else out
     if unbatched:
         return run(x, residual).squeeze(0)
-    backends.remember(x, residual, tensors, (*window, groups), values, run)
+    backends.remember(key, x, residual, tensors, window, run)
     return run(x, residual)
 
 
@@ -331,6 +350,14 @@ def batched(x: Tensor, rank: int) -> tuple[Tensor, bool]:
         )
     unbatched = x.dim() == rank + 1
     return (x.unsqueeze(0) if unbatched else x), unbatched
+
+
+def check_channels(x: Tensor, in_channels: int | None) -> None:
+    """Raise where `x`, (batch, channels, *spatial), has not the channels of the layer that it came to."""
+    if in_channels is not None and x.shape[1] != in_channels:
+        raise DepthwiseError(
+            f"the layer has in_channels={in_channels}; the input has {x.shape[1]} channels, shape {tuple(x.shape)}"
+        )
 
 
 def _check_tensors(x: Tensor, required: dict[str, Tensor], optional: dict[str, Tensor | None]) -> None:

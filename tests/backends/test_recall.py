@@ -333,8 +333,9 @@ class TestKept:
     def test_no_more_is_kept_where_arguments_are_made_anew(self) -> None:
         for size in range(3, 103):
             functional.depthwise_conv2d(torch.ones(1, 8, size, 3), self.weight, None, 1, (1, 1))
-        (kept,) = recall._known.values()
-        assert len(kept.runners) == 64
+        (settings,) = {id(settings): settings for settings in recall._settings.values()}.values()
+        assert len(recall._settings) == 2
+        assert len(settings.kept) == 64
 
     @pytest.mark.parametrize("way", OTHERWISE, ids=lambda way: way.__name__)
     def test_looked_at_anew(self, way: Callable[[Call], object], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,8 +364,19 @@ class TestKept:
             with torch.inference_mode():
                 functional.depthwise_conv2d(X, self.weight)
             functional.depthwise_conv2d(X.to(memory_format=torch.channels_last), self.weight)
-        (kept,) = recall._known.values()
-        assert [len(alike) for alike in kept.runners.values()] == [3]
+        (settings,) = recall._settings.values()
+        assert len(settings.kept) == 3
+
+    def test_the_latest_comes_first(self) -> None:
+        small, large = torch.ones(1, 8, 5, 5), torch.ones(1, 8, 6, 6)
+        functional.depthwise_conv2d(small, self.weight)
+        functional.depthwise_conv2d(large, self.weight)
+        (settings,) = recall._settings.values()
+        two, one = settings.kept
+        functional.depthwise_conv2d(large, self.weight)
+        assert settings.kept == (two, one)
+        functional.depthwise_conv2d(small, self.weight)
+        assert settings.kept == (one, two)
 
     def test_an_input_that_is_its_own_residual_is_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
         pointwise = torch.ones(8, 8, 1, 1)
@@ -401,12 +413,23 @@ class TestKept:
         assert weight() is None
         assert packed() is None
         assert recall._known == {}
+        assert recall._settings == {}
+
+    def test_changed_weights_leave_nothing(self) -> None:
+        weight = self.weight.clone()
+        functional.depthwise_conv2d(X, weight)
+        functional.depthwise_conv2d(X, weight, padding=1)
+        assert len(recall._settings) == 2
+        weight.add_(1)
+        functional.depthwise_conv2d(X, weight)
+        assert len(recall._settings) == len(recall._known) == 1
 
     def test_temporary_weights_leave_nothing(self) -> None:
         for factor in range(20):
             out = functional.depthwise_conv2d(X, self.weight * factor)
             assert torch.equal(out, nn.functional.conv2d(X, self.weight * factor, groups=8))
         assert recall._known == {}
+        assert recall._settings == {}
 
     def test_inference_tensors_are_packed_at_each_call(self) -> None:
         with torch.inference_mode():
@@ -416,12 +439,12 @@ class TestKept:
             weight.mul_(2)
             assert torch.equal(functional.depthwise_conv2d(X, weight), 2 * first)
             assert torch.equal(functional.depthwise_conv2d(X.clone(), self.weight), first)
-        assert not any(reference() is weight for kept in recall._known.values() for reference, _, _ in kept._states)
+        assert not any(reference() is weight for kept in recall._known.values() for reference in kept._references)
 
     def test_nothing_is_kept_where_a_gradient_is_needed(self) -> None:
         weight = self.weight.clone().requires_grad_()
         functional.depthwise_conv2d(X, weight).sum().backward()
-        assert not any(kept.runners for kept in recall._known.values())
+        assert recall._settings == {}
         with torch.no_grad():
             out = functional.depthwise_conv2d(X, weight)
         assert len(recall._known) == 1
@@ -447,7 +470,7 @@ class TestKept:
         one = functional.depthwise_conv2d(X, self.weight, padding=padding)
         padding[0][:] = [0, 0]
         assert functional.depthwise_conv2d(X, self.weight, padding=padding).shape == (1, 8, 4, 5)
-        assert not any(kept.runners for kept in recall._known.values())
+        assert recall._settings == {}
 
     @pytest.mark.parametrize("value", [1.0, True])
     def test_one_is_not_what_equals_it(self, value: Any) -> None:
@@ -458,14 +481,32 @@ class TestKept:
         with pytest.raises(DepthwiseError, match=f"groups.*{value}"):
             functional.separable_conv2d(X, self.weight, torch.ones(4, 8, 1, 1), groups=value)
 
-    def test_at_most_64_runners_for_a_set_of_weights(self) -> None:
+    def test_at_most_64_inputs_for_each_setting(self) -> None:
         for size in range(3, 103):
             functional.depthwise_conv2d(torch.ones(1, 8, size, 3), self.weight)
-        (kept,) = recall._known.values()
-        assert len(kept.runners) == 64
-        assert len(kept.packs) == 1
+        (settings,) = recall._settings.values()
+        assert len(settings.kept) == 64
+        assert len(settings.weights.packs) == 1
         assert functional.depthwise_conv2d(torch.ones(1, 8, 3, 3), self.weight).max() == 9
-        assert len(kept.runners) == 64
+        assert len(settings.kept) == 64
+
+    def test_at_most_16_settings_for_a_set_of_weights(self) -> None:
+        pointwise = torch.ones(8, 8, 1, 1)
+        for slope in range(1, 41):
+            for _ in range(2):
+                activation = ("leaky_relu", 1 / slope)
+                out = functional.separable_conv2d(-X, self.weight, pointwise, pointwise_activation=activation)
+        assert len(recall._settings) == 16
+        linear = functional.separable_conv2d(-X, self.weight, pointwise)
+        assert torch.equal(out, nn.functional.leaky_relu(linear, 1 / 40))
+
+    def test_a_layer_checks_channels_that_its_weights_would_fit(self) -> None:
+        conv = depthwise.DepthwiseConv2d(8, 3).requires_grad_(False)
+        conv(X)
+        window = conv.stride, conv.padding, conv.dilation
+        assert functional.depthwise_conv2d(X[:, :4], conv.weight, conv.bias, *window).shape[1] == 8
+        with pytest.raises(DepthwiseError, match="the layer has in_channels=8; the input has 4 channels"):
+            conv(X[:, :4])
 
     def test_another_layout_dtype_or_backend_is_another_call(self) -> None:
         out = functional.depthwise_conv2d(X, self.weight)

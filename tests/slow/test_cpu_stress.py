@@ -215,7 +215,7 @@ def test_calls_of_changing_sizes_do_not_grow_memory(tmp_path: Path) -> None:
         for turn in range(3):
             calls(10000, 2500 + 10000 * turn)
             sizes.append(resident())
-    assert all(len(kept.runners) <= 64 for kept in recall._known.values())
+    assert all(len(settings.kept) <= 64 for settings in recall._settings.values())
     # What is lost at a call is lost in every turn; the allocator's own growth, 17 MiB in one, is not.
     print(min(after - before for before, after in zip(sizes, sizes[1:])))
     """
@@ -241,7 +241,7 @@ def test_500_compilations_do_not_grow_memory(tmp_path: Path) -> None:
         second = resident()
         layers(250, 500)
         third = resident()
-        assert recall._known == {}
+        assert recall._known == recall._settings == {}
         # What was loaded last is kept for the next layer like it; 512 modules at most.
         print(second - first, third - second, len(jit._kept))
     """

@@ -240,17 +240,17 @@ def run_decision(decision: Decision, g: Geometry, x: Tensor, numbers: Numbers, m
     if residual is not None:
         residual = memory.place(residual.contiguous(memory_format=memory_format_of(x)))
     with patch.object(buffers, "zeros", lambda count: memory.place(torch.zeros(count))):
-        runner = Launch(decision, Pack(**copies), x, g)
+        launched = Launch(decision, Pack(**copies), x, residual, g)
 
     def scratch(size: int) -> buffers.Buffer:
-        made = memory.floats(-(-size // 4))
-        return buffers.Buffer(size, made.data_ptr(), made)
+        floats = memory.floats(-(-size // 4))
+        return buffers.Buffer(size, floats.data_ptr(), floats)
 
     with (
-        patch.object(buffers, "result", lambda size, stride, _: memory.empty_strided(size, stride)),
+        patch.object(buffers, "new_result", lambda size, stride, _: memory.empty_strided(size, stride)),
         patch.object(buffers, "scratch", scratch),
     ):
-        return runner(x, residual)
+        return launched.run(x, residual)
 
 
 def run(layer: Layer, given: Input, numbers: Numbers, target: Machine, memory: Memory = HEAP) -> Tensor:

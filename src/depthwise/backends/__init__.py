@@ -7,13 +7,12 @@ refuse; a backend asked for by name that refuses is an error, never a silent fal
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 
-import torch
 from torch import Tensor
 
 from ..errors import DepthwiseError
@@ -21,7 +20,7 @@ from . import recall
 from .base import Backend, Call, Runner
 from .cpu import Cpu
 from .eager import EAGER
-from .recall import Tensors
+from .recall import Key, Tensors
 
 __all__ = [
     "BACKENDS",
@@ -118,20 +117,24 @@ def choose(call: Call) -> Choice:
 
 
 def recalled(
-    x: Tensor, residual: Tensor | None, tensors: Tensors, window: tuple[object, ...], values: Hashable
+    key: Key, x: Tensor, residual: Tensor | None, tensors: Tensors, window: tuple[object, ...]
 ) -> Runner | None:
-    """What ran a call like this one, with the weights as they are; None where the call must be looked at anew."""
-    # Other tracers bring tensors or modes that `find` sees.
-    if torch.compiler.is_dynamo_compiling() or is_observed():
+    """What ran a call like this one, with the weights as they are; None where the call must be looked at anew.
+
+    key: empty while torch.compile traces; other tracers bring tensors or modes that `find` sees
+    """
+    if not key or _observer.get() is not None:
         return None
-    return recall.find(x, residual, tensors, window, (asked_backend(), values))
+    asked = _asked.get()
+    return recall.find(key if asked is None else (*key, asked), x, residual, tensors, window)
 
 
 def remember(
-    x: Tensor, residual: Tensor | None, tensors: Tensors, window: tuple[object, ...], values: Hashable, runner: Runner
+    key: Key, x: Tensor, residual: Tensor | None, tensors: Tensors, window: tuple[object, ...], runner: Runner
 ) -> None:
     """Let `recalled` give `runner` for calls like this one."""
-    recall.keep(x, residual, tensors, window, (asked_backend(), values), runner)
+    asked = _asked.get()
+    recall.keep(key if asked is None else (*key, asked), x, residual, tensors, window, runner)
 
 
 def is_observed() -> bool:

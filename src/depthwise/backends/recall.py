@@ -8,60 +8,79 @@ torch sees. Changes that it does not see, through numpy or `.data`, need `repack
 from __future__ import annotations
 
 import weakref
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, get_num_threads, is_grad_enabled, nn
+from torch._C import _len_torch_dispatch_stack as _dispatch_modes
 from torch._C._dynamo.guards import TensorGuards
 
 from .base import Runner
 
-# Calls of one layer that are kept, and of these, inputs of one shape that differ otherwise; the oldest go first.
-_MOST_RUNNERS = 64
-_MOST_ALIKE = 4
+# Settings that a set of weights is kept with, and inputs for each of them; what is longest out of use goes first.
+_MOST_SETTINGS = 16
+_MOST_INPUTS = 64
 
 Tensors = Sequence[Tensor | None]
+# The identities of the tensors, then those of the window's arguments, then what else tells a call, by value. The caller
+# writes it as one tuple: a quarter of a microsecond, half of what it takes by map.
+Key = tuple[Hashable, ...]
+
 _known: dict[tuple[int, ...], Remembered] = {}
+_settings: dict[Key, Settings] = {}
 
 
 class Remembered:
     """A set of weights as it was when something was made of it; `packs` is the backends' own."""
 
-    __slots__ = ("_states", "_storages", "packs", "runners")
+    __slots__ = ("_addresses", "_references", "_storages", "_versions", "keys", "packs")
 
     def __init__(self, tensors: Tensors) -> None:
         key = tuple(map(id, tensors))
-
-        def forget(_: object) -> None:
-            _known.pop(key, None)
-
-        self._states = [(weakref.ref(t, forget), t._version, t.data_ptr()) for t in tensors if t is not None]
+        present = [tensor for tensor in tensors if tensor is not None]
+        self._references = [weakref.ref(tensor, lambda _: _forget(key)) for tensor in present]
+        self._versions = [0 if tensor is None else tensor._version for tensor in tensors]
+        self._addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
         # Held, so that no other numbers come to lie at these addresses: `.data = ...` leaves the version as it is.
-        self._storages = [t.untyped_storage() for t in tensors if t is not None]
+        self._storages = [tensor.untyped_storage() for tensor in present]
         self.packs: dict[Hashable, Any] = {}
-        self.runners: dict[Hashable, tuple[Kept, ...]] = {}
+        self.keys: list[Key] = []
 
-    def is_current(self) -> bool:
-        """Whether the weights, known by their identities, are as they were."""
-        for reference, version, address in self._states:
-            tensor = reference()
-            if tensor is None or tensor._version != version or tensor.data_ptr() != address:
+    def is_current(self, tensors: Tensors) -> bool:
+        """Whether these, which are the same tensors, hold what they held."""
+        for tensor, version, address in zip(tensors, self._versions, self._addresses):  # noqa: B905  slower when strict
+            if tensor is not None and (tensor._version != version or tensor.data_ptr() != address):
                 return False
         return True
 
 
 class Kept(NamedTuple):
-    """What ran a call, and what the input of one like it must be.
+    """What ran a call, and what the input and the residual of one like it must be.
 
-    guards: torch's own, which tell the type, dtype, sizes, strides and dispatch keys of a tensor, and with these every
-            mode and transform of the calling thread but the modes of a tracer
-    window: held, since the identities in the key are its own as long as it lives
+    reads, adds: torch's own guards, which tell the type, dtype, sizes, strides and dispatch keys of a tensor, and with
+                 these every mode and transform of the calling thread but the modes of a tracer
     """
 
     runner: Runner
-    guards: TensorGuards
-    window: tuple[object, ...]
+    threads: int
+    reads: Callable[[Tensor], bool]
+    adds: Callable[[Tensor | None], bool] | None
+
+
+class Settings:
+    """Weights with one window and all else that a call says beside its input.
+
+    window: held, since the identities in the key are its own as long as it lives
+    kept:   the latest first
+    """
+
+    __slots__ = ("kept", "weights", "window")
+
+    def __init__(self, weights: Remembered, window: tuple[object, ...]) -> None:
+        self.weights = weights
+        self.window = window
+        self.kept: tuple[Kept, ...] = ()
 
 
 def remembered(tensors: Tensors) -> Remembered | None:
@@ -70,56 +89,57 @@ def remembered(tensors: Tensors) -> Remembered | None:
         return None
     key = tuple(map(id, tensors))
     found = _known.get(key)
-    if found is None or not found.is_current():
+    if found is None or not found.is_current(tensors):
+        _forget(key)
         found = _known[key] = Remembered(tensors)
     return found
 
 
-def find(
-    x: Tensor, residual: Tensor | None, tensors: Tensors, window: tuple[object, ...], values: Hashable
-) -> Runner | None:
-    """What ran a call like this one."""
-    found = _known.get(tuple(map(id, tensors)))
-    if found is None or type(x) is not Tensor:
-        return None
+def find(key: Key, x: Tensor, residual: Tensor | None, tensors: Tensors, window: tuple[object, ...]) -> Runner | None:
+    """What ran a call like this one; the key tells whether there is a residual."""
     try:
-        kept = found.runners.get(_call_key(x, residual, tuple(map(id, window)), values))
-        if kept is None and _is_made_anew(window):
-            kept = found.runners.get(_call_key(x, residual, window, values))
+        settings = _settings.get(key) or _made_anew(key, tensors, window)
     except TypeError:  # a list has no hash
         return None
-    for like in kept or ():
-        if (
-            like.guards.check(x)
-            and not torch._C._len_torch_dispatch_stack()
-            and not needs_gradient(x, residual, tensors)
-            and found.is_current()
-        ):
-            return like.runner
-    return None
+    if settings is None:
+        return None
+    threads = get_num_threads()
+    for kept in settings.kept:
+        if kept.threads == threads and kept.reads(x) and (kept.adds is None or kept.adds(residual)):
+            break
+    else:
+        return None
+    if _dispatch_modes() or (is_grad_enabled() and needs_gradient(x, residual, tensors)):
+        return None
+    if not settings.weights.is_current(tensors):
+        return None
+    if kept is not settings.kept[0]:
+        settings.kept = (kept, *(other for other in settings.kept if other is not kept))
+    return kept.runner
 
 
 def keep(
-    x: Tensor, residual: Tensor | None, tensors: Tensors, window: tuple[object, ...], values: Hashable, runner: Runner
+    key: Key, x: Tensor, residual: Tensor | None, tensors: Tensors, window: tuple[object, ...], runner: Runner
 ) -> None:
     """Let `find` give `runner` for calls like this one."""
-    found = remembered(tensors)
+    weights = remembered(tensors)
     try:
-        hash((window, values))
+        hash((key, window))
     except TypeError:  # a list may change
         return
-    if found is not None:
-        keys = [_call_key(x, residual, tuple(map(id, window)), values)]
-        if _is_made_anew(window):
-            keys.append(_call_key(x, residual, window, values))
-        while len(found.runners) > _MOST_RUNNERS - len(keys):
-            found.runners.pop(next(iter(found.runners)), None)
-        # torch's annotation leaves the tensors out.
-        make_guards: Any = TensorGuards
-        guards = make_guards(x, dynamic_dims_sizes=[list(x.shape)], dynamic_dims_strides=[list(x.stride())])
-        for key in keys:
-            others = found.runners.get(key, ())[: _MOST_ALIKE - 1]
-            found.runners[key] = (Kept(runner, guards, window), *others)
+    if weights is None:
+        return
+    settings = _settings.get(key) or _made_anew(key, tensors, window)
+    if settings is None:
+        settings = Settings(weights, window)
+        by_value = _by_value(key, tensors, window)
+        weights.keys += [key] if by_value is None else [key, by_value]
+        for known in weights.keys[:-_MOST_SETTINGS]:
+            _settings.pop(known, None)
+        del weights.keys[:-_MOST_SETTINGS]
+        _settings.update(dict.fromkeys(weights.keys[-2 if by_value else -1 :], settings))
+    adds = None if residual is None else _guard(residual)
+    settings.kept = (Kept(runner, get_num_threads(), _guard(x), adds), *settings.kept[: _MOST_INPUTS - 1])
 
 
 def repack_(model: nn.Module | None = None) -> int:
@@ -131,11 +151,12 @@ def repack_(model: nn.Module | None = None) -> int:
     if model is None:
         forgotten = len(_known)
         _known.clear()
+        _settings.clear()
         return forgotten
     own = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
     keys = [key for key in list(_known) if own.intersection(key)]
     for key in keys:
-        _known.pop(key, None)
+        _forget(key)
     return len(keys)
 
 
@@ -145,7 +166,7 @@ def is_plain(x: Tensor) -> bool:
         type(x) is Tensor
         and not x.is_neg()
         and torch._C._functorch.peek_interpreter_stack() is None
-        and not torch._C._len_torch_dispatch_stack()
+        and not _dispatch_modes()
         and torch._C._get_tracing_state() is None
         and not torch._C._is_any_autocast_enabled()
     )
@@ -153,7 +174,7 @@ def is_plain(x: Tensor) -> bool:
 
 def needs_gradient(x: Tensor, residual: Tensor | None, tensors: Tensors) -> bool:
     """Whether autograd would record a call."""
-    if not torch.is_grad_enabled():
+    if not is_grad_enabled():
         return False
     return any(tensor is not None and tensor.requires_grad for tensor in (x, residual, *tensors))
 
@@ -163,12 +184,28 @@ def is_plain_window(value: object) -> bool:
     return type(value) in (int, str) or (isinstance(value, tuple) and all(map(is_plain_window, value)))
 
 
-def _is_made_anew(window: tuple[object, ...]) -> bool:
-    """Whether a call like this one may come with other objects: small numbers are the same ones, tuples need not be."""
-    return any(isinstance(value, tuple) for value in window) and is_plain_window(window)
+def _forget(tensors: tuple[int, ...]) -> None:
+    """Nothing is kept of the weights of these identities."""
+    weights = _known.pop(tensors, None)
+    for key in () if weights is None else weights.keys:
+        _settings.pop(key, None)
 
 
-def _call_key(x: Tensor, residual: Tensor | None, window: tuple[object, ...], values: Hashable) -> Hashable:
-    """`window`: the identities of its arguments, looked at first, or its arguments."""
-    added = None if residual is None else (type(residual), residual.shape, residual.dtype, residual.is_cpu)
-    return x.shape, added, torch.get_num_threads(), window, values
+def _by_value(key: Key, tensors: Tensors, window: tuple[object, ...]) -> Key | None:
+    """The key by the window's values, where equal ones may be other objects: small numbers are not, tuples may be."""
+    if not any(isinstance(value, tuple) for value in window) or not is_plain_window(window):
+        return None
+    return (*key[: len(tensors)], *window, *key[len(tensors) + len(window) :])
+
+
+def _made_anew(key: Key, tensors: Tensors, window: tuple[object, ...]) -> Settings | None:
+    """Settings kept of a call whose window had equal arguments."""
+    by_value = _by_value(key, tensors, window)
+    return None if by_value is None else _settings.get(by_value)
+
+
+def _guard(tensor: Tensor) -> Callable[[Tensor | None], bool]:
+    # torch's annotation leaves the tensors out.
+    make: Any = TensorGuards
+    guards = make(tensor, dynamic_dims_sizes=[list(tensor.shape)], dynamic_dims_strides=[list(tensor.stride())])
+    return guards.check  # type: ignore[no-any-return]

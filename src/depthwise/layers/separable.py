@@ -16,19 +16,18 @@ from ..errors import DepthwiseError
 from ..functional import ActivationName
 from ..geometry import IntOrTuple, Padding, check_groups, positive
 from .conversion import CONVOLUTIONS, from_dense, numbered_to_named, to_dense
-from .depthwise import DEPTHWISE, call_arguments, pad_input
+from .depthwise import DEPTHWISE, call_arguments, pad_input, weight_and_bias
 
 MakeModule = Callable[..., nn.Module]
 
 
 class _Joined(NamedTuple):
-    """All parts of a layer as one call takes them; pairs are (depthwise, pointwise)."""
+    """All parts of a layer as `functional.separable_conv` takes them; no norms where there are none."""
 
     depthwise: _ConvNd
-    weights: tuple[Tensor, Tensor]
-    biases: tuple[Tensor | None, Tensor | None]
+    weights: tuple[Tensor, Tensor | None, Tensor, Tensor | None]
     activations: tuple[ActivationName, ActivationName]
-    norms: tuple[Norm | None, Norm | None]
+    norms: tuple[Norm | None, ...]
 
 
 class _SeparableConv(nn.Module):
@@ -140,20 +139,16 @@ class _SeparableConv(nn.Module):
         return [(name, module) for name, module in found if module is not None]
 
     def forward(self, x: Tensor) -> Tensor:
-        x, unbatched = functional.batched(x, self.rank)
         joined = self._joined()
         if isinstance(joined, str):
-            out = x
+            out, unbatched = functional.batched(x, self.rank)
             for _, module in self.present_parts():
                 out = module(out)
-        else:
-            depthwise, weights, biases, activations, norms = joined
-            x, padding = pad_input(x, depthwise)
-            window = (depthwise.stride, padding, depthwise.dilation)
-            out = functional.separable_conv(
-                self.rank, x, weights, biases, window, self.groups, activations, None, norms
-            )
-        return out.squeeze(0) if unbatched else out
+            return out.squeeze(0) if unbatched else out
+        depthwise, weights, activations, norms = joined
+        x, padding = pad_input(x, depthwise)
+        window = (depthwise.stride, padding, depthwise.dilation, self.groups)
+        return functional.separable_conv(self.rank, x, weights, window, activations, None, norms, self.in_channels)
 
     def parts_reason(self) -> str | None:
         """Why the parts run one by one, or None where one call does what they do.
@@ -166,36 +161,36 @@ class _SeparableConv(nn.Module):
 
     def _joined(self) -> _Joined | str:
         """What one call needs of the parts, or why they run one by one."""
-        # At every call, so modules and buffers are looked up where they lie: by their names each takes 0.6 us.
-        parts: dict[str, Any] = dict(self.present_parts())
-        depthwise: Any = parts.get("depthwise")
-        pointwise: Any = parts.get("pointwise")
+        # At every call, so everything is looked up where modules keep it: by its name each takes 0.6 us.
+        modules = self._modules
+        depthwise: Any = modules.get("depthwise")
+        pointwise: Any = modules.get("pointwise")
         if type(depthwise) is not DEPTHWISE[self.rank]:
             return f"depthwise is a {type(depthwise).__name__}"
         if type(pointwise) is not CONVOLUTIONS[self.rank]:
             return f"pointwise is a {type(pointwise).__name__}"
         if _has_any_global_hook():
             return "a hook sees every module"
-        weights = (depthwise.weight, pointwise.weight)
-        found: dict[str, Any] = {}
-        for name, module in parts.items():
-            if name.endswith("_norm"):
-                norm = found[name] = _norm(module, weights[0].dtype)
-                if isinstance(norm, str):
-                    return f"{name} {norm}"
-            elif name.endswith("_activation"):
-                if not _has_name(module):
-                    return f"{name} is {module}"
-                found[name] = _ACTIVATION_NAMES[type(module)](module)
-            if _is_watched(module):
+        for name in self.parts:
+            module = modules.get(name)
+            if module is not None and _is_watched(module.__dict__):
                 return f"a hook, or a forward of its own, sees {name}"
-        return _Joined(
-            depthwise,
-            weights,
-            (depthwise.bias, pointwise.bias),
-            (found.get("depthwise_activation"), found.get("pointwise_activation")),
-            (found.get("depthwise_norm"), found.get("pointwise_norm")),
-        )
+        weights = (*weight_and_bias(depthwise), *weight_and_bias(pointwise))
+        norms: list[Norm | None] = []
+        for name in ("depthwise_norm", "pointwise_norm"):
+            module = modules.get(name)
+            norm = None if module is None else _norm(module, weights[0].dtype)
+            if isinstance(norm, str):
+                return f"{name} {norm}"
+            norms.append(norm)
+        activations: list[ActivationName] = []
+        for name in ("depthwise_activation", "pointwise_activation"):
+            module = modules.get(name)
+            if module is not None and not _has_name(module):
+                return f"{name} is {module}"
+            activations.append(None if module is None else _ACTIVATION_NAMES[type(module)](module))
+        first, last = activations
+        return _Joined(depthwise, weights, (first, last), tuple(norms) if any(norms) else ())
 
     def to_dense(self) -> _ConvNd:
         """The dense convolution, nn.Conv1d, 2d or 3d, that computes exactly what this layer does.
@@ -297,16 +292,16 @@ def _norm(module: nn.Module, dtype: torch.dtype) -> Norm | str:
     """The numbers of a batch norm, or why it does not fold into a convolution before it with weights of `dtype`."""
     if type(module) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
         return f"is a {type(module).__name__}"
-    norm: Any = module
-    buffers, weight, bias = norm._buffers, norm.weight, norm.bias
+    own = module.__dict__
+    buffers, (weight, bias) = own["_buffers"], weight_and_bias(module)
     mean, var = buffers.get("running_mean"), buffers.get("running_var")
-    if module.training or mean is None or var is None:
+    if own["training"] or mean is None or var is None:
         return "normalises with the statistics of the batch"
     if mean.dtype != dtype:
         return f"has statistics in {mean.dtype}"
     if (weight is None) != (bias is None):
         return "has a weight or a bias alone"
-    return Norm(mean, var, weight, bias, norm.eps, buffers.get("num_batches_tracked"))
+    return Norm(mean, var, weight, bias, own["eps"], buffers.get("num_batches_tracked"))
 
 
 def made(name: str, make: MakeModule | None, *channels: int, device: Any, dtype: Any) -> nn.Module | None:
@@ -326,12 +321,13 @@ def made(name: str, make: MakeModule | None, *channels: int, device: Any, dtype:
     return module.to(device=device, dtype=dtype)
 
 
-def _is_watched(module: nn.Module) -> bool:
+def _is_watched(own: dict[str, Any]) -> bool:
+    """Whether something sees, or stands for, the calls of a module with these attributes."""
     return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or "forward" in module.__dict__
-        or module._compiled_call_impl is not None
+        own["_forward_hooks"]
+        or own["_forward_pre_hooks"]
+        or own["_backward_hooks"]
+        or own["_backward_pre_hooks"]
+        or "forward" in own
+        or own.get("_compiled_call_impl")
     )

@@ -226,13 +226,13 @@ class TestUnfusedWhereAGradientIsNeeded:
 
     def test_what_runs(self, monkeypatch: pytest.MonkeyPatch) -> None:
         programs: list[str] = []
-        original = launch.Launch.__call__
+        original = launch.Launch.run
 
         def recording(self: Any, x: Tensor, residual: Tensor | None) -> Tensor:
             programs.append(self.decision.name.partition("_f32")[0])
             return original(self, x, residual)
 
-        monkeypatch.setattr(launch.Launch, "__call__", recording)
+        monkeypatch.setattr(launch.Launch, "run", recording)
         layer = SeparableConv2d(8, 6, 3)
         layer(X).sum().backward()
         assert programs == ["dw"]

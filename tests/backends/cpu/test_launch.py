@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import depthwise
 from depthwise import SeparableConv2d, backend, functional
@@ -223,9 +223,10 @@ class TestMemory:
 
         monkeypatch.setattr(memory, "_advise", lambda: advise)
         elements = memory.LEAST_HUGE_BYTES // 4
-        memory.result((elements - 1,), (1,), 4 * elements - 4)
+        weight = torch.ones(1, 1, 1)
+        functional.depthwise_conv1d(torch.zeros(1, 1, elements - 1), weight)
         assert advised == []
-        out = memory.result((elements,), (1,), 4 * elements)
+        out = functional.depthwise_conv1d(torch.zeros(1, 1, elements), weight)
         ((start, size, advice),) = advised
         assert advice == 14
         assert start % 4096 == size % 4096 == 0
@@ -243,21 +244,21 @@ class TestMemory:
         assert torch.equal(out, F.conv2d(x, weight, padding=1, groups=32))
 
 
-# Python's own work at each call, in microseconds, where the machine is idle; a busy one is given more attempts.
-MOST_OVERHEAD_MICROSECONDS = 8
+# Python's own work at each call, in microseconds, where the machine is idle; a busy one is given more attempts. Zen 4
+# took 2.9, 4.0, 7.7 and 14 in November 2026.
+MOST_OVERHEAD_MICROSECONDS = {"depthwise": 6, "separable": 8, "layer": 12, "layer with batch norms": 20}
 
 
 def best_microseconds(function: Callable[[], object], calls: int = 2000) -> float:
     return min(timeit.repeat(function, number=calls, repeat=5)) / calls * 1e6
 
 
-def raw_kernel(tensors: tuple[Tensor, ...], x: Tensor) -> Callable[[], object]:
-    """The generated code alone, at a call like the last one with these weights."""
-    ((kept,),) = recall._known[tuple(map(id, tensors))].runners.values()
-    run = kept.runner
-    assert isinstance(run, launch.Launch)
+def raw_kernel(x: Tensor) -> Callable[[], object]:
+    """The generated code alone, at the only call that is kept."""
+    (kept,) = {kept for settings in recall._settings.values() for kept in settings.kept}
+    run: launch.Launch = kept.runner.__self__  # type: ignore[attr-defined]
     slots = Slots.from_buffer_copy(run._template)
-    out, scratch = run(x, None), memory.scratch(max(4 * run._elements, 64))
+    out, scratch = run.run(x, None), memory.scratch(max(4 * run._elements, 64))
     slots[launch._X], slots[run._out_slot] = x.data_ptr(), out.data_ptr()
     slots[launch._SCRATCH] = scratch.address
     # The addresses are good as long as what they are of is held.
@@ -272,9 +273,16 @@ def raw_kernel(tensors: tuple[Tensor, ...], x: Tensor) -> Callable[[], object]:
 
 @pytest.mark.slow
 @pytest.mark.alone
-@pytest.mark.parametrize("form", ["depthwise", "separable"])
-def test_the_door_costs_at_most_8_microseconds(form: str) -> None:
+@pytest.mark.parametrize("form", MOST_OVERHEAD_MICROSECONDS)
+def test_what_the_door_costs(form: str) -> None:
     x, weight, pointwise, bias = last(1, 16, 4, 4), torch.randn(16, 1, 3, 3), torch.randn(16, 16, 1, 1), ones(16)
+    parts: dict[str, Any] = {"depthwise_activation": nn.ReLU6, "pointwise_activation": nn.ReLU6}
+    if form == "layer with batch norms":
+        parts |= {"depthwise_norm": nn.BatchNorm2d, "pointwise_norm": nn.BatchNorm2d}
+    layer = SeparableConv2d(16, 16, 3, padding=1, **parts).eval()
+
+    def layer_call() -> object:
+        return layer(x)
 
     def depthwise_call() -> Tensor:
         return functional.depthwise_conv2d(x, weight, bias, 1, 1)
@@ -283,15 +291,16 @@ def test_the_door_costs_at_most_8_microseconds(form: str) -> None:
         activations: dict[str, Any] = {"depthwise_activation": "relu6", "pointwise_activation": "relu6"}
         return functional.separable_conv2d(x, weight, pointwise, bias, bias, 1, 1, **activations)
 
-    door = depthwise_call if form == "depthwise" else separable_call
-    tensors = (weight, bias) if form == "depthwise" else (weight, bias, pointwise, bias)
+    doors: dict[str, Callable[[], object]] = {"depthwise": depthwise_call, "separable": separable_call}
+    door = doors.get(form, layer_call)
+    depthwise.repack_()
     with torch.no_grad():
         door()
-        kernel = raw_kernel(tensors, x)
+        kernel = raw_kernel(x)
         overheads: list[float] = []
         for _ in range(20):
             overheads.append(best_microseconds(door) - best_microseconds(kernel))
-            if overheads[-1] <= MOST_OVERHEAD_MICROSECONDS:
+            if overheads[-1] <= MOST_OVERHEAD_MICROSECONDS[form]:
                 return
     raise AssertionError(f"the door costs {min(overheads):.1f} us; at most {MOST_OVERHEAD_MICROSECONDS} are allowed")
 

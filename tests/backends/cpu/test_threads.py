@@ -177,6 +177,7 @@ def test_without_a_runtime_there_is_one_thread_and_a_reason(
     monkeypatch.setattr(threads, "_mapped_libraries", lambda path: maps)
     reason = threads._find.__wrapped__()
     monkeypatch.setattr(threads, "_find", lambda: reason)
+    monkeypatch.setattr(threads, "_run_team", threads._run_team.__wrapped__)
     assert threads.runtime() is None
     assert threads.team_size() == 1
     assert re.search(why, threads.reason() or "")

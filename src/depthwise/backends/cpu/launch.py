@@ -26,6 +26,7 @@ from .tile import zero_elements
 
 _X, _OUT, _RESIDUAL = SLOT["x"], SLOT["out"], SLOT["residual"]
 _DEPTHWISE_OUT, _SCRATCH = SLOT["depthwise_out"], SLOT["scratch"]
+_FLOAT32 = torch.float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def launch_of(x: Tensor, weights: Weights, g: Geometry) -> Runner | None:
         pack = pack_of(weights, decision.program.pointwise)
         if kept is not None:
             kept.packs[key] = pack
-    return Launch(decision, pack, x, g)
+    return Launch(decision, pack, x, weights.residual, g).run
 
 
 _failed: set[str] = set()
@@ -147,9 +148,9 @@ def _zero_elements(k: DepthwiseKernel, x: Tensor) -> int:
 
 
 class Launch:
-    """A runner: `launch(x, residual)` for inputs of the sizes and strides it was made for."""
+    """`run` is a runner: for inputs and residuals of the sizes and strides it was made for."""
 
-    def __init__(self, decision: Decision, pack: Pack, x: Tensor, g: Geometry) -> None:
+    def __init__(self, decision: Decision, pack: Pack, x: Tensor, residual: Tensor | None, g: Geometry) -> None:
         self.decision = decision
         self.pack = pack
         program, s = decision.program, decision.schedule
@@ -160,10 +161,14 @@ class Launch:
         self._shared_elements = s.shared_elements
         self._elements = s.shared_elements + s.threads * s.scratch_elements
         self._size = (x.shape[0], *g.output_size)
-        self._bytes = prod(self._size) * FLOAT_BYTES
+        size = prod(self._size) * FLOAT_BYTES
+        self._huge_bytes = size if size >= memory.LEAST_HUGE_BYTES else 0
         self._memory_format = decision.memory_format
         self._stride = torch.empty(self._size, device="meta").to(memory_format=self._memory_format).stride()
         self._copied = decision.layout.copied is not None
+        self._residual_copied = residual is not None and (
+            residual.is_neg() or not residual.is_contiguous(memory_format=self._memory_format)
+        )
         self._out_slot = _DEPTHWISE_OUT if program.pointwise is None else _OUT
         slots = Slots()
         source = x.contiguous(memory_format=self._memory_format) if self._copied else x
@@ -179,8 +184,10 @@ class Launch:
         # Those that no call is using; a call on another thread takes others.
         self._spare: list[tuple[Any, int]] = []
 
-    def __call__(self, x: Tensor, residual: Tensor | None) -> Tensor:
-        out = memory.result(self._size, self._stride, self._bytes)
+    def run(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        out = memory.new_result(self._size, self._stride, _FLOAT32)
+        if self._huge_bytes:
+            memory.ask_for_huge_pages(out, self._huge_bytes)
         if self._copied:
             x = x.contiguous(memory_format=self._memory_format)
         try:
@@ -191,7 +198,8 @@ class Launch:
         slots[_X] = x.data_ptr()
         slots[self._out_slot] = out.data_ptr()
         if residual is not None:
-            residual = residual.resolve_neg().contiguous(memory_format=self._memory_format)
+            if self._residual_copied:
+                residual = residual.resolve_neg().contiguous(memory_format=self._memory_format)
             slots[_RESIDUAL] = residual.data_ptr()
         if self._elements:
             scratch = memory.scratch(self._elements * FLOAT_BYTES)

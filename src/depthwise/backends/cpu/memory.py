@@ -22,9 +22,11 @@ MOST_KEPT_BYTES = 64 * MIB
 _PAGE_BYTES = 4096
 _MADV_HUGEPAGE = 14
 
-# What torch's own generated code calls: `torch.empty_strided` reads its arguments in 1 us more.
-_empty_strided = torch._C._dynamo.guards._empty_strided_cpu  # type: ignore[attr-defined]
-_FLOAT32 = torch.float32
+# new_result(size, stride, dtype), what torch's own generated code calls: `torch.empty_strided` reads its arguments in
+# 1 us more.
+new_result: Callable[[tuple[int, ...], tuple[int, ...], torch.dtype], Tensor] = (
+    torch._C._dynamo.guards._empty_strided_cpu  # type: ignore[attr-defined]
+)
 
 _buffers = threading.local()
 
@@ -40,18 +42,16 @@ class Buffer(NamedTuple):
 _NO_BUFFER = Buffer(0, 0, None)
 
 
-def result(size: tuple[int, ...], stride: tuple[int, ...], size_bytes: int) -> Tensor:
-    """An empty tensor of so many bytes; a large one on huge pages where the system has them.
+def ask_for_huge_pages(out: Tensor, size: int) -> None:
+    """For the `size` bytes of a new result, where the system has them.
 
     The first touch of every small page costs more than writing it: 32 MiB took 7.4 ms on small and 2.4 ms on huge pages
     (AMD EPYC, Zen 4, 1 thread, 2026-11-22).
     """
-    out: Tensor = _empty_strided(size, stride, _FLOAT32)
-    advise = _advise() if size_bytes >= LEAST_HUGE_BYTES else None
+    advise = _advise()
     if advise is not None:
         start = -(-out.data_ptr() // _PAGE_BYTES) * _PAGE_BYTES
-        advise(start, (out.data_ptr() + size_bytes - start) // _PAGE_BYTES * _PAGE_BYTES, _MADV_HUGEPAGE)
-    return out
+        advise(start, (out.data_ptr() + size - start) // _PAGE_BYTES * _PAGE_BYTES, _MADV_HUGEPAGE)
 
 
 def scratch(size: int) -> Buffer:

@@ -63,11 +63,18 @@ def launch(serial: Callable[[int], object], parallel_address: int, slots_address
     serial:           the program's `serial`, a ctypes function
     parallel_address: of its `parallel`
     """
-    team = runtime() if threads > 1 and not _forked.is_set() else None
-    if team is None:
+    run_team = _run_team() if threads > 1 else None
+    if run_team is None:
         serial(slots_address)
     else:
-        team.run_team(parallel_address, slots_address, threads, 0)
+        run_team(parallel_address, slots_address, threads, 0)
+
+
+@cache
+def _run_team() -> Callable[[int, int, int, int], object] | None:
+    """`Runtime.run_team`, in a process that was not forked."""
+    found = runtime()
+    return None if found is None or _forked.is_set() else found.run_team
 
 
 @cache
@@ -124,5 +131,10 @@ def _runtime(path: str, library: ctypes.CDLL) -> Runtime:
     return Runtime(path, tuple(addresses), run_team)
 
 
+def _after_fork_in_child() -> None:
+    _forked.set()
+    _run_team.cache_clear()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked.set)
+    os.register_at_fork(after_in_child=_after_fork_in_child)
