@@ -111,7 +111,7 @@ class Recording:
         self.program = decision.program
         vars(self.program)["code"] = NoCode()
 
-        def record(serial: object, parallel: int, address: int, team: int) -> None:
+        def record(serial: object, parallel: object, address: int, team: int) -> None:
             self.slots = list(Slots.from_address(address))
 
         with patch.object(threads, "launch", record):

@@ -106,7 +106,7 @@ def run_planted(name: str, target: Machine) -> None:
     layer, given, slot, change = PLANTED[name]
     launch = threads.launch
 
-    def told_wrong(serial: Callable[[int], object], parallel: int, slots: int, team: int) -> None:
+    def told_wrong(serial: Callable[[int], object], parallel: Callable[[int], object], slots: int, team: int) -> None:
         pointer = slot in ("x", "out", "residual", "scratch") or slot.startswith(("depthwise_", "pointwise_"))
         Slots.from_address(slots)[SLOT[slot]] += change * (FLOAT_BYTES if pointer else 1)
         launch(serial, parallel, slots, team)

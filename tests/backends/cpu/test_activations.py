@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from depthwise.backends.base import Activation
-from depthwise.backends.cpu import activations, jit, machine
+from depthwise.backends.cpu import activations, jit, machine, threads
 from depthwise.backends.cpu.activations import EPS, ERROR_BOUNDS, ErrorBound, activated
 from depthwise.backends.cpu.ir import RUNTIME_SLOTS, Block, Int, Vec, write_module
 from depthwise.backends.cpu.machine import Machine
@@ -61,7 +61,7 @@ def run(code: jit.Code, x: Tensor) -> Tensor:
     """`x`, a multiple of 16 numbers, through `code`."""
     out = torch.full_like(x, NAN)
     slots = (ctypes.c_int64 * len(SLOTS))(*(0 for _ in RUNTIME_SLOTS), x.data_ptr(), out.data_ptr(), x.numel())
-    ctypes.CFUNCTYPE(None, ctypes.c_void_p)(code.address("serial"))(ctypes.addressof(slots))
+    threads.ENTRY(code.address("serial"))(ctypes.addressof(slots))
     return out
 
 

@@ -146,7 +146,7 @@ def test_the_number_of_threads_is_torchs(monkeypatch: pytest.MonkeyPatch) -> Non
     asked: list[int] = []
     original = threads.launch
 
-    def recording(serial: Any, parallel: int, slots: int, team: int) -> None:
+    def recording(serial: Any, parallel: Any, slots: int, team: int) -> None:
         asked.append(team)
         original(serial, parallel, slots, team)
 

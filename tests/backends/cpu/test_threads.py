@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from depthwise.backends.cpu import jit, machine, threads
-from depthwise.backends.cpu.ir import RUNTIME_SLOTS, Block, Int, write_module
+from depthwise.backends.cpu.ir import RUNTIME_FUNCTIONS, RUNTIME_SLOTS, Block, Int, write_module
 
 MOST = 16
 SLOTS = (*RUNTIME_SLOTS, "members", "teams", "neighbours", "numbers", "count")
@@ -60,18 +60,19 @@ class Program:
 
     def __init__(self, count: int = 1) -> None:
         self.code = compiled()
-        self.serial = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self.code.address("serial"))
-        self.stored = {name: np.zeros(MOST + 1, np.float32) for name in SLOTS[3:7]}
+        self.serial, self.parallel = (threads.ENTRY(self.code.address(name)) for name in ("serial", "parallel"))
+        self.stored = {name: np.zeros(MOST + 1, np.float32) for name in SLOTS[len(RUNTIME_SLOTS) : -1]}
         found = threads.runtime()
-        addresses = found.addresses if found else (0, 0, 0)
+        addresses = found.addresses if found else (0,) * len(RUNTIME_FUNCTIONS)
         self.slots = (ctypes.c_int64 * len(SLOTS))(
-            *addresses, *(array.ctypes.data for array in self.stored.values()), count
+            *addresses, 0, *(array.ctypes.data for array in self.stored.values()), count
         )
 
     def run(self, team: int) -> None:
         for array in self.stored.values():
             array[:] = 0
-        threads.launch(self.serial, self.code.address("parallel"), ctypes.addressof(self.slots), team)
+        self.slots[SLOTS.index("threads")] = team
+        threads.launch(self.serial, self.parallel, ctypes.addressof(self.slots), team)
 
     def ran_as_a_team_of(self) -> int:
         """The number of threads that ran, once every one of them is accounted for."""
@@ -87,7 +88,7 @@ def test_the_runtime_is_the_one_that_pytorch_loaded() -> None:
     found = threads.runtime()
     assert found is not None
     assert threads.reason() is None
-    assert len(found.addresses) == len(RUNTIME_SLOTS)
+    assert len(found.addresses) == len(RUNTIME_FUNCTIONS)
     assert all(found.addresses)
     before = Path("/proc/self/maps").read_text().count("gomp")
     threads._find.__wrapped__()
@@ -177,7 +178,7 @@ def test_without_a_runtime_there_is_one_thread_and_a_reason(
     monkeypatch.setattr(threads, "_mapped_libraries", lambda path: maps)
     reason = threads._find.__wrapped__()
     monkeypatch.setattr(threads, "_find", lambda: reason)
-    monkeypatch.setattr(threads, "_run_team", threads._run_team.__wrapped__)
+    monkeypatch.setattr(threads, "_has_team", threads._has_team.__wrapped__)
     assert threads.runtime() is None
     assert threads.team_size() == 1
     assert re.search(why, threads.reason() or "")

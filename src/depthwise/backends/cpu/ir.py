@@ -53,10 +53,10 @@ class Block:
         """The pointer to float32 in the slot of this name."""
         return Ptr(self, self._slot(name, POINTER))
 
-    def call_runtime(self, name: str, result: ir.Type) -> Any:
-        """What the function of no arguments in the slot of this name returns."""
-        function = self._slot(name, ir.FunctionType(result, []).as_pointer())
-        return self.builder.call(function, [])
+    def call_runtime(self, name: str, result: ir.Type, *arguments: Any) -> Any:
+        """What the function in the slot of this name returns."""
+        kind = ir.FunctionType(result, [argument.type for argument in arguments])
+        return self.builder.call(self._slot(name, kind.as_pointer()), arguments)
 
     def _slot(self, name: str, kind: ir.Type) -> Any:
         value = self._read.get(name)
@@ -433,10 +433,10 @@ Stage = Callable[[Block, Int, Int], None]
 
 
 def write_module(name: str, slots: Sequence[str], stages: Sequence[Stage]) -> str:
-    """IR of a program: `serial(slots)` runs the stages one by one, `parallel(slots)` does so inside an OpenMP region.
+    """IR of a program: `serial(slots)` runs the stages one by one, `parallel(slots)` does so in a team of threads.
 
     Every stage is `void stage(ptr slots, i64 thread, i64 threads)`. The runtime's functions come in the first slots, so
-    that a module names no symbol outside it.
+    that a module names no symbol outside it, and after them the number of threads to ask for.
     """
     module = ir.Module(name)
     kind = ir.FunctionType(ir.VoidType(), [POINTER, I64, I64])
@@ -453,7 +453,8 @@ def write_module(name: str, slots: Sequence[str], stages: Sequence[Stage]) -> st
     return str(module)
 
 
-RUNTIME_SLOTS = ("omp_get_thread_num", "omp_get_num_threads", "GOMP_barrier")
+RUNTIME_FUNCTIONS = ("omp_get_thread_num", "omp_get_num_threads", "GOMP_barrier", "GOMP_parallel")
+RUNTIME_SLOTS = (*RUNTIME_FUNCTIONS, "threads")
 
 
 def _write_serial(module: ir.Module, stages: Sequence[ir.Function], slots: Sequence[str]) -> None:
@@ -465,12 +466,19 @@ def _write_serial(module: ir.Module, stages: Sequence[ir.Function], slots: Seque
 
 
 def _write_parallel(module: ir.Module, stages: Sequence[ir.Function], slots: Sequence[str]) -> None:
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER]), "parallel")
-    block = Block(module, function, slots)
+    kind = ir.FunctionType(ir.VoidType(), [POINTER])
+    member = ir.Function(module, kind, "member")
+    member.linkage = "internal"
+    block = Block(module, member, slots)
     b = block.builder
-    thread, threads = (b.sext(block.call_runtime(name, I32), I64) for name in RUNTIME_SLOTS[:2])
+    thread, threads = (b.sext(block.call_runtime(name, I32), I64) for name in RUNTIME_FUNCTIONS[:2])
     for index, stage in enumerate(stages):
         if index:
-            block.call_runtime(RUNTIME_SLOTS[2], ir.VoidType())
-        b.call(stage, [function.args[0], thread, threads])
+            block.call_runtime("GOMP_barrier", ir.VoidType())
+        b.call(stage, [member.args[0], thread, threads])
+    block.close()
+    function = ir.Function(module, kind, "parallel")
+    block = Block(module, function, slots)
+    asked = block.builder.trunc(block.number("threads").value, I32)
+    block.call_runtime("GOMP_parallel", ir.VoidType(), member, function.args[0], asked, ir.Constant(I32, 0))
     block.close()

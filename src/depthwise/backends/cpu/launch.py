@@ -155,8 +155,7 @@ class Launch:
         self.pack = pack
         program, s = decision.program, decision.schedule
         self._code = program.code
-        self._serial = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._code.address("serial"))
-        self._parallel = self._code.address("parallel")
+        self._serial, self._parallel = (threads.ENTRY(self._code.address(name)) for name in ("serial", "parallel"))
         self._threads = s.threads
         self._shared_elements = s.shared_elements
         self._elements = s.shared_elements + s.threads * s.scratch_elements

@@ -11,7 +11,7 @@ from functools import reduce
 import torch
 
 from . import jit, threads
-from .ir import RUNTIME_SLOTS, Block, Int, Vec, write_module
+from .ir import RUNTIME_FUNCTIONS, RUNTIME_SLOTS, Block, Int, Vec, write_module
 from .launch import machine
 from .machine import FLOAT_BYTES
 
@@ -77,12 +77,13 @@ def _rate(name: str, body: _Body, sums: int, work: int, threads_asked: int, seco
     code = jit.load(f"peak_{name}", target, lambda: write_module(f"peak_{name}", SLOTS, [stage]))
     memory = torch.zeros(threads_asked * _VECTORS * target.vector_lanes)
     runtime = threads.runtime()
-    slots = (ctypes.c_int64 * len(SLOTS))(*(runtime.addresses if runtime else (0, 0, 0)), _TURNS, memory.data_ptr())
-    serial = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(code.address("serial"))
+    functions = runtime.addresses if runtime else (0,) * len(RUNTIME_FUNCTIONS)
+    slots = (ctypes.c_int64 * len(SLOTS))(*functions, threads_asked, _TURNS, memory.data_ptr())
+    serial, parallel = (threads.ENTRY(code.address(name)) for name in ("serial", "parallel"))
     took: list[float] = []
     until = time.perf_counter() + seconds
     while time.perf_counter() < until or len(took) < 3:
         start = time.perf_counter()
-        threads.launch(serial, code.address("parallel"), ctypes.addressof(slots), threads_asked)
+        threads.launch(serial, parallel, ctypes.addressof(slots), threads_asked)
         took.append(time.perf_counter() - start)
     return work * _TURNS * threads_asked / statistics.median(took) * 1e-9

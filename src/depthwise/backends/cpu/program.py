@@ -21,7 +21,6 @@ from .pointwise import write_pointwise
 SLOTS = (*RUNTIME_SLOTS, *fused.SLOTS)
 Slots = ctypes.c_int64 * len(SLOTS)
 SLOT = {name: index for index, name in enumerate(SLOTS)}
-_ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 @dataclass(frozen=True)

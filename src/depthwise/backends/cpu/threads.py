@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from threading import Event
-from typing import Any
 
 import torch
 
-from .ir import RUNTIME_SLOTS
+from .ir import RUNTIME_FUNCTIONS
+
+ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p)  # of a program: of the address of its slots
 
 _NAME = re.compile(r"lib(gomp|iomp5|omp)\b.*\.so")
 _forked = Event()
@@ -29,13 +30,11 @@ class Runtime:
     """The functions of an OpenMP library that generated code needs.
 
     library:   the library's path
-    addresses: of the functions named in ir.RUNTIME_SLOTS, in that order
-    run_team:  GOMP_parallel(function, its argument, threads, 0)
+    addresses: of ir.RUNTIME_FUNCTIONS, in that order
     """
 
     library: str
     addresses: tuple[int, ...]
-    run_team: Callable[[int, int, int, int], None]
 
 
 def runtime() -> Runtime | None:
@@ -57,24 +56,22 @@ def team_size() -> int:
     return 1 if _forked.is_set() or isinstance(_find(), str) else torch.get_num_threads()
 
 
-def launch(serial: Callable[[int], object], parallel_address: int, slots_address: int, threads: int) -> None:
-    """Run a program on at most `threads` threads; the GIL is free meanwhile.
+def launch(
+    serial: Callable[[int], object], parallel: Callable[[int], object], slots_address: int, threads: int
+) -> None:
+    """Run a program on at most `threads` threads, those that its slots name; the GIL is free meanwhile.
 
-    serial:           the program's `serial`, a ctypes function
-    parallel_address: of its `parallel`
+    serial, parallel: the program's entries, as ctypes functions
     """
-    run_team = _run_team() if threads > 1 else None
-    if run_team is None:
-        serial(slots_address)
+    if threads > 1 and _has_team():
+        parallel(slots_address)
     else:
-        run_team(parallel_address, slots_address, threads, 0)
+        serial(slots_address)
 
 
 @cache
-def _run_team() -> Callable[[int, int, int, int], object] | None:
-    """`Runtime.run_team`, in a process that was not forked."""
-    found = runtime()
-    return None if found is None or _forked.is_set() else found.run_team
+def _has_team() -> bool:
+    return reason() is None
 
 
 @cache
@@ -106,7 +103,7 @@ def _opened(path: str) -> ctypes.CDLL | None:
     """The library already loaded from this path, where it has all that is needed."""
     try:
         library = ctypes.CDLL(path, mode=os.RTLD_NOLOAD | os.RTLD_NOW)
-        for name in ("GOMP_parallel", "omp_set_num_threads", *RUNTIME_SLOTS):
+        for name in ("omp_set_num_threads", *RUNTIME_FUNCTIONS):
             getattr(library, name)
     except (OSError, AttributeError):
         return None
@@ -124,16 +121,13 @@ def _is_torchs(library: ctypes.CDLL) -> bool:
 
 
 def _runtime(path: str, library: ctypes.CDLL) -> Runtime:
-    run_team: Any = library.GOMP_parallel
-    run_team.restype = None
-    run_team.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-    addresses = [ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0 for name in RUNTIME_SLOTS]
-    return Runtime(path, tuple(addresses), run_team)
+    addresses = [ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0 for name in RUNTIME_FUNCTIONS]
+    return Runtime(path, tuple(addresses))
 
 
 def _after_fork_in_child() -> None:
     _forked.set()
-    _run_team.cache_clear()
+    _has_team.cache_clear()
 
 
 if hasattr(os, "register_at_fork"):
