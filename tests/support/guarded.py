@@ -87,6 +87,7 @@ PLANTED: dict[str, tuple[Layer, Input, str, int]] = {
     "in_y": (_DEPTHWISE, _IMAGE, "in_y", 1),
     "out_x": (_DEPTHWISE, replace(_IMAGE, spatial=(1, 9)), "out_x", 1),
     "pixels": (_FUSED, replace(_IMAGE, threads=2), "pixels", 1),
+    "pixels of bands": (_FUSED, replace(_IMAGE, threads=2, small_cache=True), "pixels", 1),
     "in_x of planes": (_DEPTHWISE, _PLANES, "in_x", 1),
     "out_y of planes": (_DEPTHWISE, _PLANES, "out_y", 1),
     **{

@@ -216,13 +216,16 @@ def input_tensor(layer: Layer, given: Input, x: Tensor) -> Tensor:
 def decide(layer: Layer, given: Input, x: Tensor, target: Machine) -> Decision:
     """What the backend would run, but for the height of the tile, the first of the table: one program for all sizes.
 
-    No call is too small for its threads.
+    No call is too small for its threads. With a small cache, bands begin within rows rather than two stages run.
     """
     seen = replace(target, l1_bytes=SMALL_CACHE, l2_bytes=SMALL_CACHE) if given.small_cache else target
     with (
         patch.object(threads, "team_size", lambda: given.threads),
         patch.object(schedule, "SERIAL_MACS", 0),
         patch.object(schedule, "FAR_STRIP_ROWS", 2),
+        patch.object(schedule, "FEWEST_PIXELS", 2),
+        patch.object(schedule, "FEWEST_PIXELS_FAR", 2),
+        patch.object(schedule, "TWO_STAGES", 100.0 if given.small_cache else 1.0),
     ):
         decision = launch.decide(geometry_of(layer, given), x, layer.activations, residual=layer.residual, target=seen)
     pointwise = decision.program.pointwise

@@ -169,7 +169,8 @@ CUTS: dict[str, list[dict[str, int]]] = {
     "depthwise_planar_planar": [{"segments": 1, "boxes": b} for b in (1, 2, 7)]
     + [{"segments": s, "boxes": 7 * s} for s in (2, 9)],
     "depthwise_planes": [{}],
-    "fused_last_last": [{"segments": s, "bands": b} for s in (1, 2, 9) for b in (1, 2, 5, 7, 18, 20)],
+    "fused_last_last": [{"segments": s, "bands": b} for s in (1, 2, 9) for b in (1, 2, 5, 7, 18, 20)]
+    + [{"whole_rows": 0, "bands": b} for b in (1, 2, 5, 18, 23, 162, 170)],
     "fused_last_planar": [{"segments": s, "boxes": s} for s in (1, 3, 40)],
     "fused_planar_planar": [{"segments": 1, "boxes": b} for b in (1, 2, 7)]
     + [{"segments": s, "boxes": 7 * s} for s in (2, 9)],

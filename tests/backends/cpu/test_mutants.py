@@ -25,6 +25,7 @@ EXAMPLES: list[tuple[Layer, Input]] = [
     (_BLOCK, Input(2, (5, 9), 1)),
     (_BLOCK, Input(2, (5, 9), 1, "planar")),
     (_BLOCK, Input(1, (5, 9), 1, threads=2)),
+    (_BLOCK, Input(1, (5, 9), 1, threads=2, small_cache=True)),
     (Layer(9, (3, 3)), Input(2, (6, 9), ((1, 0), (2, 1)))),
     (Layer(9, (3, 3)), Input(1, (1, 130), 1, threads=2)),
     (Layer(9, (3, 3)), Input(2, (6, 9), 1, "planar")),
@@ -216,6 +217,11 @@ MUTANTS: dict[str, tuple[ModuleType | type, str, Mutant]] = {
         planes,
         "_weights",
         changed(lambda weights, *_: dict(zip(weights, reversed(weights.values()), strict=True))),
+    ),
+    "a band that begins within a row leaves that row out": (
+        fused,
+        "_cut",
+        changed(lambda cut, *_: (cut[0], cut[2], cut[2])),
     ),
     "a box's input one row too few": (planar, "_span", changed(lambda span, *_: (span[0] + 1, span[1]))),
 }

@@ -103,6 +103,16 @@ def test_bands(drawn: tuple[Geometry, int, Machine, Schedule]) -> None:
     starts = unit_starts(g, batch, s.segments)
     stride = unaliased(g.depthwise_channels)
     assert all(a < b for a, b in pairwise(starts)), "no segment is empty"
+    if not s.whole_rows:
+        assert s.fused
+        assert s.segments == 1
+        width = g.out_spatial[-1]
+        cuts = pieces(starts[-1], s.bands)
+        assert min(map(len, cuts)) > 0
+        assert max(map(len, cuts)) <= s.tile_pixels
+        rows = max(-(-cut.stop // width) - cut.start // width for cut in cuts)
+        assert rows * width * stride <= s.scratch_elements
+        return
     if s.fused:
         assert 1 <= s.bands < len(starts)
         bands = [starts[units.stop] - starts[units.start] for units in pieces(len(starts) - 1, s.bands)]

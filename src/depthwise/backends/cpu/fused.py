@@ -12,30 +12,37 @@ from __future__ import annotations
 
 from . import depthwise, planar, pointwise
 from .depthwise import first_pixel, first_unseen, write_units
-from .ir import Block, Int, Ptr, least
+from .ir import Block, Int, Ptr, ceil_div, least
 from .plan import DepthwiseKernel, PointwiseKernel, lanes_below
 from .planar import Box, box_count, box_of, pixels_to_planes, planes_of, planes_to_pixels, write_box
 from .pointwise import Ahead, Band, write_product
 
 # fetch_next: elements of the next band's input that are fetched for each pixel of this one; 0: none
-SLOTS = (*depthwise.SLOTS, *pointwise.SLOTS, *planar.SLOTS, "fetch_next")
+SLOTS = (*depthwise.SLOTS, *pointwise.SLOTS, *planar.SLOTS, "whole_rows", "fetch_next")
 
 
 def write_fused(e: Block, d: DepthwiseKernel, p: PointwiseKernel, thread: Int, threads: Int) -> None:
-    """Channels-last images. Tasks: bands, runs of neighbouring segments of rows."""
-    units, bands = e.number("rows") * e.number("segments"), e.number("bands")
+    """Channels-last images. Tasks: bands, runs of neighbouring pixels."""
+    bands, fetch_next = e.number("bands"), e.number("fetch_next")
     scratch = e.pointer("scratch") + thread * e.number("scratch_elements")
     stop_task = (thread + 1) * bands // threads
     with e.loop(thread * bands // threads, stop_task) as task:
-        first, last = task.index * units // bands, (task.index + 1) * units // bands
-        start, stop = first_pixel(e, first), first_pixel(e, last)
+        (start, first, _), (stop, _, last) = _cut(e, task.index), _cut(e, task.index + 1)
         write_units(e, d, (first, last), (e.whole(0), e.whole(d.blocks)), scratch, p.pixel_stride)
         offset = start * p.out_channels
-        fetch_next = e.number("fetch_next")
         per_pixel = (task.index + 1 < stop_task).pick(fetch_next, 0)
         ahead = Ahead(first_unseen(e, d, last), per_pixel, fetch_next > 0)
-        band = Band(scratch, stop - start, e.pointer("out") + offset, e.pointer("residual") + offset, ahead)
+        asked = scratch + (start - first_pixel(e, first)) * p.pixel_stride
+        band = Band(asked, stop - start, e.pointer("out") + offset, e.pointer("residual") + offset, ahead)
         write_product(e, p, band, (e.whole(0), e.whole(p.panels)))
+
+
+def _cut(e: Block, band: Int) -> tuple[Int, Int, Int]:
+    """Where a band begins: its pixel, the unit that this lies in, and the first unit that begins there or later."""
+    bands, width, whole = e.number("bands"), e.number("out_x"), e.number("whole_rows") > 0
+    unit = band * (e.number("rows") * e.number("segments")) // bands
+    pixel = whole.pick(first_pixel(e, unit), band * e.number("pixels") // bands)
+    return pixel, whole.pick(unit, pixel // width), whole.pick(unit, ceil_div(pixel, width))
 
 
 def write_planar_fused(e: Block, d: DepthwiseKernel, p: PointwiseKernel, thread: Int, threads: Int) -> None:
