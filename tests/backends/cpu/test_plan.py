@@ -272,6 +272,19 @@ def test_the_next_block_of_a_sequence_is_fetched_ahead_from_memory(
     assert (k.fetches and s.fetch_in == 1) is fetched
 
 
+@pytest.mark.parametrize(
+    ("length", "dilation", "out_channels", "to_planes"),
+    [(16, 1, None, True), (15, 1, None, False), (200, 8, None, False), (200, 1, 64, False)],
+)
+def test_sequences_are_transposed_in_registers(
+    length: int, dilation: int, out_channels: int | None, to_planes: bool
+) -> None:
+    g = geometry((64, length), 5, padding="same", dilation=dilation, out_channels=out_channels)
+    k = depthwise_kernel(g, None, AVX512, planar=False, pixel_stride=64)
+    assert k.to_planes is to_planes
+    assert (k.columns == (16,)) is to_planes
+
+
 # Three taps of seven neighbours read 19 inputs where they are 6 apart, and share many where they are not.
 @pytest.mark.parametrize(("dilation", "stride", "apart"), [(6, 1, True), (2, 1, False), (1, 1, False), (6, 2, False)])
 def test_columns_a_dilation_apart_go_together_where_neighbours_share_little(
@@ -335,6 +348,7 @@ def depthwise_kernels(draw: st.DrawFn) -> DepthwiseKernel:
         fetches=draw(st.booleans()),
         fetches_out=draw(st.booleans()),
         planar=planar,
+        to_planes=draw(st.booleans()),
         edges=draw(st.one_of(st.none(), st.tuples(counts, counts))) if planar else None,
         pixel_stride=None if planar else draw(st.one_of(st.none(), counts)),
     )

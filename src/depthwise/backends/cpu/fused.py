@@ -11,7 +11,7 @@ The depthwise result is computed once, whatever the number of output channels, a
 from __future__ import annotations
 
 from . import depthwise, planar, pointwise
-from .depthwise import first_pixel, first_unseen, write_units
+from .depthwise import Pixels, first_pixel, first_unseen, write_units
 from .ir import Block, Int, Ptr, ceil_div, least
 from .plan import DepthwiseKernel, PointwiseKernel, lanes_below
 from .planar import Box, box_count, box_of, pixels_to_planes, planes_of, planes_to_pixels, write_box
@@ -28,7 +28,7 @@ def write_fused(e: Block, d: DepthwiseKernel, p: PointwiseKernel, thread: Int, t
     stop_task = (thread + 1) * bands // threads
     with e.loop(thread * bands // threads, stop_task) as task:
         (start, first, _), (stop, _, last) = _cut(e, task.index), _cut(e, task.index + 1)
-        write_units(e, d, (first, last), (e.whole(0), e.whole(d.blocks)), scratch, p.pixel_stride)
+        write_units(e, d, (first, last), (e.whole(0), e.whole(d.blocks)), Pixels(scratch, p.pixel_stride))
         offset = start * p.out_channels
         per_pixel = (task.index + 1 < stop_task).pick(fetch_next, 0)
         ahead = Ahead(first_unseen(e, d, last), per_pixel, fetch_next > 0)
@@ -56,7 +56,7 @@ def write_planar_fused(e: Block, d: DepthwiseKernel, p: PointwiseKernel, thread:
     with e.loop(thread * boxes // threads, (thread + 1) * boxes // threads) as task:
         box = box_of(e, task.index)
         with e.loop(0, d.blocks) as block:
-            write_box(e, d, box, block.index, packed, scratch, p.pixel_stride)
+            write_box(e, d, box, block.index, packed, Pixels(scratch, p.pixel_stride))
         if p.residual:
             _in_planes(e, p, "residual", box, residual)
         write_product(e, p, Band(scratch, box.pixels, result, residual), (e.whole(0), e.whole(p.panels)))

@@ -27,6 +27,8 @@ COLUMNS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "avx2": ((6,), (6,)),
     "neon": ((7,), (14, 7)),
 }
+# Of a sequence whose results are transposed in registers: whole squares of vectors.
+COLUMNS_TO_PLANES = {"avx512": 16, "avx2": 8, "neon": 8}
 # Where columns lie a dilation apart: from 4 columns on, with one of these at most a sixth more is computed.
 DILATED_COLUMNS = (6, 5, 4)
 # Of float32 in a cache line.
@@ -57,6 +59,7 @@ class DepthwiseKernel:
              where the schedule says so
     fetches_out: the place of later rows' result too
     planar:  the input is contiguous, one plane per channel
+    to_planes: the results of a sequence whose pixels lie together go to planes from registers
     edges:   and read as it lies (planes.py): vectors are columns, `columns` the rows of a tile, and so many columns
              before and after a row are seen outside the image; None: not so
     pixel_stride: elements from one input pixel to the next; None where it is a slot
@@ -78,6 +81,7 @@ class DepthwiseKernel:
     fetches: bool
     fetches_out: bool
     planar: bool
+    to_planes: bool
     edges: tuple[int, int] | None
     pixel_stride: int | None
 
@@ -90,7 +94,8 @@ class DepthwiseKernel:
         window = f"k{extents}_s{_digits(self.stride)}_d{_digits(self.dilation)}_c{self.channels}m{self.multiplier}"
         tile = "x".join(map(str, (f"v{self.lanes}", *self.columns)))
         tile += "".join(f"d{n}" for n in self.dilated_columns)
-        nest = f"t{self.taps}{'u' * self.rows_unrolled}b{self.strip_blocks}{'f' * self.fetches}{'o' * self.fetches_out}"
+        flags = f"{'f' * self.fetches}{'o' * self.fetches_out}{'r' * self.to_planes}"
+        nest = f"t{self.taps}{'u' * self.rows_unrolled}b{self.strip_blocks}{flags}"
         return f"{window}_{_name(self.activation)}_{tile}{nest}{layout}"
 
     @property
@@ -176,6 +181,11 @@ def depthwise_kernel(
     apart = not gathers and stride[2] == 1 < min(dilation[2], kernel[2]) and under * 3 > columns[0] * kernel[2] * 2
     if apart:
         under = DILATED_COLUMNS[0] + kernel[2] - 1
+    square = COLUMNS_TO_PLANES[machine.isa]
+    is_sequence = g.rank == 1 and g.out_channels is None and not planar
+    to_planes = is_sequence and g.out_spatial[0] >= square and not (gathers or apart)
+    if to_planes:
+        columns = (square,)
     taps = min(kernel[2], 2) if gathers else _taps(kernel[2], machine.vector_registers - columns[0] - 2)
     k = DepthwiseKernel(
         rank=g.rank,
@@ -194,6 +204,7 @@ def depthwise_kernel(
         fetches=not planar and not fetches_next(g, machine),
         fetches_out=g.rank > 1 and not planar and g.out_channels is None,
         planar=planar,
+        to_planes=to_planes,
         edges=None,
         pixel_stride=pixel_stride,
     )

@@ -7,14 +7,17 @@
         out[o + lane, pixel] = result[pixel, o + lane]
 
 A box's input is packed for one block of filters at a time, so it fits in L1 or L2, whatever the number of channels. An
-input whose pixels lie together already (a sequence seen through `transpose`) is read as it is.
+input whose pixels lie together already (a sequence seen through `transpose`) is read as it is, and its result need not
+pass through scratch either: 256x1000, k = 31, took 7 % less time, 1024x1024, k = 4, 29 % (AMD EPYC, Zen 4, 1 thread,
+2026-11-28).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
-from .depthwise import Rows, first_filter, image_rows, write_rows
+from .depthwise import Pixels, Place, Rows, first_filter, image_rows, write_rows
 from .ir import Block, Int, Ptr, Vec, ceil_div, greatest, least
 from .plan import DepthwiseKernel
 
@@ -77,9 +80,12 @@ def write_planar_depthwise(e: Block, k: DepthwiseKernel, thread: Int, threads: I
         block, index = by_block if k.planar else by_box
         box = box_of(e, index)
         o = first_filter(k, block)
-        write_box(e, k, box, block, scratch, result - o, k.lanes)
         planes = planes_of(e, e.pointer("depthwise_out"), box, k.filters, o, k.lanes)
-        pixels_to_planes(e, result, k.lanes, box.pixels, planes)
+        if k.to_planes:
+            write_box(e, k, box, block, scratch, Planes(planes))
+        else:
+            write_box(e, k, box, block, scratch, Pixels(result - o, k.lanes))
+            pixels_to_planes(e, result, k.lanes, box.pixels, planes)
 
 
 def planes_of(e: Block, base: Ptr, box: Box, channels: int, o: Int, lanes: int) -> list[Ptr]:
@@ -90,8 +96,32 @@ def planes_of(e: Block, base: Ptr, box: Box, channels: int, o: Int, lanes: int) 
     return [base + ((box.n * channels + o + lane) * plane + place) for lane in range(lanes)]
 
 
-def write_box(e: Block, k: DepthwiseKernel, box: Box, block: Int, scratch: Ptr, out: Ptr, out_stride: int) -> None:
-    """One block of filters of a box, to pixels `out_stride` apart; `out` is where filter 0 goes in the first."""
+@dataclass(frozen=True, slots=True)
+class Planes(Place):
+    """A plane for each filter of one block, to which tiles of neighbouring pixels are transposed in registers.
+
+    starts: where the planes have pixel 0
+    """
+
+    starts: list[Ptr]
+    pixel: int | Int = 0
+
+    def after(self, pixels: Int) -> Planes:
+        return Planes(self.starts, pixels + self.pixel)
+
+    def put(self, tile: list[Vec], o: Int, apart: int) -> None:  # noqa: ARG002
+        lanes = len(self.starts)
+        if len(tile) < lanes:
+            for i, (pixel, start) in enumerate(product(tile, self.starts)):
+                (start + (self.pixel + i // lanes)).store(pixel.permuted([i % lanes]))
+            return
+        for i in range(0, len(tile), lanes):
+            for start, row in zip(self.starts, transposed(tile[i : i + lanes]), strict=True):
+                (start + (self.pixel + i)).store(row)
+
+
+def write_box(e: Block, k: DepthwiseKernel, box: Box, block: Int, scratch: Ptr, out: Place) -> None:
+    """One block of filters of a box; `out` is the place of its first pixel."""
     covered = _packed(e, k, box, first_filter(k, block), scratch) if k.planar else None
     height, width = box.y_stop - box.y_start, box.x_stop - box.x_start
     with e.loop(box.z_start, box.z_stop) as z:
@@ -100,7 +130,7 @@ def write_box(e: Block, k: DepthwiseKernel, box: Box, block: Int, scratch: Ptr, 
         else:
             rows = _packed_rows(e, k, box, covered, scratch, z.index)
         pixel = (z.index - box.z_start) * height * width
-        write_rows(e, k, rows, (block, block + 1), out + pixel * out_stride, out_stride)
+        write_rows(e, k, rows, (block, block + 1), out.after(pixel))
 
 
 @dataclass(frozen=True, slots=True)
