@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import depthwise
 from depthwise import SeparableConv2d, backends, functional
 from depthwise.backends import EAGER
-from depthwise.backends.cpu import store, threads
+from depthwise.backends.cpu import machine, store, threads
 from depthwise.blocks import InvertedResidual, MobileNetV1Block
 from depthwise.doctor import cpu_name, machine_report, model_report
 from tests.test_backends import Doubling
@@ -79,6 +79,17 @@ def test_refusals_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     report = machine_report()
     assert [(row.name, row.runs) for row in report.backends] == [("doubling", True), ("eager", True)]
     assert "doubling runs: twice the result" in str(report)
+
+
+@pytest.mark.skipif(machine.host() is None, reason="no generator serves this machine")
+def test_weights_made_in_inference_mode_are_told() -> None:
+    with torch.inference_mode():
+        layer = SeparableConv2d(4, 4, 3)
+        (row,) = model_report(layer, (4, 9, 9))
+    assert row.backend == "cpu"
+    assert row.reason.endswith("; packed anew at each call, for weights made in inference mode have no version")
+    (row,) = model_report(SeparableConv2d(4, 4, 3), (4, 9, 9))
+    assert "packed anew" not in row.reason
 
 
 def test_this_machine() -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from .backends import BACKENDS, Choice, asked_backend
+from .backends import BACKENDS, CPU, Choice, asked_backend
 from .backends.base import Call
 from .geometry import geometry
 from .layers.separable import _SeparableConv
@@ -155,8 +155,10 @@ def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 def _ours(path: str, module: nn.Module, choice: Choice) -> LayerReport:
     by_parts = module.parts_reason() if isinstance(module, _SeparableConv) else None
-    reason = choice.reason if by_parts is None else f"{choice.reason}; part by part: {by_parts}"
-    return LayerReport(path, type(module).__name__, choice.backend.name, reason, choice.kernel)
+    reasons = [choice.reason] if by_parts is None else [choice.reason, f"part by part: {by_parts}"]
+    if choice.backend is CPU and any(weight.is_inference() for weight in module.parameters()):
+        reasons.append("packed anew at each call, for weights made in inference mode have no version")
+    return LayerReport(path, type(module).__name__, choice.backend.name, "; ".join(reasons), choice.kernel)
 
 
 def _foreign(conv: _ConvNd) -> str:
