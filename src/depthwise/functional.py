@@ -10,7 +10,7 @@ from torch import Size, Tensor
 from torch.compiler import is_dynamo_compiling
 
 from . import backends, operators
-from .backends.base import Activation, DepthwiseTensors, Norm, SeparableTensors
+from .backends.base import Activation, DepthwiseTensors, Norm, Runner, SeparableTensors
 from .backends.eager import ACTIVATIONS, DEFAULT_SLOPES
 from .backends.recall import Key, Tensors, is_plain_window
 from .errors import DepthwiseError
@@ -209,17 +209,16 @@ def depthwise_conv(
     run = backends.recalled(key, x, None, tensors, window)
     if run is not None:
         return run(x, None)
-    x, unbatched = batched(x, rank)
-    check_channels(x, in_channels)
-    _check_tensors(x, {"weight": weight}, {"bias": bias})
-    shapes = Shapes(x.shape, weight.shape, _shape(bias))
+    batch, unbatched = batched(x, rank)
+    check_channels(batch, in_channels)
+    _check_tensors(batch, {"weight": weight}, {"bias": bias})
+    shapes = Shapes(batch.shape, weight.shape, _shape(bias))
     g = _settled(rank, shapes, stride, padding, dilation, 1)
-    run = operators.runner(x, DepthwiseTensors(weight, bias), g)
+    run = operators.runner(batch, DepthwiseTensors(weight, bias), g)
     if run is None:
-        out = operators.depthwise(x, weight, bias, g)
+        out = operators.depthwise(batch, weight, bias, g)
         return out.squeeze(0) if unbatched else out
-    if unbatched:
-        return run(x, None).squeeze(0)
+    run = _of_one(run) if unbatched else run
     backends.remember(key, x, None, tensors, window, run)
     return run(x, None)
 
@@ -258,29 +257,36 @@ def separable_conv(
     run = backends.recalled(key, x, residual, tensors, window)
     if run is not None:
         return run(x, residual)
-    x, unbatched = batched(x, rank)
-    check_channels(x, in_channels)
+    batch, unbatched = batched(x, rank)
+    check_channels(batch, in_channels)
     _check_tensors(
-        x,
+        batch,
         {"depthwise_weight": depthwise_weight, "pointwise_weight": pointwise_weight},
         {"depthwise_bias": depthwise_bias, "pointwise_bias": pointwise_bias, "residual": residual},
     )
-    if residual is not None and unbatched:
-        residual = residual.unsqueeze(0)
-    depthwise_shapes = (x.shape, depthwise_weight.shape, _shape(depthwise_bias))
-    shapes = Shapes(*depthwise_shapes, pointwise_weight.shape, _shape(pointwise_bias), _shape(residual))
+    added = residual.unsqueeze(0) if residual is not None and unbatched else residual
+    depthwise_shapes = (batch.shape, depthwise_weight.shape, _shape(depthwise_bias))
+    shapes = Shapes(*depthwise_shapes, pointwise_weight.shape, _shape(pointwise_bias), _shape(added))
     g = _settled(rank, shapes, *window)
     first, last = (activation_of(name) for name in activations)
     filters, biases = (depthwise_weight, pointwise_weight), (depthwise_bias, pointwise_bias)
-    inputs = SeparableTensors(*filters, *biases, first, last, residual, *norms)
-    run = operators.runner(x, inputs, g)
+    inputs = SeparableTensors(*filters, *biases, first, last, added, *norms)
+    run = operators.runner(batch, inputs, g)
     if run is None:
-        out = operators.separable(x, inputs, g)
+        out = operators.separable(batch, inputs, g)
         return out.squeeze(0) if unbatched else out
-    if unbatched:
-        return run(x, residual).squeeze(0)
+    run = _of_one(run) if unbatched else run
     backends.remember(key, x, residual, tensors, window, run)
     return run(x, residual)
+
+
+def _of_one(run: Runner) -> Runner:
+    """The runner of an input and a residual without a batch dimension."""
+
+    def of_one(x: Tensor, residual: Tensor | None) -> Tensor:
+        return run(x.unsqueeze(0), None if residual is None else residual.unsqueeze(0)).squeeze(0)
+
+    return of_one
 
 
 class Shapes(NamedTuple):

@@ -384,6 +384,17 @@ class TestKept:
         monkeypatch.setattr(operators, "runner", None)
         assert torch.equal(functional.separable_conv2d(X, self.weight, pointwise, padding=1, residual=X), out)
 
+    def test_an_input_without_a_batch_is_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        pointwise, residual = torch.ones(8, 8, 1, 1), torch.ones(8, 6, 6)
+        expected = functional.separable_conv2d(X, self.weight, pointwise, padding=1, residual=residual[None])
+        alone = functional.depthwise_conv2d(X, self.weight)
+        for number in range(2):
+            out = functional.separable_conv2d(X[0], self.weight, pointwise, padding=1, residual=residual)
+            assert torch.equal(out, expected[0])
+            assert torch.equal(functional.depthwise_conv2d(X[0], self.weight), alone[0])
+            if number == 0:
+                monkeypatch.setattr(operators, "runner", None)
+
     def test_inputs_are_not_held(self) -> None:
         x = X.clone()
         functional.depthwise_conv2d(x, self.weight)
