@@ -272,6 +272,16 @@ def test_the_next_block_of_a_sequence_is_fetched_ahead_from_memory(
     assert (k.fetches and s.fetch_in == 1) is fetched
 
 
+# Of 7 outputs in a row, 13 taps lie outside nearly half the time.
+@pytest.mark.parametrize(
+    ("kernel", "width", "taps"),
+    [(3, 28, 3), (9, 7, 9), (13, 28, 13), (16, 28, 16), (13, 7, 8), (17, 28, 8), (31, 28, 8)],
+)
+def test_rows_of_taps_are_whole_where_registers_and_image_have_room(kernel: int, width: int, taps: int) -> None:
+    g = geometry((64, 16, width), kernel, padding=kernel // 2)
+    assert depthwise_kernel(g, None, AVX512, planar=False, pixel_stride=64).taps == taps
+
+
 @pytest.mark.parametrize(
     ("length", "dilation", "out_channels", "to_planes"),
     [(16, 1, None, True), (15, 1, None, False), (200, 8, None, False), (200, 1, 64, False)],

@@ -22,7 +22,7 @@ from typing import Protocol, Self
 
 from .activations import activated
 from .ir import Block, Bool, Int, Ptr, Vec, ceil_div, greatest, least
-from .plan import DepthwiseKernel
+from .plan import TAPS_AT_ONCE, DepthwiseKernel
 from .tile import Edges, Strip, Taps, rows_of, sums, sums_of_rows, valid
 
 SLOTS = (
@@ -192,7 +192,8 @@ def _write_columns(
                 strip = Strip(ix, columns, apart, edges, rows.x_stride, rows.packed)
                 _write_strip(e, k, rows, strip, some, out.after(column))
 
-            if columns > 1 and (columns == widest or k.kernel[2] <= k.taps):
+            # Narrow tiles of long rows would be much code for few cases.
+            if columns > 1 and (columns == widest or k.kernel[2] <= min(k.taps, TAPS_AT_ONCE)):
                 _by_edges(e, k, ix, (columns, apart), write)
             else:
                 write(Edges(checked=True))
