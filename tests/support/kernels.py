@@ -345,7 +345,8 @@ TAILS: dict[str, tuple[list[Layer], tuple[str, ...]]] = {
     "both lengths": ([Layer(9, (width,)) for width in (1, 3, 4, 8, 9, 12, 13, 17, 31, 51, 255)], _BOTH),
     "windows": (
         [
-            *(Layer(9, kernel) for kernel in ((1, 1), (1, 4), (5, 1), (2, 2), (5, 5), (3, 13), (2, 16), (51, 51))),
+            *(Layer(9, kernel) for kernel in ((1, 1), (1, 4), (5, 1), (2, 2), (5, 5), (51, 51))),
+            *(Layer(9, kernel) for kernel in ((3, 13), (2, 16), (2, 17), (1, 23))),
             *(Layer(9, (3, 3), stride=stride) for stride in (2, 3, (1, 4), (3, 1))),
             *(Layer(9, (3, 3), dilation=dilation) for dilation in (2, 6, (1, 3))),
             *(Layer(9, (2, 9), dilation=2), Layer(9, (2, 11), stride=2)),

@@ -368,6 +368,9 @@ def test_a_residual_in_another_layout() -> None:
 LARGE = [
     *(Layer(64, (51, 51), out_channels=80), Layer(4096, (255,), 33, 4096), Layer(64, (3, 3, 3), 32)),
     *(Layer(64, (12, 12), 5, 96, 2, residual=True), Layer(64, (12,), 5, 80, stride=3, dilation=2)),
+    # Rows of as many taps as are written out.
+    *(Layer(64, (16, 16), out_channels=80), Layer(64, (23, 23), stride=2), Layer(64, (16, 16), dilation=6)),
+    *(Layer(64, (14,)), Layer(64, (9, 9), 16, dilation=3)),
 ]
 MOST_LINES = 5_000
 

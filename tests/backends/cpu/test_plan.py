@@ -274,12 +274,21 @@ def test_the_next_block_of_a_sequence_is_fetched_ahead_from_memory(
 
 # Of 7 outputs in a row, 13 taps lie outside nearly half the time.
 @pytest.mark.parametrize(
-    ("kernel", "width", "taps"),
-    [(3, 28, 3), (9, 7, 9), (13, 28, 13), (16, 28, 16), (13, 7, 8), (17, 28, 8), (31, 28, 8)],
+    ("isa", "kernel", "width", "taps", "columns"),
+    [
+        *(("avx512", 3, 28, 3, (7,)), ("avx512", 9, 7, 9, (14, 7)), ("avx512", 13, 28, 13, (14, 7))),
+        *(("avx512", 16, 28, 16, (14, 7)), ("avx512", 13, 7, 8, (14, 7)), ("avx512", 17, 28, 17, (7,))),
+        *(("avx512", 23, 28, 23, (7,)), ("avx512", 25, 28, 8, (7,)), ("avx512", 27, 28, 8, (14, 7))),
+        *(("avx2", 7, 28, 7, (6,)), ("avx2", 9, 28, 9, (5,)), ("avx2", 31, 28, 8, (6,))),
+    ],
 )
-def test_rows_of_taps_are_whole_where_registers_and_image_have_room(kernel: int, width: int, taps: int) -> None:
+def test_rows_of_taps_are_whole_where_registers_and_image_have_room(
+    isa: str, kernel: int, width: int, taps: int, columns: tuple[int, ...]
+) -> None:
+    (target,) = (target for target in MACHINES if target.isa == isa)
     g = geometry((64, 16, width), kernel, padding=kernel // 2)
-    assert depthwise_kernel(g, None, AVX512, planar=False, pixel_stride=64).taps == taps
+    k = depthwise_kernel(g, None, target, planar=False, pixel_stride=64)
+    assert (k.taps, k.columns) == (taps, columns)
 
 
 @pytest.mark.parametrize(
