@@ -285,7 +285,12 @@ def _fetched_lines(g: Geometry, rows: int, panels: int) -> int:
 
 def weights_stay(g: Geometry, machine: Machine) -> bool:
     """Whether the weights of the pointwise step stay in L2 beside what is multiplied with them."""
-    return FLOAT_BYTES * g.depthwise_channels // g.groups * g.output_size[0] <= machine.l2_bytes // 2
+    return pointwise_bytes(g) <= machine.l2_bytes // 2
+
+
+def pointwise_bytes(g: Geometry) -> int:
+    """Of the weights of the pointwise step."""
+    return FLOAT_BYTES * g.depthwise_channels // g.groups * g.output_size[0]
 
 
 def fetches_next(g: Geometry, machine: Machine) -> bool:

@@ -8,7 +8,7 @@ from operator import itemgetter
 
 from ...geometry import Geometry
 from .machine import FLOAT_BYTES, Machine
-from .plan import Axes, fetches_next, lanes_below, runs_direct, three, unaliased, weights_stay
+from .plan import Axes, fetches_next, lanes_below, pointwise_bytes, runs_direct, three, unaliased, weights_stay
 
 # A parallel region costs a few microseconds; below this many multiply-adds one thread is done sooner.
 SERIAL_MACS = 100_000
@@ -20,10 +20,12 @@ FAR_STRIP_ROWS = 4
 FAR_PLANES = 8
 # Blocks of filters whose sums take about as long as it takes to fetch a line from beyond L2.
 FETCHED_BLOCKS = 16
-# Fewer pixels are not worth reading all weights for; more are, where the weights come from beyond L2.
+# A band of no more pixels is not worth reading all weights for; where they come from beyond L2, one of some more is not
+# either: 49 pixels, 512 to 1024 channels, took 10 % more time in two bands than in two stages (AMD EPYC, Zen 4, 2
+# threads, 2026-11-28).
 FEWEST_PIXELS, FEWEST_PIXELS_FAR = 24, 56
-# The time of two stages, for what one thread computed comes to the others from its caches: 7x7x960 to 160, 320 and
-# 1024 channels took 5 to 15 % less in one (AMD EPYC, Zen 4, 2 threads, 2026-11-28).
+# The time of two stages, beside even shares of the work: what one thread computed comes to the others from its caches.
+# 49 pixels, 960 to 160 channels, took 5 to 9 % less in two bands (the same machine).
 TWO_STAGES = 1.06
 # A wave of tasks that leaves threads idle for more than this share is cut otherwise.
 LEAST_BALANCE = 0.95
@@ -96,7 +98,6 @@ def _depthwise(g: Geometry, batch: int, machine: Machine, threads: int) -> Sched
 def _separable(g: Geometry, batch: int, machine: Machine, threads: int) -> Schedule:
     """The cut of the least time, in units of what even shares of the work alone would take."""
     stride = unaliased(g.depthwise_channels)
-    weights_bytes = FLOAT_BYTES * g.depthwise_channels // g.groups * g.output_size[0]
     # Little of L2 where the weights stay there too; else more, and enough pixels to use a panel of weights often.
     share = machine.l2_bytes // (16 if weights_stay(g, machine) else 4)
     target = max(56, share // (FLOAT_BYTES * stride))
@@ -114,7 +115,7 @@ def _separable(g: Geometry, batch: int, machine: Machine, threads: int) -> Sched
         )
     ]
     tile = -(-pixels // bands)
-    fewest = FEWEST_PIXELS if weights_bytes < 2 * machine.l2_bytes else FEWEST_PIXELS_FAR
+    fewest = FEWEST_PIXELS if pointwise_bytes(g) < 2 * machine.l2_bytes else FEWEST_PIXELS_FAR
     if threads > 1 and segments == 1 and tile > fewest:
         # Bands that begin and end within a row compute some of its depthwise pixels in vain.
         in_vain = g.kernel_area / (g.kernel_area + g.output_size[0] / g.groups) * width / tile
