@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -510,6 +511,29 @@ class TestKept:
         assert len(recall._settings) == 16
         linear = functional.separable_conv2d(-X, self.weight, pointwise)
         assert torch.equal(out, nn.functional.leaky_relu(linear, 1 / 40))
+
+    def test_weights_laid_out_otherwise_at_the_same_place(self) -> None:
+        """`.data = ...` of a view leaves version and address as they are."""
+        whole = torch.arange(8.0 * 9).reshape(8, 1, 3, 3)
+        weight = nn.Parameter(whole.clone(), requires_grad=False)
+        functional.depthwise_conv2d(X, weight)
+        weight.data = weight.data.transpose(2, 3)
+        assert torch.equal(functional.depthwise_conv2d(X, weight), nn.functional.conv2d(X, whole.mT, groups=8))
+        weight.data = weight.data.mT[:4]
+        few = nn.functional.conv2d(X[:, :4], whole[:4], groups=4)
+        assert torch.equal(functional.depthwise_conv2d(X[:, :4], weight), few)
+
+    def test_forward_gradients(self) -> None:
+        functional.depthwise_conv2d(X, self.weight)
+        with torch.no_grad(), forward_ad.dual_level(), warnings.catch_warnings(action="ignore"):
+            out = functional.depthwise_conv2d(forward_ad.make_dual(X, torch.ones_like(X)), self.weight)
+            tangent = forward_ad.unpack_dual(out).tangent
+        assert tangent is not None
+        assert torch.equal(tangent, torch.full((1, 8, 4, 4), 9.0))
+
+    def test_the_inputs_name_is_torchs(self) -> None:
+        conv = depthwise.DepthwiseConv2d(8, 3)
+        assert torch.equal(conv(input=X), conv(X))
 
     def test_a_layer_checks_channels_that_its_weights_would_fit(self) -> None:
         conv = depthwise.DepthwiseConv2d(8, 3).requires_grad_(False)

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Hashable, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, get_num_threads, is_grad_enabled, nn
 from torch._C import _len_torch_dispatch_stack as _dispatch_modes
 from torch._C._dynamo.guards import TensorGuards
+from torch.autograd import forward_ad
 
 from .base import Runner
 
-# Settings that a set of weights is kept with, and inputs for each of them; what is longest out of use goes first.
+# Settings that a set of weights is kept with, the oldest go first, and inputs for each, those longest out of use do.
 _MOST_SETTINGS = 16
 _MOST_INPUTS = 64
 
@@ -34,7 +36,7 @@ _settings: dict[Key, Settings] = {}
 class Remembered:
     """A set of weights as it was when something was made of it; `packs` is the backends' own."""
 
-    __slots__ = ("_addresses", "_references", "_storages", "_versions", "keys", "packs")
+    __slots__ = ("_addresses", "_layouts", "_references", "_storages", "_versions", "keys", "packs")
 
     def __init__(self, tensors: Tensors) -> None:
         key = tuple(map(id, tensors))
@@ -42,13 +44,19 @@ class Remembered:
         self._references = [weakref.ref(tensor, lambda _: _forget(key)) for tensor in present]
         self._versions = [0 if tensor is None else tensor._version for tensor in tensors]
         self._addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+        self._layouts = [None if tensor is None else (tensor.shape, tensor.stride()) for tensor in tensors]
         # Held, so that no other numbers come to lie at these addresses: `.data = ...` leaves the version as it is.
         self._storages = [tensor.untyped_storage() for tensor in present]
         self.packs: dict[Hashable, Any] = {}
         self.keys: list[Key] = []
 
+    def is_as_it_was(self, tensors: Tensors) -> bool:
+        """Whether these, which are the same tensors, hold what they held, laid out as it was."""
+        layouts = [None if tensor is None else (tensor.shape, tensor.stride()) for tensor in tensors]
+        return layouts == self._layouts and self.is_current(tensors)
+
     def is_current(self, tensors: Tensors) -> bool:
-        """Whether these, which are the same tensors, hold what they held."""
+        """The same but for the layout, which `.data = ...` may change while version and address stay."""
         for tensor, version, address in zip(tensors, self._versions, self._addresses):  # noqa: B905  slower when strict
             if tensor is not None and (tensor._version != version or tensor.data_ptr() != address):
                 return False
@@ -56,15 +64,16 @@ class Remembered:
 
 
 class Kept(NamedTuple):
-    """What ran a call, and what the input and the residual of one like it must be.
+    """What ran a call, and what input, weights and residual of one like it must be.
 
-    reads, adds: torch's own guards, which tell the type, dtype, sizes, strides and dispatch keys of a tensor, and with
-                 these every mode and transform of the calling thread but the modes of a tracer
+    reads, adds: of the input with all weights, and of the residual: torch's own guards, which tell the type, dtype,
+                 sizes, strides and dispatch keys of a tensor, and with these every mode and transform of the calling
+                 thread but the modes of a tracer and forward gradients
     """
 
     runner: Runner
     threads: int
-    reads: Callable[[Tensor], bool]
+    reads: Callable[..., bool]
     adds: Callable[[Tensor | None], bool] | None
 
 
@@ -75,10 +84,11 @@ class Settings:
     kept:   the latest first
     """
 
-    __slots__ = ("kept", "weights", "window")
+    __slots__ = ("kept", "present", "weights", "window")
 
-    def __init__(self, weights: Remembered, window: tuple[object, ...]) -> None:
+    def __init__(self, weights: Remembered, tensors: Tensors, window: tuple[object, ...]) -> None:
         self.weights = weights
+        self.present = _present(tensors)
         self.window = window
         self.kept: tuple[Kept, ...] = ()
 
@@ -89,7 +99,7 @@ def remembered(tensors: Tensors) -> Remembered | None:
         return None
     key = tuple(map(id, tensors))
     found = _known.get(key)
-    if found is None or not found.is_current(tensors):
+    if found is None or not found.is_as_it_was(tensors):
         _forget(key)
         found = _known[key] = Remembered(tensors)
     return found
@@ -103,13 +113,17 @@ def find(key: Key, x: Tensor, residual: Tensor | None, tensors: Tensors, window:
         return None
     if settings is None:
         return None
-    threads = get_num_threads()
+    threads, present = get_num_threads(), settings.present(tensors)
     for kept in settings.kept:
-        if kept.threads == threads and kept.reads(x) and (kept.adds is None or kept.adds(residual)):
+        if kept.threads == threads and kept.reads(x, *present) and (kept.adds is None or kept.adds(residual)):
             break
     else:
         return None
-    if _dispatch_modes() or (is_grad_enabled() and needs_gradient(x, residual, tensors)):
+    if (
+        _dispatch_modes()
+        or forward_ad._current_level >= 0
+        or (is_grad_enabled() and needs_gradient(x, residual, tensors))
+    ):
         return None
     if not settings.weights.is_current(tensors):
         return None
@@ -122,24 +136,27 @@ def keep(
     key: Key, x: Tensor, residual: Tensor | None, tensors: Tensors, window: tuple[object, ...], runner: Runner
 ) -> None:
     """Let `find` give `runner` for calls like this one."""
-    weights = remembered(tensors)
+    weights = _known.get(tuple(map(id, tensors)))
     try:
         hash((key, window))
     except TypeError:  # a list may change
         return
-    if weights is None:
+    # Where they changed meanwhile the runner is of the old ones.
+    if weights is None or not weights.is_as_it_was(tensors):
         return
     settings = _settings.get(key) or _made_anew(key, tensors, window)
-    if settings is None:
-        settings = Settings(weights, window)
+    if settings is None or settings.weights is not weights:
+        settings = Settings(weights, tensors, window)
         by_value = _by_value(key, tensors, window)
-        weights.keys += [key] if by_value is None else [key, by_value]
+        new = [key] if by_value is None else [key, by_value]
+        weights.keys += new
         for known in weights.keys[:-_MOST_SETTINGS]:
             _settings.pop(known, None)
         del weights.keys[:-_MOST_SETTINGS]
-        _settings.update(dict.fromkeys(weights.keys[-2 if by_value else -1 :], settings))
+        _settings.update(dict.fromkeys(new, settings))
     adds = None if residual is None else _guard(residual)
-    settings.kept = (Kept(runner, get_num_threads(), _guard(x), adds), *settings.kept[: _MOST_INPUTS - 1])
+    reads = _guard(x, *settings.present(tensors))
+    settings.kept = (Kept(runner, get_num_threads(), reads, adds), *settings.kept[: _MOST_INPUTS - 1])
 
 
 def repack_(model: nn.Module | None = None) -> int:
@@ -165,6 +182,7 @@ def is_plain(x: Tensor) -> bool:
     return (
         type(x) is Tensor
         and not x.is_neg()
+        and forward_ad._current_level < 0
         and torch._C._functorch.peek_interpreter_stack() is None
         and not _dispatch_modes()
         and torch._C._get_tracing_state() is None
@@ -204,8 +222,15 @@ def _made_anew(key: Key, tensors: Tensors, window: tuple[object, ...]) -> Settin
     return None if by_value is None else _settings.get(by_value)
 
 
-def _guard(tensor: Tensor) -> Callable[[Tensor | None], bool]:
+def _present(tensors: Tensors) -> Callable[[Tensors], Sequence[Tensor]]:
+    """What takes from tensors like these each that is there, once: torch's guards want no other."""
+    first = {id(tensor): i for i, tensor in reversed([*enumerate(tensors)]) if tensor is not None}
+    places = sorted(first.values())
+    return itemgetter(*places) if len(places) > 1 else itemgetter(slice(places[0], places[0] + 1))
+
+
+def _guard(*tensors: Tensor) -> Callable[..., bool]:
     # torch's annotation leaves the tensors out.
     make: Any = TensorGuards
-    guards = make(tensor, dynamic_dims_sizes=[list(tensor.shape)], dynamic_dims_strides=[list(tensor.stride())])
-    return guards.check  # type: ignore[no-any-return]
+    sizes, strides = [list(tensor.shape) for tensor in tensors], [list(tensor.stride()) for tensor in tensors]
+    return make(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides).check  # type: ignore[no-any-return]

@@ -60,8 +60,8 @@ class _DepthwiseConv(_ConvNd):
     def depth_multiplier(self) -> int:
         return self.out_channels // self.in_channels
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, *weight_and_bias(self))
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  as torch's convolutions call it
+        return self._conv_forward(input, *weight_and_bias(self))
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         x, padding = pad_input(x, self)

@@ -245,7 +245,7 @@ class TestMemory:
 
 
 # Python's own work at each call, in microseconds, where the machine is idle; a busy one is given more attempts. Zen 4
-# took 2.9, 4.0, 7.7 and 14 in November 2026.
+# took 3.3, 4.6, 8.0 and 15 in November 2026.
 MOST_OVERHEAD_MICROSECONDS = {"depthwise": 6, "separable": 8, "layer": 12, "layer with batch norms": 20}
 
 
