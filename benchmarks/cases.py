@@ -8,7 +8,7 @@ from depthwise.bench.cases import Case, layer
 
 from .networks import NETWORKS
 
-ALONE, IN_CACHE, SMALLEST = "depthwise alone", "in cache", "smallest call"
+ALONE, IN_CACHE, KERNELS, SMALLEST = "depthwise alone", "in cache", "kernel sizes", "smallest call"
 
 
 def _kinds(network: str, sizes: dict[str, tuple[int, ...]], batch: int = 1) -> tuple[Case, ...]:
@@ -57,6 +57,7 @@ _SMALL_SIZES: dict[str, tuple[int, ...]] = {
 LISTS: dict[str, tuple[Case, ...]] = {
     ALONE: _kinds(ALONE, _SIZES) + _kinds(ALONE, _SIZES, batch=8),
     IN_CACHE: _kinds(IN_CACHE, _SMALL_SIZES),
+    KERNELS: tuple(layer(KERNELS, (128, 28, 28), size) for size in range(3, 32, 2)),
     # What a call costs where there is nothing to compute.
     SMALLEST: (layer(SMALLEST, (16, 4, 4), 3), layer(SMALLEST, (16, 4, 4), 3, out=16, act="relu6", out_act="relu6")),
 }

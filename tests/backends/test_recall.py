@@ -531,10 +531,6 @@ class TestKept:
         assert tangent is not None
         assert torch.equal(tangent, torch.full((1, 8, 4, 4), 9.0))
 
-    def test_the_inputs_name_is_torchs(self) -> None:
-        conv = depthwise.DepthwiseConv2d(8, 3)
-        assert torch.equal(conv(input=X), conv(X))
-
     def test_a_layer_checks_channels_that_its_weights_would_fit(self) -> None:
         conv = depthwise.DepthwiseConv2d(8, 3).requires_grad_(False)
         conv(X)

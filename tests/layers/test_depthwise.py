@@ -146,6 +146,11 @@ def test_call_errors(options: dict[str, Any], shape: tuple[int, ...], message: s
         DepthwiseConv2d(8, 3, **options)(torch.zeros(shape))
 
 
+def test_the_inputs_name_is_torchs() -> None:
+    conv, x = DepthwiseConv2d(8, 3), torch.ones(1, 8, 6, 6)
+    assert torch.equal(conv(input=x), conv(x))
+
+
 def test_unbatched_and_empty() -> None:
     layer = DepthwiseConv2d(4, 3, padding="same", padding_mode="reflect")
     x = torch.randn(4, 9, 9)

@@ -123,7 +123,7 @@ def recalled(
 
     key: empty while torch.compile traces; other tracers bring tensors or modes that `find` sees
     """
-    if not key or _observer.get() is not None:
+    if not key or is_observed():
         return None
     asked = _asked.get()
     return recall.find(key if asked is None else (*key, asked), x, residual, tensors, window)

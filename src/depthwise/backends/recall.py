@@ -1,8 +1,8 @@
 """Calls seen before: the short way from a functional form to the code that runs it.
 
 A call is like an earlier one where the same weights come, unchanged, with an input of the same sizes and strides and
-the same settings. Weights are known by identity, version counter and address; the version counts every change that
-torch sees. Changes that it does not see, through numpy or `.data`, need `repack_`.
+the same settings. Weights are known by identity, version counter, address and layout; the version counts every change
+that torch sees. Changes that it does not see, through numpy or `.data`, need `repack_`.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ class Remembered:
         self.keys: list[Key] = []
 
     def is_as_it_was(self, tensors: Tensors) -> bool:
-        """Whether these, which are the same tensors, hold what they held, laid out as it was."""
+        """Whether these, which are the same tensors, hold what they held, in the same layout."""
         layouts = [None if tensor is None else (tensor.shape, tensor.stride()) for tensor in tensors]
         return layouts == self._layouts and self.is_current(tensors)
 
     def is_current(self, tensors: Tensors) -> bool:
-        """The same but for the layout, which `.data = ...` may change while version and address stay."""
+        """The same but for the layout, which `.data = ...` may change alone: `find` has guards for it."""
         for tensor, version, address in zip(tensors, self._versions, self._addresses):  # noqa: B905  slower when strict
             if tensor is not None and (tensor._version != version or tensor.data_ptr() != address):
                 return False
@@ -178,7 +178,7 @@ def repack_(model: nn.Module | None = None) -> int:
 
 
 def is_plain(x: Tensor) -> bool:
-    """Whether `x` holds its numbers as they are: no fake, subclass or negated view, no transform, mode or tracer."""
+    """Whether `x` holds its numbers and no more: no fake, subclass, negated view, mode, tracer or tangent."""
     return (
         type(x) is Tensor
         and not x.is_neg()

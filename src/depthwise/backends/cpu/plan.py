@@ -21,8 +21,8 @@ TILES: dict[str, dict[int, tuple[int, ...]]] = {
     "avx2": {1: (6, 5), 2: (6, 5)},
     "neon": {1: (12, 11), 2: (12, 11)},
 }
-# For few taps and for many: a sum is one chain of multiply-adds, and long chains need more of them side by side. Of the
-# choices for many, the first that leaves registers for a whole row of taps is taken, or that its edges are written for.
+# For few taps and for many: a sum is one chain of multiply-adds, and long chains need more of them side by side. For
+# many there are choices, the widest first: see _columns.
 COLUMNS: dict[str, tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]] = {
     "avx512": ((7,), ((14, 7), (7,))),
     "avx2": ((6,), ((6,), (5,))),
