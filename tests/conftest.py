@@ -17,7 +17,7 @@ settings.register_profile(
     "long",
     derandomize=True,
     deadline=None,
-    max_examples=1500,
+    max_examples=600,
     database=None,
     suppress_health_check=[HealthCheck.too_slow],
 )

@@ -335,7 +335,7 @@ def test_tiles_over_the_edges_fetch_ahead_too(size: tuple[int, ...]) -> None:
     k = depthwise_kernel(g, None, AVX512, planar=False, pixel_stride=64)
     code = Program(AVX512, k).ir()
     unchecked_cases, lines_each = 4, 2
-    assert code.count('call void @"llvm.prefetch.p0"') == unchecked_cases * lines_each * sum(k.columns)
+    assert code.count("call void @llvm.prefetch.p0") == unchecked_cases * lines_each * sum(k.columns)
 
 
 # Where outputs are few, and where the weights leave L2.

@@ -76,8 +76,9 @@ class Pixels(Place):
         return Pixels(self.start + pixels * self.stride, self.stride)
 
     def put(self, tile: list[Vec], o: Int, apart: int) -> None:
+        start = self.start + o
         for i, vector in enumerate(tile):
-            (self.start + (o + i * apart * self.stride)).store(vector)
+            (start + i * apart * self.stride).store(vector)
 
 
 def write_depthwise(e: Block, k: DepthwiseKernel, out_stride: int, thread: Int, threads: Int) -> None:

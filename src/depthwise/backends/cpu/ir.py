@@ -1,83 +1,122 @@
-"""The small vocabulary in which the emitters write: integers, pointers, vectors, loops.
+"""The small vocabulary in which the emitters write LLVM's IR: integers, pointers, vectors, loops.
 
-Phi nodes and branches live only here, and nothing else imports llvmlite.ir. Python's operators stand for instructions;
-an `int` or a `float` beside them is a constant in the code.
+Phi nodes and branches live only here. Python's operators stand for instructions; an `int` or a `float` beside them is a
+constant in the code, and integers that are constants are worked out here.
+
+IR is written as text, as LLVM's reference has it (https://llvm.org/docs/LangRef.html). llvmlite.ir makes objects of
+instructions and of types: a separable layer took 30 ms so, 4 as text (AMD EPYC, Zen 4, 2026-11-28).
 """
 
 from __future__ import annotations
 
+import operator
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
-
-from llvmlite import ir
+from typing import Any, ClassVar, Literal, TypeVar
 
 from .machine import FLOAT_BYTES
 
-I64 = ir.IntType(64)
-I32 = ir.IntType(32)
-F32 = ir.FloatType()
-POINTER = ir.PointerType()
-
-
 Case = TypeVar("Case")
+
+
+class Module:
+    """What functions share: constants, and the intrinsics that they call."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.functions: list[str] = []
+        self._globals: dict[str, str] = {}
+
+    def constant(self, name: str, kind: str, value: str) -> str:
+        """The address of a constant in memory."""
+        self._globals.setdefault(name, f'@"{name}" = private constant {kind} {value}')
+        return f'@"{name}"'
+
+    def intrinsic(self, name: str, result: str, parameters: Sequence[str]) -> str:
+        self._globals.setdefault(name, f"declare {result} @{name}({', '.join(parameters)})")
+        return f"@{name}"
+
+    def __str__(self) -> str:
+        return "\n".join([f'source_filename = "{self.name}"', *self._globals.values(), *self.functions, ""])
 
 
 class Block:
     """A function being written. Its slots, cells of 8 bytes, are pointers and numbers that the caller fills."""
 
-    def __init__(self, module: ir.Module, function: ir.Function, slots: Sequence[str]) -> None:
+    def __init__(self, module: Module, name: str, parameters: Sequence[str], slots: Sequence[str]) -> None:
         self.module = module
-        self.function = function
-        self.slots = {name: index for index, name in enumerate(slots)}
+        self._head = name, ", ".join(parameters)
+        self._slots = {name: index for index, name in enumerate(slots)}
         # Slots are read once, in a block of their own before everything else.
-        self._entry = ir.IRBuilder(function.append_basic_block("entry"))
-        self._read: dict[str, Any] = {}
-        self._constants: dict[tuple[ir.Block, str, int], Vec] = {}
-        self.builder = ir.IRBuilder(function.append_basic_block("start"))
+        self._entry: dict[str, list[str]] = {}
+        self._constants: dict[tuple[str, str, int], Vec] = {}
+        self._lines: list[str] = []
+        self._names = 0
+        self._label = ""
+        self._begin(self._new_label("start"))
 
-    def close(self) -> None:
-        """End the function."""
-        self.builder.ret_void()
-        self._entry.branch(self.function.basic_blocks[1])
+    def close(self, linkage: Literal["", "internal "] = "") -> None:
+        """End the function, and leave it in its module."""
+        (name, parameters), slots = self._head, [line for lines in self._entry.values() for line in lines]
+        head = [f"define {linkage}void @{name}({parameters}) {{", "entry:", *slots, "  br label %start1"]
+        self.module.functions.append("\n".join([*head, *self._lines, "  ret void", "}"]))
 
-    def argument(self, index: int) -> Int:
-        return Int(self, self.function.args[index])
+    def write(self, instruction: str) -> None:
+        self._lines.append(f"  {instruction}")
+
+    def value(self, instruction: str) -> str:
+        """The name of what an instruction results in."""
+        name = self._new_name()
+        self._lines.append(f"  {name} = {instruction}")
+        return name
+
+    def _new_name(self) -> str:
+        self._names += 1
+        return f"%v{self._names}"
+
+    def _new_label(self, name: str) -> str:
+        self._names += 1
+        return f"{name}{self._names}"
+
+    def _begin(self, label: str) -> None:
+        self._lines.append(f"{label}:")
+        self._label = label
+
+    def _go(self, label: str) -> None:
+        self.write(f"br label %{label}")
+
+    def argument(self, name: str) -> Int:
+        return Int(self, f"%{name}")
 
     def number(self, name: str) -> Int:
         """The integer in the slot of this name."""
-        return Int(self, self._slot(name, I64))
+        return Int(self, self._slot(name, "i64"))
 
     def pointer(self, name: str) -> Ptr:
         """The pointer to float32 in the slot of this name."""
-        return Ptr(self, self._slot(name, POINTER))
+        return Ptr(self, self._slot(name, "ptr"))
 
-    def call_runtime(self, name: str, result: ir.Type, *arguments: Any) -> Any:
-        """What the function in the slot of this name returns."""
-        kind = ir.FunctionType(result, [argument.type for argument in arguments])
-        return self.builder.call(self._slot(name, kind.as_pointer()), arguments)
+    def runtime(self, name: str) -> str:
+        """The function in the slot of this name."""
+        return self._slot(name, "ptr")
 
-    def _slot(self, name: str, kind: ir.Type) -> Any:
-        value = self._read.get(name)
-        if value is None:
-            index = ir.Constant(I64, self.slots[name])
-            cell = self._entry.gep(self.function.args[0], [index], source_etype=POINTER)
-            value = self._read[name] = self._entry.load(cell, typ=kind)
+    def _slot(self, name: str, kind: str) -> str:
+        value, cell = f"%slot.{name}", f"%cell.{name}"
+        if name not in self._entry:
+            self._entry[name] = [
+                f"  {cell} = getelementptr ptr, ptr %slots, i64 {self._slots[name]}",
+                f"  {value} = load {kind}, ptr {cell}",
+            ]
         return value
 
     def whole(self, value: int | Int) -> Int:
-        return value if isinstance(value, Int) else Int(self, ir.Constant(I64, value))
+        return value if isinstance(value, Int) else Int(self, value)
 
     def zeros(self, lanes: int) -> Ptr:
         """A constant row of zeros to read from."""
-        name = f"zeros{lanes}"
-        if name not in self.module.globals:
-            zeros = ir.GlobalVariable(self.module, ir.ArrayType(F32, lanes), name)
-            zeros.initializer = ir.Constant(ir.ArrayType(F32, lanes), None)
-            zeros.global_constant = True
-            zeros.linkage = "private"
-        return Ptr(self, self.module.globals[name])
+        return Ptr(self, self.module.constant(f"zeros{lanes}", f"[{lanes} x float]", "zeroinitializer"))
 
     @contextmanager
     def loop(
@@ -87,39 +126,50 @@ class Block:
 
         The body replaces `.values`; they are the last turn's once the loop is left, or `carried` where there was none.
         """
-        b = self.builder
-        before = b.block
-        start, stop = self.whole(start), self.whole(stop)
-        head, body, after = (self.function.append_basic_block(name) for name in ("head", "body", "after"))
-        b.branch(head)
-        b.position_at_end(head)
-        index = b.phi(I64)
-        phis = [b.phi(vector.value.type) for vector in carried]
-        index.add_incoming(start.value, before)
-        for phi, vector in zip(phis, carried, strict=True):
-            phi.add_incoming(vector.value, before)
-        b.cbranch(b.icmp_signed("<", index, stop.value), body, after)
-        b.position_at_end(body)
-        heads = [Vec(self, phi) for phi in phis]
-        loop = Loop(Int(self, index), list(heads))
+        before = self._label
+        head, body, after = (self._new_label(name) for name in ("head", "body", "after"))
+        index = Int(self, self._new_name())
+        heads = [vector.like(self._new_name()) for vector in carried]
+        self._go(head)
+        self._begin(head)
+        # Phi nodes are written once it is known what comes from the end of the body.
+        phis = len(self._lines)
+        self._lines += [""] * (1 + len(heads))
+        self.write(f"br i1 {(index < stop).value}, label %{body}, label %{after}")
+        self._begin(body)
+        loop = Loop(index, list(heads))
         yield loop
-        index.add_incoming((loop.index + step).value, b.block)
-        for phi, value in zip(phis, loop.values, strict=True):
-            phi.add_incoming(value.value, b.block)
-        b.branch(head)
-        b.position_at_end(after)
+        numbers: list[tuple[Int | Vec, Int | Vec, Int | Vec]] = [(index, self.whole(start), index + step)]
+        vectors = zip(heads, carried, loop.values, strict=True)
+        for line, (phi, first, following) in enumerate([*numbers, *vectors], phis):
+            cases = f"[ {first.value}, %{before} ], [ {following.value}, %{self._label} ]"
+            self._lines[line] = f"  {phi.value} = phi {phi.kind} {cases}"
+        self._go(head)
+        self._begin(after)
         loop.values = heads
 
     @contextmanager
     def when(self, condition: Bool) -> Iterator[None]:
-        with self.builder.if_then(condition.value):
-            yield
+        with self.either(condition) as (yes, no):
+            with yes:
+                yield
+            with no:
+                pass
 
     @contextmanager
     def either(self, condition: Bool) -> Iterator[tuple[Any, Any]]:
         """Two blocks, of which one runs: `with e.either(condition) as (yes, no)`, then `with yes:` and `with no:`."""
-        with self.builder.if_else(condition.value) as branches:
-            yield branches
+        yes, no, after = (self._new_label(name) for name in ("yes", "no", "after"))
+        self.write(f"br i1 {condition.value}, label %{yes}, label %{no}")
+
+        @contextmanager
+        def branch(label: str) -> Iterator[None]:
+            self._begin(label)
+            yield
+            self._go(after)
+
+        yield branch(yes), branch(no)
+        self._begin(after)
 
     def choose(self, cases: Sequence[tuple[Bool, Case]], otherwise: Case, write: Callable[[Case], None]) -> None:
         """`write` a block for each case, of which one runs: that of the first condition that holds, or `otherwise`."""
@@ -135,36 +185,28 @@ class Block:
 
     def gather(self, base: Ptr, offsets: Sequence[Int]) -> Vec:
         """The numbers at `offsets` from `base`, one per lane."""
-        vector = ir.Constant(_vector(len(offsets)), ir.Undefined)
+        kind, vector = _vector(len(offsets)), "poison"
         for lane, offset in enumerate(offsets):
-            scalar = self.builder.load((base + offset).value, typ=F32, align=FLOAT_BYTES)
-            vector = self.builder.insert_element(vector, scalar, ir.Constant(I32, lane))
-        return Vec(self, vector)
+            vector = self.value(f"insertelement {kind} {vector}, float {(base + offset).load_one()}, i32 {lane}")
+        return Vec(self, vector, len(offsets))
 
     def splat(self, pointer: Ptr, lanes: int) -> Vec:
         """The number at `pointer` in every lane."""
-        return Vec(self, _splat(self.builder, self.builder.load(pointer.value, typ=F32, align=FLOAT_BYTES), lanes))
+        kind = _vector(lanes)
+        one = self.value(f"insertelement {kind} poison, float {pointer.load_one()}, i32 0")
+        every = f"shufflevector {kind} {one}, {kind} poison, <{lanes} x i32> zeroinitializer"
+        return Vec(self, self.value(every), lanes)
 
     def constant(self, value: float, lanes: int) -> Vec:
         """`value` in every lane."""
-        key = self.builder.block, repr(value), lanes
+        key = self._label, repr(value), lanes
         if key not in self._constants:
             # Behind an address that LLVM knows nothing of: it would read constants once, ahead of every loop, and keep
             # the sums of the loops inside in memory rather than in the registers that they then lack.
-            hidden = ir.FunctionType(POINTER, [POINTER])
-            address = self.builder.asm(hidden, "", "=r,0", [self._number(float(value))], side_effect=True)
-            self._constants[key] = self.splat(Ptr(self, address), lanes)
+            number = self.module.constant(f"number{value!r}", "float", _hexadecimal(value))
+            address = Ptr(self, self.value(f'call ptr asm sideeffect "", "=r,0"(ptr {number})'))
+            self._constants[key] = self.splat(address, lanes)
         return self._constants[key]
-
-    def _number(self, value: float) -> ir.GlobalVariable:
-        name = f"number{value!r}"
-        found = self.module.globals.get(name)
-        if found is None:
-            found = ir.GlobalVariable(self.module, F32, name)
-            found.initializer = ir.Constant(F32, value)
-            found.global_constant = True
-            found.linkage = "private"
-        return found
 
 
 @dataclass
@@ -175,89 +217,109 @@ class Loop:
 
 @dataclass(frozen=True, slots=True)
 class Bool:
+    """A truth value, or one of each lane."""
+
     block: Block
-    value: Any
+    value: str
+    kind: str = "i1"
 
     def __and__(self, other: Bool) -> Bool:
-        return Bool(self.block, self.block.builder.and_(self.value, other.value))
+        return Bool(self.block, self.block.value(f"and {self.kind} {self.value}, {other.value}"))
 
     def __or__(self, other: Bool) -> Bool:
-        return Bool(self.block, self.block.builder.or_(self.value, other.value))
+        return Bool(self.block, self.block.value(f"or {self.kind} {self.value}, {other.value}"))
 
     def pick(self, yes: int | Int, no: int | Int) -> Int:
         return select(self, self.block.whole(yes), self.block.whole(no))
 
 
 class Int:
-    """A 64-bit integer."""
+    """A 64-bit integer; `value` is its name in the code, or the number itself where that is known."""
 
     __slots__ = ("block", "value")
+    kind: ClassVar[str] = "i64"
 
-    def __init__(self, block: Block, value: Any) -> None:
+    def __init__(self, block: Block, value: str | int) -> None:
         self.block = block
         self.value = value
 
-    def _with(self, operation: str, other: int | Int, *, swapped: bool = False) -> Int:
-        left, right = self, self.block.whole(other)
-        if swapped:
-            left, right = right, left
-        return Int(self.block, getattr(self.block.builder, operation)(left.value, right.value))
+    def like(self, value: str) -> Int:
+        return Int(self.block, value)
+
+    def _with(self, instruction: str, fold: Callable[[int, int], int], other: int | Int) -> Int:
+        return self._worked_out(fold, other) or self.like(
+            self.block.value(f"{instruction} i64 {self.value}, {self.block.whole(other).value}")
+        )
+
+    def _worked_out(self, fold: Callable[[int, int], int], other: int | Int) -> Int | None:
+        """What is known without an instruction."""
+        left, right = self.value, other.value if isinstance(other, Int) else other
+        return Int(self.block, fold(left, right)) if isinstance(left, int) and isinstance(right, int) else None
+
+    def extreme(self, name: Literal["smin", "smax"], fold: Callable[[int, int], int], other: int | Int) -> Int:
+        function = self.block.module.intrinsic(f"llvm.{name}.i64", "i64", ("i64", "i64"))
+        arguments = f"i64 {self.value}, i64 {self.block.whole(other).value}"
+        return self._worked_out(fold, other) or self.like(self.block.value(f"call i64 {function}({arguments})"))
 
     def __add__(self, other: int | Int) -> Int:
-        return self if _is(other, 0) else self._with("add", other)
+        if self.value == 0:
+            return self.block.whole(other)
+        return self if _is(other, 0) else self._with("add", operator.add, other)
 
     def __radd__(self, other: int) -> Int:
         return self + other
 
     def __sub__(self, other: int | Int) -> Int:
-        return self if _is(other, 0) else self._with("sub", other)
+        return self if _is(other, 0) else self._with("sub", operator.sub, other)
 
     def __rsub__(self, other: int) -> Int:
-        return self._with("sub", other, swapped=True)
+        return self.block.whole(other) - self
 
     def __mul__(self, other: int | Int) -> Int:
-        return self if _is(other, 1) else self._with("mul", other)
+        if self.value == 1 or _is(other, 0):
+            return self.block.whole(other)
+        return self if self.value == 0 or _is(other, 1) else self._with("mul", operator.mul, other)
 
     def __rmul__(self, other: int) -> Int:
         return self * other
 
     def __floordiv__(self, other: int | Int) -> Int:
         """Quotient of numbers that are not negative."""
-        return self if _is(other, 1) else self._with("udiv", other)
+        return self if _is(other, 1) else self._with("udiv", operator.floordiv, other)
 
     def __mod__(self, other: int | Int) -> Int:
         """Remainder of numbers that are not negative."""
-        return self._with("urem", other)
+        return self._with("urem", operator.mod, other)
 
     def _compared(self, relation: str, other: int | Int) -> Bool:
-        return Bool(self.block, self.block.builder.icmp_signed(relation, self.value, self.block.whole(other).value))
+        return Bool(self.block, self.block.value(f"icmp {relation} i64 {self.value}, {self.block.whole(other).value}"))
 
     def __lt__(self, other: int | Int) -> Bool:
-        return self._compared("<", other)
+        return self._compared("slt", other)
 
     def __le__(self, other: int | Int) -> Bool:
-        return self._compared("<=", other)
+        return self._compared("sle", other)
 
     def __gt__(self, other: int | Int) -> Bool:
-        return self._compared(">", other)
+        return self._compared("sgt", other)
 
     def __ge__(self, other: int | Int) -> Bool:
-        return self._compared(">=", other)
+        return self._compared("sge", other)
 
     def equals(self, other: int | Int) -> Bool:
-        return self._compared("==", other)
+        return self._compared("eq", other)
 
     def is_index_of(self, length: Int) -> Bool:
         """0 <= self < length, in one comparison."""
-        return Bool(self.block, self.block.builder.icmp_unsigned("<", self.value, length.value))
+        return self._compared("ult", length)
 
 
 def least(a: Int, b: int | Int) -> Int:
-    return (a < b).pick(a, b)
+    return a.extreme("smin", min, b)
 
 
 def greatest(a: Int, b: int | Int) -> Int:
-    return (a > b).pick(a, b)
+    return a.extreme("smax", max, b)
 
 
 def ceil_div(a: Int, b: int | Int) -> Int:
@@ -269,77 +331,83 @@ Value = TypeVar("Value", "Int", "Ptr", "Vec")
 
 
 def select(condition: Bool, yes: Value, no: Value) -> Value:
-    return type(yes)(yes.block, yes.block.builder.select(condition.value, yes.value, no.value))
+    value = f"select {condition.kind} {condition.value}, {yes.kind} {yes.value}, {no.kind} {no.value}"
+    return yes.like(yes.block.value(value))
 
 
 class Ptr:
     """A pointer to float32; offsets are in elements."""
 
     __slots__ = ("block", "value")
+    kind: ClassVar[str] = "ptr"
 
-    def __init__(self, block: Block, value: Any) -> None:
+    def __init__(self, block: Block, value: str) -> None:
         self.block = block
         self.value = value
+
+    def like(self, value: str) -> Ptr:
+        return Ptr(self.block, value)
 
     def __add__(self, elements: int | Int) -> Ptr:
         if _is(elements, 0):
             return self
-        offset = self.block.whole(elements).value
-        return Ptr(self.block, self.block.builder.gep(self.value, [offset], source_etype=F32))
+        offset = elements.value if isinstance(elements, Int) else elements
+        return self.like(self.block.value(f"getelementptr float, ptr {self.value}, i64 {offset}"))
 
     def __sub__(self, elements: Int) -> Ptr:
         return self + (0 - elements)
 
     def load(self, lanes: int) -> Vec:
-        return Vec(self.block, self.block.builder.load(self.value, typ=_vector(lanes), align=FLOAT_BYTES))
+        value = self.block.value(f"load {_vector(lanes)}, ptr {self.value}, align {FLOAT_BYTES}")
+        return Vec(self.block, value, lanes)
+
+    def load_one(self) -> str:
+        """The number here, to be put into a vector."""
+        return self.block.value(f"load float, ptr {self.value}, align {FLOAT_BYTES}")
 
     def load_where(self, inside: Sequence[bool]) -> Vec:
         """A lane for each of `inside`: where that is true what lies there, which alone is read, and else zero."""
         lanes = len(inside)
         if all(inside):
             return self.load(lanes)
-        name, kind = f"llvm.masked.load.v{lanes}f32.p0", _vector(lanes)
-        mask = ir.VectorType(ir.IntType(1), lanes)
-        function = self.block.module.globals.get(name)
-        if function is None:
-            function = ir.Function(self.block.module, ir.FunctionType(kind, [POINTER, I32, mask, kind]), name)
-        align, nothing = ir.Constant(I32, FLOAT_BYTES), ir.Constant(kind, None)
-        arguments = [self.value, align, ir.Constant(mask, list(inside)), nothing]
-        return Vec(self.block, self.block.builder.call(function, arguments))
+        kind, mask = _vector(lanes), f"<{lanes} x i1>"
+        load = self.block.module.intrinsic(f"llvm.masked.load.v{lanes}f32.p0", kind, ("ptr", "i32", mask, kind))
+        lanes_inside = ", ".join(f"i1 {int(is_inside)}" for is_inside in inside)
+        arguments = f"ptr {self.value}, i32 {FLOAT_BYTES}, {mask} <{lanes_inside}>, {kind} zeroinitializer"
+        return Vec(self.block, self.block.value(f"call {kind} {load}({arguments})"), lanes)
 
     def prefetch(self, level: Literal[1, 2]) -> None:
         """Ask for the cache line at this address, which may lie anywhere, to come to L1 or L2."""
-        function = self.block.module.globals.get("llvm.prefetch.p0")
-        if function is None:
-            kind = ir.FunctionType(ir.VoidType(), [POINTER, I32, I32, I32])
-            function = ir.Function(self.block.module, kind, "llvm.prefetch.p0")
-        for_reading, locality, of_data = (ir.Constant(I32, number) for number in (0, 4 - level, 1))
-        self.block.builder.call(function, [self.value, for_reading, locality, of_data])
+        prefetch = self.block.module.intrinsic("llvm.prefetch.p0", "void", ("ptr", "i32", "i32", "i32"))
+        for_reading, locality, of_data = 0, 4 - level, 1
+        self.block.write(f"call void {prefetch}(ptr {self.value}, i32 {for_reading}, i32 {locality}, i32 {of_data})")
 
     def store(self, vector: Vec) -> None:
-        self.block.builder.store(vector.value, self.value, align=FLOAT_BYTES)
+        self.block.write(f"store {vector.kind} {vector.value}, ptr {self.value}, align {FLOAT_BYTES}")
 
 
 class Vec:
     """A vector of float32, one lane or more."""
 
-    __slots__ = ("block", "value")
+    __slots__ = ("block", "lanes", "value")
 
-    def __init__(self, block: Block, value: Any) -> None:
+    def __init__(self, block: Block, value: str, lanes: int) -> None:
         self.block = block
         self.value = value
+        self.lanes = lanes
 
     @property
-    def lanes(self) -> int:
-        return int(self.value.type.count)
+    def kind(self) -> str:
+        return _vector(self.lanes)
 
-    def _with(self, operation: str, other: float | Vec, *, swapped: bool = False) -> Vec:
-        left, right = self, self._like(other)
-        if swapped:
-            left, right = right, left
-        return Vec(self.block, getattr(self.block.builder, operation)(left.value, right.value))
+    def like(self, value: str) -> Vec:
+        return Vec(self.block, value, self.lanes)
 
-    def _like(self, other: float | Vec) -> Vec:
+    def _with(self, instruction: str, other: float | Vec) -> Vec:
+        right = self._constant_or(other)
+        return self.like(self.block.value(f"{instruction} {self.kind} {self.value}, {right.value}"))
+
+    def _constant_or(self, other: float | Vec) -> Vec:
         return other if isinstance(other, Vec) else self.block.constant(other, self.lanes)
 
     def __add__(self, other: float | Vec) -> Vec:
@@ -349,7 +417,7 @@ class Vec:
         return self._with("fsub", other)
 
     def __rsub__(self, other: float) -> Vec:
-        return self._with("fsub", other, swapped=True)
+        return self._constant_or(other) - self
 
     def __mul__(self, other: float | Vec) -> Vec:
         return self._with("fmul", other)
@@ -358,43 +426,43 @@ class Vec:
         return self._with("fdiv", other)
 
     def __rtruediv__(self, other: float) -> Vec:
-        return self._with("fdiv", other, swapped=True)
+        return self._constant_or(other) / self
 
     def __neg__(self) -> Vec:
-        return Vec(self.block, self.block.builder.fneg(self.value))
+        return self.like(self.block.value(f"fneg {self.kind} {self.value}"))
 
     def fma(self, factor: float | Vec, term: float | Vec) -> Vec:
         """One rounding of self · factor + term."""
-        operands = [self, self._like(factor), self._like(term)]
-        return self._intrinsic("fma", *operands)
+        return self._intrinsic("fma", self, self._constant_or(factor), self._constant_or(term))
 
     def below(self, other: float | Vec) -> Bool:
         """Lane by lane self < other; false where either is NaN."""
-        return self._compared("<", other)
+        return self._compared("olt", other)
 
     def above(self, other: float | Vec) -> Bool:
         """Lane by lane self > other; false where either is NaN."""
-        return self._compared(">", other)
+        return self._compared("ogt", other)
 
-    def _compared(self, relation: Literal["<", ">"], other: float | Vec) -> Bool:
-        return Bool(self.block, self.block.builder.fcmp_ordered(relation, self.value, self._like(other).value))
+    def _compared(self, relation: str, other: float | Vec) -> Bool:
+        return Bool(self.block, self._with(f"fcmp {relation}", other).value, f"<{self.lanes} x i1>")
 
     def at_least(self, bound: float) -> Vec:
         """The greater of each lane and `bound`; NaN stays NaN."""
-        return select(self.below(bound), self._like(bound), self)
+        return select(self.below(bound), self._constant_or(bound), self)
 
     def at_most(self, bound: float) -> Vec:
         """The lesser of each lane and `bound`; NaN stays NaN."""
-        return select(self.above(bound), self._like(bound), self)
+        return select(self.above(bound), self._constant_or(bound), self)
 
     def magnitude(self) -> Vec:
         return self._intrinsic("fabs", self)
 
     def low_bits_as_exponent(self) -> Vec:
         """2^(b - 127) where the nine lowest bits of self hold b in [1, 254]; infinity where they hold 255."""
-        b, integers = self.block.builder, ir.VectorType(I32, self.lanes)
-        shifted = b.shl(b.bitcast(self.value, integers), ir.Constant(integers, [23] * self.lanes))
-        return Vec(self.block, b.bitcast(shifted, self.value.type))
+        value, bits = self.block.value, f"<{self.lanes} x i32>"
+        low = value(f"bitcast {self.kind} {self.value} to {bits}")
+        shifted = value(f"shl {bits} {low}, {_integers([23] * self.lanes)}")
+        return self.like(value(f"bitcast {bits} {shifted} to {self.kind}"))
 
     def permuted(self, lanes: Sequence[int]) -> Vec:
         """Lane `lanes[l]` of self in lane l."""
@@ -402,31 +470,33 @@ class Vec:
 
     def merged(self, other: Vec, lanes: Sequence[int]) -> Vec:
         """Lane `lanes[l]` of self and other joined, in lane l."""
-        mask = ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes))
-        return Vec(self.block, self.block.builder.shuffle_vector(self.value, other.value, mask))
+        mask = f"<{len(lanes)} x i32> {_integers(lanes)}"
+        value = f"shufflevector {self.kind} {self.value}, {other.kind} {other.value}, {mask}"
+        return Vec(self.block, self.block.value(value), len(lanes))
 
     def _intrinsic(self, name: str, *operands: Vec) -> Vec:
-        # llvmlite's own declare_intrinsic knows no vector types.
-        full = f"llvm.{name}.v{self.lanes}f32"
-        function = self.block.module.globals.get(full)
-        if function is None:
-            kind = ir.FunctionType(self.value.type, [self.value.type] * len(operands))
-            function = ir.Function(self.block.module, kind, full)
-        return Vec(self.block, self.block.builder.call(function, [operand.value for operand in operands]))
+        kind = self.kind
+        function = self.block.module.intrinsic(f"llvm.{name}.v{self.lanes}f32", kind, [kind] * len(operands))
+        arguments = ", ".join(f"{kind} {operand.value}" for operand in operands)
+        return self.like(self.block.value(f"call {kind} {function}({arguments})"))
 
 
-def _vector(lanes: int) -> ir.VectorType:
-    return ir.VectorType(F32, lanes)
+def _vector(lanes: int) -> str:
+    return f"<{lanes} x float>"
 
 
-def _splat(builder: ir.IRBuilder, scalar: Any, lanes: int) -> Any:
-    undefined = ir.Constant(_vector(lanes), ir.Undefined)
-    one = builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
-    return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(I32, lanes), None))
+def _integers(values: Sequence[int]) -> str:
+    return f"<{', '.join(f'i32 {value}' for value in values)}>"
+
+
+def _hexadecimal(value: float) -> str:
+    """A float32 as IR has it: the bits of the same number in float64."""
+    (single,) = struct.unpack("<f", struct.pack("<f", value))
+    return f"0x{struct.pack('>d', single).hex()}"
 
 
 def _is(value: int | Int, constant: int) -> bool:
-    return not isinstance(value, Int) and value == constant
+    return (value.value if isinstance(value, Int) else value) == constant
 
 
 Stage = Callable[[Block, Int, Int], None]
@@ -438,18 +508,13 @@ def write_module(name: str, slots: Sequence[str], stages: Sequence[Stage]) -> st
     Every stage is `void stage(ptr slots, i64 thread, i64 threads)`. The runtime's functions come in the first slots, so
     that a module names no symbol outside it, and after them the number of threads to ask for.
     """
-    module = ir.Module(name)
-    kind = ir.FunctionType(ir.VoidType(), [POINTER, I64, I64])
-    functions = []
+    module = Module(name)
     for index, emit in enumerate(stages):
-        function = ir.Function(module, kind, f"stage{index}")
-        function.linkage = "internal"
-        block = Block(module, function, slots)
-        emit(block, block.argument(1), block.argument(2))
-        block.close()
-        functions.append(function)
-    _write_serial(module, functions, slots)
-    _write_parallel(module, functions, slots)
+        block = Block(module, f"stage{index}", ("ptr %slots", "i64 %thread", "i64 %threads"), slots)
+        emit(block, block.argument("thread"), block.argument("threads"))
+        block.close("internal ")
+    _write_serial(module, len(stages), slots)
+    _write_parallel(module, len(stages), slots)
     return str(module)
 
 
@@ -457,28 +522,23 @@ RUNTIME_FUNCTIONS = ("omp_get_thread_num", "omp_get_num_threads", "GOMP_barrier"
 RUNTIME_SLOTS = (*RUNTIME_FUNCTIONS, "threads")
 
 
-def _write_serial(module: ir.Module, stages: Sequence[ir.Function], slots: Sequence[str]) -> None:
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER]), "serial")
-    block = Block(module, function, slots)
-    for stage in stages:
-        block.builder.call(stage, [function.args[0], ir.Constant(I64, 0), ir.Constant(I64, 1)])
+def _write_serial(module: Module, stages: int, slots: Sequence[str]) -> None:
+    block = Block(module, "serial", ("ptr %slots",), slots)
+    for stage in range(stages):
+        block.write(f"call void @stage{stage}(ptr %slots, i64 0, i64 1)")
     block.close()
 
 
-def _write_parallel(module: ir.Module, stages: Sequence[ir.Function], slots: Sequence[str]) -> None:
-    kind = ir.FunctionType(ir.VoidType(), [POINTER])
-    member = ir.Function(module, kind, "member")
-    member.linkage = "internal"
-    block = Block(module, member, slots)
-    b = block.builder
-    thread, threads = (b.sext(block.call_runtime(name, I32), I64) for name in RUNTIME_FUNCTIONS[:2])
-    for index, stage in enumerate(stages):
-        if index:
-            block.call_runtime("GOMP_barrier", ir.VoidType())
-        b.call(stage, [member.args[0], thread, threads])
-    block.close()
-    function = ir.Function(module, kind, "parallel")
-    block = Block(module, function, slots)
-    asked = block.builder.trunc(block.number("threads").value, I32)
-    block.call_runtime("GOMP_parallel", ir.VoidType(), member, function.args[0], asked, ir.Constant(I32, 0))
+def _write_parallel(module: Module, stages: int, slots: Sequence[str]) -> None:
+    block = Block(module, "member", ("ptr %slots",), slots)
+    number, team = (block.value(f"call i32 {block.runtime(name)}()") for name in RUNTIME_FUNCTIONS[:2])
+    thread, threads = (block.value(f"sext i32 {value} to i64") for value in (number, team))
+    for stage in range(stages):
+        if stage:
+            block.write(f"call void {block.runtime('GOMP_barrier')}()")
+        block.write(f"call void @stage{stage}(ptr %slots, i64 {thread}, i64 {threads})")
+    block.close("internal ")
+    block = Block(module, "parallel", ("ptr %slots",), slots)
+    asked = block.value(f"trunc i64 {block.number('threads').value} to i32")
+    block.write(f"call void {block.runtime('GOMP_parallel')}(ptr @member, ptr %slots, i32 {asked}, i32 0)")
     block.close()

@@ -120,8 +120,9 @@ def _write_columns(e: Block, k: DepthwiseKernel, tile: _Tile, x: Int, side: _Sid
     left, _ = k.edges or (0, 0)
     weights = tile.weights or _weights(e, k, tile.o)
     for (kz, _), (row, users) in tile.inputs.items():
+        start = row + x * k.stride[2]
         for kx in range(k.kernel[2]):
-            vector = _load(e, k, row + x * k.stride[2], kx * k.dilation[2] - left, side)
+            vector = _load(e, k, start, kx * k.dilation[2] - left, side)
             for r, ky in users:
                 sums[r] = vector.fma(weights[kz, ky, kx], sums[r])
     for out, vector in zip(tile.outputs, sums, strict=True):

@@ -158,13 +158,15 @@ def _write_tile(e: Block, k: PointwiseKernel, band: Band, panel: _Panel, m: Int,
             pixel = e.splat(a + (c.index + i * k.pixel_stride), k.lanes)
             for j in range(vectors):
                 c.values[i * vectors + j] = pixel.fma(columns[j], c.values[i * vectors + j])
+    places = [m * k.out_channels + column for column in panel.columns]
+    results = [band.out + place for place in places]
+    residuals = [band.residual + place for place in places] if k.residual else []
     for i in range(rows):
         for j in range(vectors):
-            place = (m + i) * k.out_channels + panel.columns[j]
             value = c.values[i * vectors + j]
             if k.residual:
-                value = value + (band.residual + place).load(k.lanes)
-            (band.out + place).store(activated(value, k.activation))
+                value = value + (residuals[j] + i * k.out_channels).load(k.lanes)
+            (results[j] + i * k.out_channels).store(activated(value, k.activation))
 
 
 def _fetching(k: PointwiseKernel, band: Band, panel: _Panel, m: Int, rows: int) -> Callable[[Int], None]:
