@@ -188,10 +188,16 @@ def test_meta() -> None:
     assert out.shape == (2, 8, 4, 4)
 
 
-def test_torchs_flop_counter_is_right() -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+def test_torchs_flop_counter_is_right(compiled: bool) -> None:
     x, w, p = torch.randn(1, 3, 7, 7), torch.randn(3, 1, 3, 3), torch.randn(128, 3, 1, 1)
-    with FlopCounterMode(display=False) as counter:
-        functional.separable_conv2d(x, w, p)
+    run: Any = functional.separable_conv2d
+    with torch.no_grad():
+        if compiled:
+            run = torch.compile(run, backend="aot_eager")
+            run(x, w, p)
+        with FlopCounterMode(display=False) as counter:
+            run(x, w, p)
     assert counter.get_total_flops() == 2 * 10_275
 
 
@@ -200,7 +206,7 @@ def test_the_operators_register_their_flop_formulas() -> None:
     depthwise_macs, pointwise_macs = 2 * 6 * 9 * 25, 2 * 128 * 6 * 25
     # torch's registry wraps a formula so that it takes tensors where shapes are asked for; meta tensors do.
     meta = [torch.empty(shape, device="meta") for shape in (x, w, p)]
-    middle, result = torch.empty(2, 6, 5, 5, device="meta"), torch.empty(out, device="meta")
+    middle, result = OPERATORS.depthwise_conv(*meta[:2], None, [1, 1], [0] * 4, [1, 1]), torch.empty(out, device="meta")
     assert flop_registry[OPERATORS.depthwise_conv](*meta[:2], out_val=middle) == 2 * depthwise_macs
     both = 2 * (depthwise_macs + pointwise_macs)
     assert flop_registry[OPERATORS.separable_conv](*meta, out_val=result) == both

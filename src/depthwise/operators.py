@@ -8,12 +8,13 @@ none of these: plain aten convolutions stand in it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from .backends import EAGER, choose, is_observed, recall
 from .backends.base import Backend, Call, DepthwiseTensors, Runner, SeparableTensors, Weights, norm_of
@@ -53,9 +54,9 @@ def _becomes_a_node() -> bool:
 
 
 def _exporting() -> bool:
-    return (
-        torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    )
+    # What torch.compiler.is_exporting() returns, which torch 2.11 takes to be true wherever it compiles.
+    exporting = torch.compiler._is_exporting_flag
+    return exporting or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
 def _chosen(x: Tensor, weights: Weights, g: Geometry) -> Backend:
@@ -109,6 +110,7 @@ for _prefix in ("", "cpu_"):
 
 
 def _depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None, *window: Any) -> Tensor:
+    _register_flop_formulas()
     g = _geometry(x, weight, *window)
     backend = _chosen(x, DepthwiseTensors(weight, bias), g)
     run = backend.depthwise if recall.is_plain(x) else backend.traced_depthwise
@@ -116,6 +118,7 @@ def _depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None, *window: Any
 
 
 def _separable_conv(x: Tensor, *arguments: Any) -> Tensor:
+    _register_flop_formulas()
     tensors, g = _of_arguments(x, *arguments)
     backend = _chosen(x, tensors, g)
     run = backend.separable if recall.is_plain(x) else backend.traced_separable
@@ -255,15 +258,11 @@ torch.library.register_autograd(
 )
 
 
-@register_flop_formula(torch.ops.depthwise.cpu_depthwise_conv)
-@register_flop_formula(torch.ops.depthwise.depthwise_conv)
 def depthwise_flops(x: Sequence[int], weight: Sequence[int], *_: object, out_shape: Sequence[int], **__: object) -> int:
     """FLOPs, 2 x MACs, from shapes: what torch.utils.flop_counter asks of an operator."""
     return 2 * x[0] * _macs(x[1], out_shape[1:], weight[2:], groups=x[1])
 
 
-@register_flop_formula(torch.ops.depthwise.cpu_separable_conv)
-@register_flop_formula(torch.ops.depthwise.separable_conv)
 def separable_flops(
     x: Sequence[int],
     weight: Sequence[int],
@@ -281,3 +280,17 @@ def separable_flops(
 
 def _macs(in_channels: int, out_size: Sequence[int], kernel_size: Sequence[int], groups: int) -> int:
     return convolution_cost(in_channels, tuple(out_size), tuple(kernel_size), groups).macs
+
+
+@cache
+def _register_flop_formulas() -> None:
+    """Before a program can hold one of the operators, and no sooner: where there is triton, the module loads it."""
+    from torch.utils.flop_counter import register_flop_formula
+
+    operators = torch.ops.depthwise
+    register_flop_formula([operators.depthwise_conv, operators.cpu_depthwise_conv])(depthwise_flops)
+    register_flop_formula([operators.separable_conv, operators.cpu_separable_conv])(separable_flops)
+
+
+if "torch.utils.flop_counter" in sys.modules:
+    _register_flop_formulas()

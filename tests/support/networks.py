@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-# torchvision's compiled operators do not load beside every CPU build of torch, and timm asks for these two when it is
-# imported. They live as long as this object.
+# torchvision's compiled operators do not load beside every CPU build of torch, and timm asks for two of them when it is
+# imported. Those that stand in for them live as long as this object.
 _OPERATORS = torch.library.Library("torchvision", "FRAGMENT")
 
 
 def timm_model(name: str) -> nn.Module:
     """One of timm's networks, on the meta device: without memory for its weights."""
+    _load_compiled_operators()
     for operator in ("nms", "qnms"):
         if not _defined(operator):
             _OPERATORS.define(f"{operator}(Tensor a, Tensor b, float c) -> Tensor")
@@ -23,6 +27,15 @@ def timm_model(name: str) -> nn.Module:
     with torch.device("meta"):
         model: nn.Module = timm.create_model(name)
     return model.eval()
+
+
+def _load_compiled_operators() -> None:
+    found = find_spec("torchvision")
+    assert found is not None
+    assert found.origin is not None
+    for library in Path(found.origin).parent.glob("_C.*"):
+        with suppress(OSError):
+            torch.ops.load_library(library)
 
 
 def _defined(operator: str) -> bool:
