@@ -33,7 +33,7 @@ def _load_compiled_operators() -> None:
     found = find_spec("torchvision")
     assert found is not None
     assert found.origin is not None
-    for library in Path(found.origin).parent.glob("_C.*"):
+    for library in Path(found.origin).parent.glob("_C*.so"):
         with suppress(OSError):
             torch.ops.load_library(library)
 
