@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import prod
 from typing import Any
 
@@ -134,6 +134,9 @@ def decide(
         planar=layout.planar_in,
         pixel_stride=g.in_channels if dense and not layout.planar_in else None,
     )
+    if d.to_planes:
+        # From registers: nothing passes through memory of the thread's own.
+        s = replace(s, scratch_elements=0)
     p = None
     if g.out_channels is not None:
         p = pointwise_kernel(g, activations[1], target, residual=residual, pixels=s.tile_pixels)
