@@ -55,12 +55,12 @@ class Block:
         self._lines: list[str] = []
         self._names = 0
         self._label = ""
-        self._begin(self._new_label("start"))
+        self._begin("start")
 
     def close(self, linkage: Literal["", "internal "] = "") -> None:
         """End the function, and leave it in its module."""
         (name, parameters), slots = self._head, [line for lines in self._entry.values() for line in lines]
-        head = [f"define {linkage}void @{name}({parameters}) {{", "entry:", *slots, "  br label %start1"]
+        head = [f"define {linkage}void @{name}({parameters}) {{", "entry:", *slots, "  br label %start"]
         self.module.functions.append("\n".join([*head, *self._lines, "  ret void", "}"]))
 
     def write(self, instruction: str) -> None:
@@ -247,30 +247,22 @@ class Int:
         return Int(self.block, value)
 
     def _with(self, instruction: str, fold: Callable[[int, int], int], other: int | Int) -> Int:
-        return self._worked_out(fold, other) or self.like(
-            self.block.value(f"{instruction} i64 {self.value}, {self.block.whole(other).value}")
-        )
-
-    def _worked_out(self, fold: Callable[[int, int], int], other: int | Int) -> Int | None:
-        """What is known without an instruction."""
+        """What an instruction, with `{}` for self and for another, makes of both: `fold` where both are known."""
         left, right = self.value, other.value if isinstance(other, Int) else other
-        return Int(self.block, fold(left, right)) if isinstance(left, int) and isinstance(right, int) else None
-
-    def extreme(self, name: Literal["smin", "smax"], fold: Callable[[int, int], int], other: int | Int) -> Int:
-        function = self.block.module.intrinsic(f"llvm.{name}.i64", "i64", ("i64", "i64"))
-        arguments = f"i64 {self.value}, i64 {self.block.whole(other).value}"
-        return self._worked_out(fold, other) or self.like(self.block.value(f"call i64 {function}({arguments})"))
+        if isinstance(left, int) and isinstance(right, int):
+            return Int(self.block, fold(left, right))
+        return self.like(self.block.value(instruction.format(left, right)))
 
     def __add__(self, other: int | Int) -> Int:
         if self.value == 0:
             return self.block.whole(other)
-        return self if _is(other, 0) else self._with("add", operator.add, other)
+        return self if _is(other, 0) else self._with("add i64 {}, {}", operator.add, other)
 
     def __radd__(self, other: int) -> Int:
         return self + other
 
     def __sub__(self, other: int | Int) -> Int:
-        return self if _is(other, 0) else self._with("sub", operator.sub, other)
+        return self if _is(other, 0) else self._with("sub i64 {}, {}", operator.sub, other)
 
     def __rsub__(self, other: int) -> Int:
         return self.block.whole(other) - self
@@ -278,18 +270,18 @@ class Int:
     def __mul__(self, other: int | Int) -> Int:
         if self.value == 1 or _is(other, 0):
             return self.block.whole(other)
-        return self if self.value == 0 or _is(other, 1) else self._with("mul", operator.mul, other)
+        return self if self.value == 0 or _is(other, 1) else self._with("mul i64 {}, {}", operator.mul, other)
 
     def __rmul__(self, other: int) -> Int:
         return self * other
 
     def __floordiv__(self, other: int | Int) -> Int:
         """Quotient of numbers that are not negative."""
-        return self if _is(other, 1) else self._with("udiv", operator.floordiv, other)
+        return self if _is(other, 1) else self._with("udiv i64 {}, {}", operator.floordiv, other)
 
     def __mod__(self, other: int | Int) -> Int:
         """Remainder of numbers that are not negative."""
-        return self._with("urem", operator.mod, other)
+        return self._with("urem i64 {}, {}", operator.mod, other)
 
     def _compared(self, relation: str, other: int | Int) -> Bool:
         return Bool(self.block, self.block.value(f"icmp {relation} i64 {self.value}, {self.block.whole(other).value}"))
@@ -315,11 +307,16 @@ class Int:
 
 
 def least(a: Int, b: int | Int) -> Int:
-    return a.extreme("smin", min, b)
+    return _extreme("smin", min, a, b)
 
 
 def greatest(a: Int, b: int | Int) -> Int:
-    return a.extreme("smax", max, b)
+    return _extreme("smax", max, a, b)
+
+
+def _extreme(name: str, fold: Callable[[int, int], int], a: Int, b: int | Int) -> Int:
+    function = a.block.module.intrinsic(f"llvm.{name}.i64", "i64", ("i64", "i64"))
+    return a._with(f"call i64 {function}(i64 {{}}, i64 {{}})", fold, b)
 
 
 def ceil_div(a: Int, b: int | Int) -> Int:
