@@ -167,11 +167,13 @@ def test_little_work_stays_on_one_thread() -> None:
     assert launch.decide(g, last(1, 64, 56, 56), (None, None), residual=False).schedule.threads == 2
 
 
-@pytest.mark.parametrize("length", [8, 64])
-def test_what_goes_to_planes_from_registers_has_no_scratch(length: int) -> None:
+# Shorter than a vector, a result passes through memory on its way to the planes.
+@pytest.mark.parametrize(("length", "from_registers"), [(2, False), (64, True)])
+def test_what_goes_to_planes_from_registers_has_no_scratch(length: int, from_registers: bool) -> None:
     x = torch.ones(1, length, 64).transpose(1, 2)
     found = launch.decide(geometry((64, length), 3, padding=1), x, (None, None), residual=False)
-    assert (found.schedule.scratch_elements == 0) is found.program.depthwise.to_planes
+    assert found.program.depthwise.to_planes is from_registers
+    assert (found.schedule.scratch_elements == 0) is from_registers
 
 
 @pytest.mark.parametrize("team", [1, 2])
