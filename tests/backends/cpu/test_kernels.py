@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -22,6 +23,7 @@ from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.cpu.plan import TILES
 from depthwise.backends.cpu.program import Program
 from depthwise.backends.eager import activate
+from depthwise.geometry import per_axis
 from tests.support.cases import normals, small_integers
 from tests.support.kernels import (
     HERE,
@@ -122,6 +124,25 @@ def test_every_width_of_dilated_rows(target: Machine) -> None:
     for width in range(14, 56):
         for padding in (0, 4):
             assert_exact(layer, Input(1, (2, width), ((0, 0), (padding, padding))), target)
+
+
+NARROW = [
+    *(Layer(9, (2, 3)), Layer(9, (2, 5), stride=2), Layer(9, (1, 4), 2, 12, dilation=2), Layer(9, (1, 13))),
+    *(Layer(9, (2, 2, 3), stride=(1, 2, 3)), Layer(9, (4,))),
+]
+
+
+@on_each_machine
+@pytest.mark.parametrize("layer", NARROW, ids=str)
+def test_rows_narrower_than_other_tiles(layer: Layer, target: Machine) -> None:
+    """Of every width, with every padding up to the reach: "same", none, on one side only, and more than "same"."""
+    reach, stride = layer.reach[-1], per_axis(layer.stride, layer.rank, "stride")[-1]
+    for width in range(1, 8):
+        for before, after in product(range(reach), repeat=2):
+            columns = (width - 1) * stride + reach - before - after
+            if columns > 0:
+                spatial, padding = (*(4,) * (layer.rank - 1), columns), (*((1, 1),) * (layer.rank - 1), (before, after))
+                assert_exact(layer, Input(1, spatial, padding, "planar" if after % 2 else "last"), target)
 
 
 @on_each_machine
@@ -378,9 +399,10 @@ MOST_LINES = 5_000
 @pytest.mark.parametrize("target", [*HERE[:1], machine.neon()], ids=lambda target: target.isa)
 @pytest.mark.parametrize("layer", LARGE, ids=str)
 def test_the_size_of_a_kernel_is_bounded(layer: Layer, target: Machine) -> None:
-    spatial = tuple(reach + 12 for reach in layer.reach)
     inputs = [
-        Input(1, spatial, layout=layout, threads=team) for layout, team in (("last", 1), ("last", 2), ("planar", 1))
+        Input(1, tuple(reach + more for reach in layer.reach), layout=layout, threads=team)
+        for layout, team in (("last", 1), ("last", 2), ("planar", 1))
+        for more in (12, 4)
     ]
     for program in {program_of(layer, given, target) for given in inputs}:
         assert program.ir().count("\n") < MOST_LINES, program.name

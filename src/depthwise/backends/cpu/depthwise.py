@@ -23,7 +23,7 @@ from typing import Protocol, Self
 from .activations import activated
 from .ir import Block, Bool, Int, Ptr, Vec, ceil_div, greatest, least
 from .plan import TAPS_AT_ONCE, DepthwiseKernel
-from .tile import Edges, Strip, Taps, rows_of, sums, sums_of_rows, valid
+from .tile import ANY_EDGES, Edges, Strip, Taps, rows_of, sums, sums_of_rows, valid
 
 SLOTS = (
     *("x", "x_n", "x_c", "x_z", "x_y", "x_x", "in_z", "in_y", "in_x", "out_z", "out_y", "out_x"),
@@ -180,7 +180,7 @@ def _write_columns(
     (first, apart), (block, last) = columns_from, blocks
     width = rows.stop - rows.start
     count = ceil_div(width - first, apart)
-    cases, otherwise = _tiles(k, count, apart)
+    cases, otherwise = _tiles(e, k, count, apart)
     widest = cases[0][1]
 
     def write_tiles(columns: int) -> None:
@@ -193,26 +193,39 @@ def _write_columns(
                 strip = Strip(ix, columns, apart, edges, rows.x_stride, rows.packed)
                 _write_strip(e, k, rows, strip, some, out.after(column))
 
+            if columns > 1 and k.narrow:
+                write(Edges(*_usual_edges(k, apart), checked=True))
             # Narrow tiles of long rows would be much code for few cases.
-            if columns > 1 and (columns == widest or k.kernel[2] <= min(k.taps, TAPS_AT_ONCE)):
+            elif columns > 1 and (columns == widest or k.kernel[2] <= min(k.taps, TAPS_AT_ONCE)):
                 _by_edges(e, k, ix, (columns, apart), write)
             else:
-                write(Edges(checked=True))
+                write(ANY_EDGES)
 
     e.choose(cases, otherwise, write_tiles)
 
 
-def _tiles(k: DepthwiseKernel, count: Int, apart: int) -> tuple[list[tuple[Bool, int]], int]:
+def _tiles(e: Block, k: DepthwiseKernel, count: Int, apart: int) -> tuple[list[tuple[Bool, int]], int]:
     """How many columns a tile may have for `count` of them, each with when it has, and how many it has otherwise."""
 
     def fits(columns: int, share: int) -> Bool:
         """Whether at most 1/share of the columns is done twice."""
         return (count >= columns) & ((ceil_div(count, columns) * columns - count) * share <= count)
 
+    if k.narrow:
+        left, right = _usual_edges(k, apart)
+        pad, reach = e.number("pad_x"), (count - 1) * k.stride[2] + (k.kernel[2] - 1) * k.dilation[2]
+        is_usual = (pad <= left) & (reach - pad < e.number("in_x") + right)
+        return [(is_usual & (count >= n), n) for n in k.columns], 1
     if apart > 1:
         return [(fits(columns, 6), columns) for columns in k.dilated_columns[:-1]], k.dilated_columns[-1]
     widest, *others = k.columns
     return [(fits(widest, 4) if others else count >= widest, widest), *((count >= n, n) for n in others)], 1
+
+
+def _usual_edges(k: DepthwiseKernel, apart: int) -> tuple[int, int]:
+    """Columns outside the image on either side, of "same" padding, that a tile of neighbours or columns apart reads."""
+    reach = (k.kernel[2] - 1) * k.dilation[2]
+    return -(-(reach // 2) // apart) * apart, -(-(reach - reach // 2) // apart) * apart
 
 
 def _by_edges(e: Block, k: DepthwiseKernel, ix: Int, tile: tuple[int, int], write: Callable[[Edges], None]) -> None:
@@ -220,8 +233,7 @@ def _by_edges(e: Block, k: DepthwiseKernel, ix: Int, tile: tuple[int, int], writ
     columns, apart = tile
     reach = (k.kernel[2] - 1) * k.dilation[2]
     size, last = e.number("in_x"), ix + ((columns - 1) * apart * k.stride[2] + reach)
-    # Those of "same" padding, of the inputs that a tile reads.
-    left, right = (-(-outside // apart) * apart for outside in (reach // 2, reach - reach // 2))
+    left, right = _usual_edges(k, apart)
     starts_inside, ends_inside = ix >= 0, last < size
     cases = [(starts_inside & ends_inside, Edges())]
     if reach > 0 and k.kernel[2] <= k.taps:
@@ -232,7 +244,7 @@ def _by_edges(e: Block, k: DepthwiseKernel, ix: Int, tile: tuple[int, int], writ
             (starts_inside & ends_after, Edges(0, right)),
             (starts_before & ends_after, Edges(left, right)),
         ]
-    e.choose(cases, Edges(checked=True), write)
+    e.choose(cases, ANY_EDGES, write)
 
 
 def _write_strip(e: Block, k: DepthwiseKernel, rows: Rows, strip: Strip, blocks: tuple[Int, Int], out: Place) -> None:

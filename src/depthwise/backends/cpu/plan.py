@@ -54,6 +54,7 @@ class DepthwiseKernel:
 
     lanes:   output channels per vector
     columns: output columns per register tile, and those for rows that are too short for so many
+    narrow:  rows are shorter than other kernels' tiles, and each of `columns` is for rows of just so many
     dilated_columns: the same for tiles of columns a dilation apart, which share inputs; () where there are none
     taps:    columns of the kernel written out one after another; longer kernels loop
     rows_unrolled: the rows of the kernel are written out too; of planes, all weights stay in registers
@@ -77,6 +78,7 @@ class DepthwiseKernel:
     activation: Activation
     lanes: int
     columns: tuple[int, ...]
+    narrow: bool
     dilated_columns: tuple[int, ...]
     taps: int
     rows_unrolled: bool
@@ -96,7 +98,7 @@ class DepthwiseKernel:
             layout += f"e{self.edges[0]}x{self.edges[1]}"
         window = f"k{extents}_s{_digits(self.stride)}_d{_digits(self.dilation)}_c{self.channels}m{self.multiplier}"
         tile = "x".join(map(str, (f"v{self.lanes}", *self.columns)))
-        tile += "".join(f"d{n}" for n in self.dilated_columns)
+        tile += "n" * self.narrow + "".join(f"d{n}" for n in self.dilated_columns)
         flags = f"{'f' * self.fetches}{'o' * self.fetches_out}{'r' * self.to_planes}"
         nest = f"t{self.taps}{'u' * self.rows_unrolled}b{self.strip_blocks}{flags}"
         return f"{window}_{_name(self.activation)}_{tile}{nest}{layout}"
@@ -179,9 +181,12 @@ def depthwise_kernel(
     # A multiplier that does not go with the lanes takes its input lane by lane: much code for each load.
     gathers = not planar and lanes % multiplier != 0 and multiplier % lanes != 0
     columns = (2,) if gathers else _columns(kernel, machine)
+    narrow = not gathers and g.out_spatial[-1] < columns[-1]
+    if narrow:
+        columns = tuple(range(columns[-1] - 1, 1, -1))
     # Input columns under a tile. Where neighbours share few of them, columns a dilation apart, which do, go together.
     under = (columns[0] - 1) * stride[2] + (kernel[2] - 1) * dilation[2] + 1
-    apart = not gathers and stride[2] == 1 < min(dilation[2], kernel[2]) and under * 3 > columns[0] * kernel[2] * 2
+    apart = not (gathers or narrow) and stride[2] == 1 < min(dilation[2], kernel[2]) and under * 3 > columns[0] * kernel[2] * 2
     if apart:
         under = DILATED_COLUMNS[0] + kernel[2] - 1
     square = COLUMNS_TO_PLANES[machine.isa]
@@ -202,6 +207,7 @@ def depthwise_kernel(
         activation=activation,
         lanes=lanes,
         columns=columns,
+        narrow=narrow,
         dilated_columns=DILATED_COLUMNS if apart else (),
         taps=taps,
         rows_unrolled=not gathers and kernel[2] <= taps and g.rank < 3 and prod(kernel) <= MOST_UNROLLED,
@@ -224,6 +230,7 @@ def _direct(k: DepthwiseKernel, g: Geometry, machine: Machine) -> DepthwiseKerne
         k,
         lanes=machine.vector_lanes,
         columns=(rows,),
+        narrow=False,
         dilated_columns=(),
         taps=k.kernel[2],
         # Beside weights and sums a register for an input and one to spare.

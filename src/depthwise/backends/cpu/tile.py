@@ -23,12 +23,16 @@ from .plan import DepthwiseKernel
 class Edges:
     """How many input columns of a tile lie outside the image, on the left and on the right.
 
-    checked: any number may, and every read looks
+    checked: at most so many do, and whether one does is looked at before it is read
     """
 
     left: int = 0
     right: int = 0
     checked: bool = False
+
+
+# More than a tile has columns.
+ANY_EDGES = Edges(1 << 30, 1 << 30, checked=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +219,8 @@ def _chunk(
 ) -> list[Vec]:
     """The taps [kx, kx + count), each input column loaded once for all the outputs it is in.
 
-    inside: the first and last of these columns that the image has, counted from column 0 at tap kx; None: all
+    inside: the first and last of these columns that the image surely has, counted from column 0 at tap kx; None: all
+    checked: it may have others too, and none is sure where `inside` is None
     """
     (start, weight, o), (kx, count), values = place, taps, list(values)
     weights = [(weight + (kx + t) * k.filters).load(k.lanes) for t in range(count)]
@@ -224,13 +229,14 @@ def _chunk(
     for i in range(strip.columns):
         for t in range(count):
             users.setdefault(i * strip.apart * stride + t * dilation, []).append((i, t))
-    first, last = inside or (min(users), max(users))
+    first, last = inside or ((1, 0) if checked else (0, max(users)))
     ix = strip.ix + kx * dilation
     base = start + ix * strip.x_stride
     for position in sorted(users):
-        if first <= position <= last:
+        is_inside = first <= position <= last
+        if is_inside or checked:
             pixel = base + position * strip.x_stride
-            if checked:
+            if not is_inside:
                 inside_image = (ix + position).is_index_of(e.number("in_x"))
                 pixel = select(inside_image, pixel, e.zeros(k.lanes + 1))
             column = _load(e, k, strip, pixel, o)
