@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import depthwise
-from depthwise import SeparableConv2d, backend, functional
+from depthwise import SeparableConv1d, SeparableConv2d, backend, functional
 from depthwise.backends import recall
 from depthwise.backends.cpu import launch, machine, memory, threads
 from depthwise.backends.cpu.launch import Layout, layout_of
@@ -56,15 +56,31 @@ def last(*size: int) -> Tensor:
     ids=lambda value: str(tuple(value.stride())) if isinstance(value, Tensor) else "",
 )
 def test_what_lies_side_by_side_is_read_as_it_lies(x: Tensor, layout: Layout) -> None:
-    found = layout_of(x, memory_format_of(x))
+    found = layout_of(x, memory_format_of(x), 81)
     assert found.copied is None
     assert found.planar_in == layout.planar_in or x.shape[1] == 1
     last_format = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
     assert found.planar_out == (memory_format_of(x) != last_format)
 
 
+@pytest.mark.parametrize("size", [(2, 8, 1, 1), (2, 8, 1)])
+def test_one_pixel_lies_alike_in_all_formats(size: tuple[int, ...]) -> None:
+    x = ones(*size)
+    found = layout_of(x, memory_format_of(x), 1)
+    assert (found.planar_in, found.planar_out) == (False, False)
+    assert layout_of(x, memory_format_of(x), 9).planar_out
+    run, convolve = (
+        (SeparableConv2d, functional.depthwise_conv2d)
+        if x.dim() == 4
+        else (SeparableConv1d, functional.depthwise_conv1d)
+    )
+    with torch.no_grad():
+        assert run(8, 24, 3, padding=1).eval()(x).stride() == (24, *(1,) * (x.dim() - 1))
+        assert convolve(x, ones(8, *(1,) * (x.dim() - 1))).stride() == x.stride()
+
+
 def test_what_does_not_is_copied_and_told() -> None:
-    found = layout_of(ones(2, 8, 9, 18)[..., ::2], torch.contiguous_format)
+    found = layout_of(ones(2, 8, 9, 18)[..., ::2], torch.contiguous_format, 36)
     assert found.copied == "neither channels nor columns lie side by side in strides (1296, 162, 18, 2)"
     assert (found.planar_in, found.planar_out) == (True, True)
 

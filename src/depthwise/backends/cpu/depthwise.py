@@ -18,6 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
+from operator import and_
 from typing import Protocol, Self
 
 from .activations import activated
@@ -193,7 +195,7 @@ def _write_columns(
                 strip = Strip(ix, columns, apart, edges, rows.x_stride, rows.packed)
                 _write_strip(e, k, rows, strip, some, out.after(column))
 
-            if columns > 1 and k.narrow:
+            if columns > 1 and k.evenly:
                 write(Edges(*_usual_edges(k, apart), checked=True))
             # Narrow tiles of long rows would be much code for few cases.
             elif columns > 1 and (columns == widest or k.kernel[2] <= min(k.taps, TAPS_AT_ONCE)):
@@ -211,11 +213,15 @@ def _tiles(e: Block, k: DepthwiseKernel, count: Int, apart: int) -> tuple[list[t
         """Whether at most 1/share of the columns is done twice."""
         return (count >= columns) & ((ceil_div(count, columns) * columns - count) * share <= count)
 
-    if k.narrow:
+    if k.evenly:
         left, right = _usual_edges(k, apart)
         pad, reach = e.number("pad_x"), (count - 1) * k.stride[2] + (k.kernel[2] - 1) * k.dilation[2]
         is_usual = (pad <= left) & (reach - pad < e.number("in_x") + right)
-        return [(is_usual & (count >= n), n) for n in k.columns], 1
+        done = [ceil_div(count, n) * n for n in k.columns]
+        return [
+            (reduce(and_, (done[i] <= fewer for fewer in done[i + 1 :]), is_usual & (count >= n)), n)
+            for i, n in enumerate(k.columns)
+        ], 1
     if apart > 1:
         return [(fits(columns, 6), columns) for columns in k.dilated_columns[:-1]], k.dilated_columns[-1]
     widest, *others = k.columns
@@ -257,10 +263,10 @@ def _write_strip(e: Block, k: DepthwiseKernel, rows: Rows, strip: Strip, blocks:
         taps = Taps(start, z, y, rows.z_stride * k.dilation[0], rows.y_stride * k.dilation[1])
         place = out.after(row.index * width)
 
-        written_out = rows_of(e, k, strip, taps) if k.rows_unrolled and not strip.edges.checked else None
+        written_out = rows_of(e, k, strip, taps) if k.rows_unrolled and strip.edges != ANY_EDGES else None
         with e.loop(*blocks) as block:
             o = first_filter(k, block.index)
-            if k.fetches and not strip.edges.checked:
+            if k.fetches and strip.edges != ANY_EDGES:
                 if k.rank == 1:
                     _fetch_blocks_ahead(e, k, strip, start, o)
                 else:

@@ -95,11 +95,12 @@ def machine() -> Machine:
     return found
 
 
-def layout_of(x: Tensor, memory_format: torch.memory_format) -> Layout:
-    """Read what can be read as it lies, and write the result in `memory_format`."""
+def layout_of(x: Tensor, memory_format: torch.memory_format, pixels: int) -> Layout:
+    """Read what can be read as it lies, and write a result of so many pixels in `memory_format`."""
     planar_out = memory_format == torch.contiguous_format
     if x.stride(1) == 1 or (x.shape[1] == 1 and not planar_out):
-        return Layout(planar_in=False, planar_out=planar_out)
+        # One pixel lies alike in all formats.
+        return Layout(planar_in=False, planar_out=planar_out and pixels > 1)
     columns_together = x.stride(-1) == 1 or x.shape[-1] == 1
     if columns_together and planar_out:
         return Layout(planar_in=True, planar_out=True)
@@ -124,7 +125,7 @@ def decide(
     memory_format: of the result; None: as the input has it
     """
     memory_format = memory_format or memory_format_of(x)
-    layout, target = layout_of(x, memory_format), target or machine()
+    layout, target = layout_of(x, memory_format, prod(g.out_spatial)), target or machine()
     s = schedule(g, x.shape[0], target, threads.team_size(), planar_in=layout.planar_in, planar_out=layout.planar_out)
     dense = layout.copied is not None or x.stride(-1) == g.in_channels or x.shape[-1] == 1
     d = depthwise_kernel(
