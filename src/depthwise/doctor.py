@@ -157,7 +157,7 @@ def _ours(path: str, module: nn.Module, choice: Choice) -> LayerReport:
     by_parts = module.parts_reason() if isinstance(module, _SeparableConv) else None
     reasons = [choice.reason] if by_parts is None else [choice.reason, f"part by part: {by_parts}"]
     if choice.backend is CPU and any(weight.is_inference() for weight in module.parameters()):
-        reasons.append("packed anew at each call, for weights made in inference mode have no version")
+        reasons.append("compared with a copy at each call, as weights made in inference mode have no version")
     return LayerReport(path, type(module).__name__, choice.backend.name, "; ".join(reasons), choice.kernel)
 
 

@@ -443,15 +443,37 @@ class TestKept:
         assert recall._known == {}
         assert recall._settings == {}
 
-    def test_inference_tensors_are_packed_at_each_call(self) -> None:
+    # Dense ones are compared as bytes; the last has gaps.
+    @pytest.mark.parametrize("form", [lambda w: w, lambda w: w.repeat(1, 1, 1, 2)[..., ::2]], ids=["dense", "gaps"])
+    @pytest.mark.parametrize("compare", [True, False], ids=["memcmp", "torch"])
+    def test_inference_tensors_are_compared(
+        self, monkeypatch: pytest.MonkeyPatch, form: Callable[[Tensor], Tensor], compare: bool
+    ) -> None:
+        if not compare:
+            monkeypatch.setattr(recall, "_compare", None)
         with torch.inference_mode():
-            weight = torch.ones(8, 1, 3, 3)
-        first = functional.depthwise_conv2d(X, weight)
+            weight, bias = form(torch.ones(8, 1, 3, 3)), torch.zeros(8)
+        first = functional.depthwise_conv2d(X, weight, bias)
+        ((kept,), (settings,)) = recall._known.values(), recall._settings.values()
+        assert torch.equal(functional.depthwise_conv2d(X, weight, bias), first)
+        assert (list(recall._known.values()), list(recall._settings.values())) == ([kept], [settings])
         with torch.inference_mode():
-            weight.mul_(2)
-            assert torch.equal(functional.depthwise_conv2d(X, weight), 2 * first)
-            assert torch.equal(functional.depthwise_conv2d(X.clone(), self.weight), first)
-        assert not any(reference() is weight for kept in recall._known.values() for reference in kept._references)
+            weight[-1, 0, -1, -1] = 2
+            changed = functional.depthwise_conv2d(X, weight, bias)
+            assert torch.equal(changed, nn.functional.conv2d(X, weight, groups=8))
+            assert not torch.equal(changed, first)
+            weight.data = torch.ones(8, 1, 3, 3)
+            assert torch.equal(functional.depthwise_conv2d(X.clone(), weight, bias), first)
+        bias.data.numpy()[3] = 1
+        assert not torch.equal(functional.depthwise_conv2d(X, weight, bias), first)
+
+    def test_a_version_counts_beside_inference_tensors(self) -> None:
+        with torch.inference_mode():
+            bias = torch.zeros(8)
+        weight = torch.ones(8, 1, 3, 3)
+        first = functional.depthwise_conv2d(X, weight, bias)
+        weight.mul_(2)
+        assert torch.equal(functional.depthwise_conv2d(X, weight, bias), 2 * first)
 
     def test_nothing_is_kept_where_a_gradient_is_needed(self) -> None:
         weight = self.weight.clone().requires_grad_()

@@ -2,15 +2,18 @@
 
 A call is like an earlier one where the same weights come, unchanged, with an input of the same sizes and strides and
 the same settings. Weights are known by identity, version counter, address and layout; the version counts every change
-that torch sees. Changes that it does not see, through numpy or `.data`, need `repack_`.
+that torch sees. Changes that it does not see, through numpy or `.data`, need `repack_`. Those made in inference mode
+have no version and are compared with a copy.
 """
 
 from __future__ import annotations
 
+import ctypes
+import os
 import weakref
 from collections.abc import Callable, Hashable, Sequence
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, get_num_threads, is_grad_enabled, nn
@@ -42,7 +45,7 @@ class Remembered:
         key = tuple(map(id, tensors))
         present = [tensor for tensor in tensors if tensor is not None]
         self._references = [weakref.ref(tensor, lambda _: _forget(key)) for tensor in present]
-        self._versions = [0 if tensor is None else tensor._version for tensor in tensors]
+        self._versions = [None if tensor is None or tensor.is_inference() else tensor._version for tensor in tensors]
         self._addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
         self._layouts = [None if tensor is None else (tensor.shape, tensor.stride()) for tensor in tensors]
         # Held, so that no other numbers come to lie at these addresses: `.data = ...` leaves the version as it is.
@@ -59,6 +62,24 @@ class Remembered:
         """The same but for the layout, which `.data = ...` may change alone: `find` has guards for it."""
         for tensor, version, address in zip(tensors, self._versions, self._addresses):  # noqa: B905  slower when strict
             if tensor is not None and (tensor._version != version or tensor.data_ptr() != address):
+                return False
+        return True
+
+
+class Compared(Remembered):
+    """Weights of which some have no version: 1024 to 1024 channels take 0.1 ms to compare, 1.4 ms to pack."""
+
+    __slots__ = ("_copies",)
+
+    def __init__(self, tensors: Tensors) -> None:
+        super().__init__(tensors)
+        self._copies = [tensor.clone() if _has_no_version(tensor) else None for tensor in tensors]
+
+    def is_current(self, tensors: Tensors) -> bool:
+        for tensor, version, address, copy in zip(tensors, self._versions, self._addresses, self._copies, strict=True):
+            if tensor is None:
+                continue
+            if tensor.data_ptr() != address or not (tensor._version == version if copy is None else same(tensor, copy)):
                 return False
         return True
 
@@ -93,15 +114,13 @@ class Settings:
         self.kept: tuple[Kept, ...] = ()
 
 
-def remembered(tensors: Tensors) -> Remembered | None:
-    """What is kept of these weights as they are now; None where they have no version (inference tensors)."""
-    if any(tensor is not None and tensor.is_inference() for tensor in tensors):
-        return None
+def remembered(tensors: Tensors) -> Remembered:
+    """What is kept of these weights as they are now."""
     key = tuple(map(id, tensors))
     found = _known.get(key)
     if found is None or not found.is_as_it_was(tensors):
         _forget(key)
-        found = _known[key] = Remembered(tensors)
+        found = _known[key] = (Compared if any(map(_has_no_version, tensors)) else Remembered)(tensors)
     return found
 
 
@@ -195,6 +214,29 @@ def needs_gradient(x: Tensor, residual: Tensor | None, tensors: Tensors) -> bool
     if not is_grad_enabled():
         return False
     return any(tensor is not None and tensor.requires_grad for tensor in (x, residual, *tensors))
+
+
+def same(tensor: Tensor, copy: Tensor) -> bool:
+    """Whether two tensors of one size hold the same bits, or else equal numbers."""
+    if _compare is None or tensor.stride() != copy.stride():
+        return torch.equal(tensor, copy)
+    return _compare(tensor.data_ptr(), copy.data_ptr(), tensor.nbytes) == 0
+
+
+def _has_no_version(tensor: Tensor | None) -> TypeGuard[Tensor]:
+    return tensor is not None and tensor.is_inference()
+
+
+def _memcmp() -> Callable[[int, int, int], int] | None:
+    """That of the C library, four times as fast as `torch.equal`; None where it has another name."""
+    if os.name != "posix":
+        return None
+    compare = ctypes.CDLL(None).memcmp
+    compare.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+    return compare
+
+
+_compare = _memcmp()
 
 
 def is_plain_window(value: object) -> bool:

@@ -67,7 +67,7 @@ def time_networks(
 
     references: what each network must compute, by name; they run in float64
     """
-    # Copies made in inference mode would have no versions, and their packed weights could not be kept.
+    # Copies made in inference mode would have no versions, and be compared at each call.
     calls = {(name, layout): _call(networks[name], images, layout) for name in networks for layout in LAYOUTS}
     with torch.inference_mode():
         expected = {name: deepcopy(model).double()(images.double()) for name, model in references.items()}

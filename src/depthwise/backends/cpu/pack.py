@@ -60,14 +60,18 @@ def pack_pointwise(weight: Tensor, bias: Tensor | None, k: PointwiseKernel) -> t
     weight: (out_channels, group_inputs, 1, ...)
     out:    (groups · group_vectors · lanes · group_inputs,) and (groups · group_vectors, lanes)
     """
-    columns = _columns(k)
-    # In four axes: group, input, vector, lane.
-    grouped = weight.detach().flatten(1).unflatten(0, (k.groups, k.group_outputs)).transpose(1, 2)[:, :, columns]
-    full = k.full_panels * k.vectors
-    panels = grouped[:, :, :full].unflatten(2, (k.full_panels, k.vectors)).transpose(1, 2).flatten(1)
-    rest = grouped[:, :, full:].flatten(1)
-    flat = weight.new_zeros(k.out_channels) if bias is None else bias.detach()
-    return torch.cat([panels, rest], dim=1).flatten(), flat.unflatten(0, (k.groups, -1))[:, columns].flatten(0, 1)
+    rows = weight.detach().resolve_neg().flatten(1)
+    flat = weight.new_zeros(k.out_channels) if bias is None else bias.detach().resolve_neg().contiguous()
+    if k.group_outputs % k.lanes:
+        # The last vector of a group overlaps the one before it.
+        columns = (k.group_outputs * torch.arange(k.groups, device="cpu")[:, None] + _columns(k).flatten()).flatten()
+        rows, flat = rows[columns], flat[columns]
+    # As a matrix first, which torch transposes four times as fast as the same numbers in more axes.
+    grouped = rows.t().contiguous().unflatten(1, (k.groups, k.group_vectors * k.lanes))
+    width = k.vectors * k.lanes
+    panels = grouped[:, :, : k.full_panels * width].unflatten(2, (k.full_panels, width)).permute(1, 2, 0, 3).flatten(1)
+    rest = grouped[:, :, k.full_panels * width :].transpose(0, 1).flatten(1)
+    return torch.cat([panels, rest], dim=1).flatten() if k.rest_vectors else panels.flatten(), flat.view(-1, k.lanes)
 
 
 def unpack_pointwise(packed: Tensor, k: PointwiseKernel) -> Tensor:
