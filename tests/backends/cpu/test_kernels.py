@@ -205,6 +205,19 @@ CUTS: dict[str, list[dict[str, int]]] = {
 
 
 @on_each_machine
+def test_every_order_of_rows_and_planes_gives_the_same_bits(target: Machine) -> None:
+    layer, given = Layer(9, (3, 3, 2), stride=(2, 1, 1)), Input(2, (9, 12, 16), 1)
+    g, (numbers, expected) = geometry_of(layer, given), exact_example(layer, given)
+    x = input_tensor(layer, given, numbers.x)
+    decision = decide(layer, given, x, target)
+    for plane_rows, threads, strip_rows, segments in product((1, 2, 6, 12), (1, 2, 7), (1, 4), (1, 2)):
+        cut = {"plane_rows": plane_rows, "strip_rows": strip_rows, "segments": segments}
+        for fetch_in in (0, 3):
+            again = any_cut(given, layer, decision, threads=threads, fetch_in=fetch_in, **cut)
+            assert_same(run_decision(again, g, x, numbers), expected, f"{target.isa}, {threads} threads, {cut}")
+
+
+@on_each_machine
 @on_each_emitter
 def test_every_cut_gives_the_same_bits(emitter: str, target: Machine) -> None:
     layer, given = example(emitter, target)

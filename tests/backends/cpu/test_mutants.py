@@ -179,7 +179,7 @@ MUTANTS: dict[str, tuple[ModuleType | type, str, Mutant]] = {
     "segments all begin with their row": (
         depthwise,
         "first_pixel",
-        lambda right: lambda e, unit: unit // e.number("segments") * e.number("out_x"),
+        lambda right: lambda e, k, unit: unit // e.number("segments") * e.number("out_x"),
     ),
     "multiplied channels in another order": (
         Vec,

@@ -249,6 +249,27 @@ activations: st.SearchStrategy[Activation] = st.one_of(
 counts = st.integers(1, 20)
 
 
+# Three planes of 1.3 MiB each, of 340 and of 54 KiB; a number of rows that has no divisors; windows of one plane.
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "rows"),
+    [
+        ((54, 13, 80, 80), 3, (1, 2, 2), 4),
+        ((54, 13, 80, 80), 3, 1, 8),
+        ((54, 13, 40, 40), 3, 1, 10),
+        ((54, 13, 16, 16), 3, 1, 16),
+        ((54, 13, 79, 80), 3, 1, 79),
+        ((54, 13, 80, 80), (1, 3, 3), 1, 80),
+    ],
+)
+def test_rows_of_planes_that_leave_l2_go_through_all_planes(
+    size: tuple[int, ...], kernel: int | tuple[int, ...], stride: int | tuple[int, ...], rows: int
+) -> None:
+    g = geometry(size, kernel, stride, padding=1 if kernel == 3 else (0, 1, 1))
+    target = replace(AVX512, l2_bytes=2**20)
+    s = schedule(g, 1, target, 2, planar_in=False, planar_out=False)
+    assert s.plane_rows == rows
+
+
 @pytest.mark.parametrize(("dilation", "batch", "fetched"), [(2, 8, True), (2, 1, False), (1, 8, False)])
 def test_planes_are_fetched_ahead_from_memory_where_rows_are_apart(dilation: int, batch: int, fetched: bool) -> None:
     g = geometry((256, 33, 33), 3, padding=dilation, dilation=dilation)

@@ -30,7 +30,7 @@ from .tile import ANY_EDGES, Edges, Strip, Taps, rows_of, sums, sums_of_rows, va
 SLOTS = (
     *("x", "x_n", "x_c", "x_z", "x_y", "x_x", "in_z", "in_y", "in_x", "out_z", "out_y", "out_x"),
     *("pad_z", "pad_y", "pad_x", "depthwise_weight", "depthwise_bias", "depthwise_out", "rows", "segments", "chunks"),
-    *("strip_rows", "fetch_in", "zeros"),
+    *("plane_rows", "strip_rows", "fetch_in", "zeros"),
 )
 
 
@@ -92,14 +92,29 @@ def write_depthwise(e: Block, k: DepthwiseKernel, out_stride: int, thread: Int, 
         begun = chunk.index * units
         first, last = greatest(start - begun, 0), least(stop - begun, units)
         blocks = chunk.index * k.blocks // chunks, (chunk.index + 1) * k.blocks // chunks
-        out = Pixels(e.pointer("depthwise_out"), out_stride).after(first_pixel(e, first))
+        out = Pixels(e.pointer("depthwise_out"), out_stride).after(first_pixel(e, k, first))
         write_units(e, k, (first, last), blocks, out)
 
 
-def first_pixel(e: Block, unit: Int) -> Int:
+def first_pixel(e: Block, k: DepthwiseKernel, unit: Int) -> Int:
     """Index, over the whole batch, of the first output pixel of a unit: a segment of a row."""
     width, segments = e.number("out_x"), e.number("segments")
-    return unit // segments * width + unit % segments * width // segments
+    return _row(e, k, unit // segments) * width + unit % segments * width // segments
+
+
+def _row(e: Block, k: DepthwiseKernel, index: Int) -> Int:
+    """Index, over the whole batch, of the output row that is done in this place: some rows of all planes, then others.
+
+    Where the planes that a window sees do not fit in L2, they would come from beyond it for each plane of results: ten
+    volumes, 3x3x3, nothing in the caches, took up to 35 % less time so, 9 % in mean (AMD EPYC, Zen 4, 1 thread,
+    2026-11-28).
+    """
+    if k.rank < 3:
+        return index
+    height, depth, rows = e.number("out_y"), e.number("out_z"), e.number("plane_rows")
+    y, z, band = index % rows, index // rows % depth, index // rows // depth
+    bands = height // rows
+    return (band // bands * depth + z) * height + band % bands * rows + y
 
 
 def first_filter(k: DepthwiseKernel, block: Int) -> Int:
@@ -110,22 +125,23 @@ def first_filter(k: DepthwiseKernel, block: Int) -> Int:
 def write_units(e: Block, k: DepthwiseKernel, units: tuple[Int, Int], blocks: tuple[Int, Int], out: Place) -> None:
     """The units [first, last), `strip_rows` rows at a time; `out` is the place of the first pixel."""
     first, last = units
-    segments, height, most = e.number("segments"), e.number("out_y"), e.number("strip_rows")
-    origin = first_pixel(e, first)
+    height = e.number("out_y" if k.rank < 3 else "plane_rows")
+    segments, most = e.number("segments"), e.number("strip_rows")
+    origin = first_pixel(e, k, first)
     # Whole rows of one plane go together; a piece of a row goes alone.
     together = (segments <= 1).pick(height, 1)
     with e.loop(first // together, ceil_div(last, together)) as run:
         start, stop = greatest(first, run.index * together), least(last, (run.index + 1) * together)
         with e.loop(start, stop, most) as unit:
             rows = _rows_from(e, k, unit.index, least(stop - unit.index, most))
-            write_rows(e, k, rows, blocks, out.after(first_pixel(e, unit.index) - origin))
+            write_rows(e, k, rows, blocks, out.after(first_pixel(e, k, unit.index) - origin))
 
 
 def _rows_from(e: Block, k: DepthwiseKernel, unit: Int, count: Int) -> Rows:
     """`count` rows of a channels-last input, from a unit on."""
     width, segments = e.number("out_x"), e.number("segments")
-    index, segment = unit // segments, unit % segments
-    y, plane = index % e.number("out_y"), index // e.number("out_y")
+    row, segment = _row(e, k, unit // segments), unit % segments
+    y, plane = row % e.number("out_y"), row // e.number("out_y")
     z, n = plane % e.number("out_z"), plane // e.number("out_z")
     columns = segment * width // segments, (segment + 1) * width // segments
     return image_rows(e, k, (n, z, y), count, columns)
@@ -270,25 +286,35 @@ def _write_strip(e: Block, k: DepthwiseKernel, rows: Rows, strip: Strip, blocks:
                 if k.rank == 1:
                     _fetch_blocks_ahead(e, k, strip, start, o)
                 else:
-                    below = out.after((row.index + e.number("fetch_in") * apart) * width)
-                    _fetch_rows_ahead(e, k, rows, strip, start + o // k.multiplier, below, o)
+                    planes, further = _ahead(e, k)
+                    later = out.after((row.index + further * apart + planes * e.number("out_y")) * width)
+                    _fetch_rows_ahead(e, k, rows, strip, start + o // k.multiplier, later, o)
             tile = sums(e, k, strip, taps, o) if written_out is None else sums_of_rows(e, k, strip, written_out, o)
             place.put([activated(vector, k.activation) for vector in tile], o, strip.apart)
 
 
+def _ahead(e: Block, k: DepthwiseKernel) -> tuple[Int, Int]:
+    """How many planes and rows of results lie between the one that is done and the one that is fetched for."""
+    rows = e.number("fetch_in")
+    if k.rank < 3:
+        return e.whole(0), rows
+    next_plane = e.number("plane_rows") < e.number("out_y")
+    return next_plane.pick(1, 0), next_plane.pick(0, rows)
+
+
 def _fetch_rows_ahead(e: Block, k: DepthwiseKernel, rows: Rows, strip: Strip, start: Ptr, out: Place, o: Int) -> None:
-    """Fetch what a row `fetch_in` rows further down this strip reads first: the hardware sees such short runs too late.
+    """Fetch what a row further down, or in the next plane, reads first: the hardware sees such short runs too late.
 
     8x128x56x56, 3x3, from memory: 1.16 ms instead of 1.84 (Intel Xeon, AVX-512, 1 thread, 2026-11-25). Where the result
     of that row will lie too: 8 images, kernels from 3x3 to 7x7, took 4 to 18 % less time (AMD EPYC, Zen 4, 1 thread,
     2026-11-27). Of a volume's planes only the last is new: six volumes took 0 to 10 % less with both.
     """
-    ahead = e.number("fetch_in")
+    planes, further = _ahead(e, k)
     if k.rank > 2:
-        start = start + rows.z_stride * ((k.kernel[0] - 1) * k.dilation[0])
-    with e.when(ahead > 0):
+        start = start + rows.z_stride * (planes * k.stride[0] + (k.kernel[0] - 1) * k.dilation[0])
+    with e.when(e.number("fetch_in") > 0):
         for y in range(min(k.stride[1], (k.kernel[1] - 1) * k.dilation[1] + 1)):
-            below = ahead * (k.stride[1] * k.rows_apart) + ((k.kernel[1] - 1) * k.dilation[1] - y)
+            below = further * (k.stride[1] * k.rows_apart) + ((k.kernel[1] - 1) * k.dilation[1] - y)
             line = start + (rows.y_stride * below + strip.ix * strip.x_stride)
             for column in range(strip.columns * k.stride[2]):
                 (line + column * strip.apart * strip.x_stride).prefetch(2)

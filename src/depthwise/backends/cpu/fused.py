@@ -27,21 +27,21 @@ def write_fused(e: Block, d: DepthwiseKernel, p: PointwiseKernel, thread: Int, t
     scratch = e.pointer("scratch") + thread * e.number("scratch_elements")
     stop_task = (thread + 1) * bands // threads
     with e.loop(thread * bands // threads, stop_task) as task:
-        (start, first, _), (stop, _, last) = _cut(e, task.index), _cut(e, task.index + 1)
+        (start, first, _), (stop, _, last) = _cut(e, d, task.index), _cut(e, d, task.index + 1)
         write_units(e, d, (first, last), (e.whole(0), e.whole(d.blocks)), Pixels(scratch, p.pixel_stride))
         offset = start * p.out_channels
         per_pixel = (task.index + 1 < stop_task).pick(fetch_next, 0)
         ahead = Ahead(first_unseen(e, d, last), per_pixel, fetch_next > 0)
-        asked = scratch + (start - first_pixel(e, first)) * p.pixel_stride
+        asked = scratch + (start - first_pixel(e, d, first)) * p.pixel_stride
         band = Band(asked, stop - start, e.pointer("out") + offset, e.pointer("residual") + offset, ahead)
         write_product(e, p, band, (e.whole(0), e.whole(p.panels)))
 
 
-def _cut(e: Block, band: Int) -> tuple[Int, Int, Int]:
+def _cut(e: Block, d: DepthwiseKernel, band: Int) -> tuple[Int, Int, Int]:
     """Where a band begins: its pixel, the unit that this lies in, and the first unit that begins there or later."""
     bands, width, whole = e.number("bands"), e.number("out_x"), e.number("whole_rows") > 0
     unit = band * (e.number("rows") * e.number("segments")) // bands
-    pixel = whole.pick(first_pixel(e, unit), band * e.number("pixels") // bands)
+    pixel = whole.pick(first_pixel(e, d, unit), band * e.number("pixels") // bands)
     return pixel, whole.pick(unit, pixel // width), whole.pick(unit, ceil_div(pixel, width))
 
 

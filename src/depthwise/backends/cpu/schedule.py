@@ -39,6 +39,7 @@ class Schedule:
     whole_rows:  1 where bands begin with a row or a segment of it, 0 where with any pixel
     tile_pixels: pixels that are multiplied in one go, which the register tile is chosen for
     shared_elements: of the depthwise result between two stages; scratch_elements: of one thread
+    plane_rows:  rows of a plane that are done, on all planes, before others; they divide its rows evenly
     strip_rows:  rows that a strip goes down
     fetch_in:    how many rows ahead the input is fetched, 0 where it stays in L2; of planes (planes.py) how many
                  planes ahead, of sequences whose pixels lie together how many blocks of filters: 1, or 0
@@ -58,6 +59,7 @@ class Schedule:
     in_scratch: int = 0
     tile_pixels: int = 0
     scratch_elements: int = 0
+    plane_rows: int = 1
     strip_rows: int = 1
     fetch_in: int = 0
     fetch_next: int = 0
@@ -77,11 +79,12 @@ def schedule(g: Geometry, batch: int, machine: Machine, threads: int, *, planar_
         s = _boxes(g, batch, machine, threads, planar_in=planar_in)
         return replace(s, fetch_in=int(g.rank == 1 and not planar_in and moved_bytes > machine.l2_bytes))
     cut = _depthwise if g.out_channels is None else _separable
-    s = replace(cut(g, batch, machine, threads), strip_rows=three(g.out_spatial, 1)[1])
+    height = three(g.out_spatial, 1)[1]
+    s = replace(cut(g, batch, machine, threads), plane_rows=height, strip_rows=height)
     if moved_bytes <= machine.l2_bytes:
         return s
     if g.out_channels is None:
-        s = replace(s, strip_rows=FAR_STRIP_ROWS)
+        s = replace(s, plane_rows=_plane_rows(g, machine), strip_rows=FAR_STRIP_ROWS)
     if s.fused and fetches_next(g, machine):
         return replace(s, fetch_next=g.in_channels * prod(g.stride))
     return replace(s, fetch_in=max(1, FETCHED_BLOCKS // -(-g.depthwise_channels // machine.vector_lanes)))
@@ -187,6 +190,21 @@ def _segments(g: Geometry, rows: int, threads: int, target: int) -> int:
     width = g.out_spatial[-1]
     wanted = max(-(-width // target), -(-2 * threads // max(1, rows)) if threads > 1 else 1)
     return max(1, min(wanted, width // 32))
+
+
+def _plane_rows(g: Geometry, machine: Machine) -> int:
+    """The most rows under which the window's planes stay in L2, where fewer bytes come from beyond it so."""
+    height, kernel, stride, dilation = (three(n, 1) for n in (g.out_spatial, g.kernel_size, g.stride, g.dilation))
+    reach, planes = (kernel[1] - 1) * dilation[1] + 1, (kernel[0] - 1) * dilation[0] + 1
+    row_bytes = FLOAT_BYTES * g.in_channels * g.input_size[-1]
+
+    def in_rows(rows: int) -> int:
+        return (rows - 1) * stride[1] + reach
+
+    for rows in range(height[1], 0, -1):
+        if height[1] % rows == 0 and planes * in_rows(rows) * row_bytes <= machine.l2_bytes // 2:
+            return rows if in_rows(rows) * stride[0] < kernel[0] * rows * stride[1] else height[1]
+    return height[1]
 
 
 def _balance(tasks: int, threads: int) -> float:
