@@ -16,7 +16,7 @@ from torch import Tensor
 
 from depthwise import reference
 from depthwise.backends.base import Activation, DepthwiseTensors
-from depthwise.backends.cpu import launch, machine
+from depthwise.backends.cpu import launch, machine, plan
 from depthwise.backends.cpu.activations import EPS, ERROR_BOUNDS
 from depthwise.backends.cpu.launch import Decision
 from depthwise.backends.cpu.machine import Machine
@@ -56,7 +56,7 @@ EMITTERS: dict[str, tuple[Layer, Input]] = {
     "depthwise_last_last": (Layer(17, (3, 3)), Input(2, (7, 9), 1)),
     "depthwise_last_planar": (Layer(17, (5,)), Input(2, (40,), 2)),
     "depthwise_planar_planar": (Layer(17, (3, 3)), Input(2, (7, 9), 1, "planar")),
-    "depthwise_planes": (Layer(7, (2, 3, 3), 2), Input(2, (3, 7, 41), 1, "planar", threads=2)),
+    "depthwise_planes": (Layer(7, (1, 3, 3), 2), Input(2, (3, 7, 41), (0, 1, 1), "planar", threads=2)),
     "fused_last_last": (Layer(10, (3, 3), out_channels=34, groups=2, residual=True), Input(3, (6, 9), 1, threads=2)),
     "fused_last_planar": (Layer(9, (5,), out_channels=33), Input(2, (40,), ((4, 0),), threads=2)),
     "fused_planar_planar": (Layer(5, (3, 3), 2, out_channels=17, residual=True), Input(2, (7, 9), 1, "planar")),
@@ -143,6 +143,27 @@ def test_rows_narrower_than_other_tiles(layer: Layer, target: Machine) -> None:
             if columns > 0:
                 spatial, padding = (*(4,) * (layer.rank - 1), columns), (*((1, 1),) * (layer.rank - 1), (before, after))
                 assert_exact(layer, Input(1, spatial, padding, "planar" if after % 2 else "last"), target)
+
+
+PLANES = [
+    *(Layer(3, (3, 3)), Layer(3, (5, 5)), Layer(3, (3, 3), stride=2), Layer(3, (5, 5), stride=2), Layer(3, (4, 4))),
+    *(Layer(3, (3, 3, 3)), Layer(3, (3, 3, 3), stride=(1, 2, 2)), Layer(3, (3, 3), dilation=3)),
+    Layer(2, (2, 3, 3), 2),
+]
+
+
+@on_each_machine
+@pytest.mark.parametrize("layer", PLANES, ids=str)
+def test_planes_of_every_width(monkeypatch: pytest.MonkeyPatch, layer: Layer, target: Machine) -> None:
+    """Those too that boxes are quicker for."""
+    monkeypatch.setattr(plan, "DIRECT_SHARES", {target.isa: {plan.MOST_DIRECT: (0, 0)}})
+    least = layer.reach[-1] - 1 + target.vector_lanes
+    stride = per_axis(layer.stride, layer.rank, "stride")[-1]
+    for columns in range(least, least + 2 * target.vector_lanes + 3):
+        padding = tuple(reach // 2 for reach in layer.reach)
+        given = Input(1, (*(5,) * (layer.rank - 1), columns * stride), padding, "planar")
+        assert kind(program_of(layer, given, target)) == "depthwise_planes"
+        assert_exact(layer, given, target)
 
 
 @on_each_machine

@@ -7,7 +7,7 @@ spatial sizes, goes through slots. All windows have three axes, z y x; those tha
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import ceil, prod
+from math import ceil, inf, prod
 
 from ...geometry import Geometry
 from ..base import Activation
@@ -46,6 +46,14 @@ MOST_DIRECT = 27
 # Rows of such a tile by the most taps: 64x8x28x28, 3x3x3, took 7 % less time with 7 rows on AVX-512 and 9 % on AVX2, on
 # AVX2 kernels of 16 taps 9 % more (AMD EPYC, Zen 4, 1 thread, 2026-11-28).
 DIRECT_ROWS = {25: 4, MOST_DIRECT: 7}
+# Planes are read as they lie where columns fill at least such a share of the lanes of a row's vectors: by the most
+# taps, for strides 1 and 2. Else pixels in boxes (planar.py) take less time: 128x20x20 to 128x40x40, 5x5, 3 to 28 %
+# less, with stride 2 up to 40, 64x8x20x20, 3x3x3, 47 %, with stride 2 55 (AMD EPYC, Zen 4, 1 thread, 2026-11-28).
+DIRECT_SHARES = {
+    "avx512": {9: (0.6, 0.7), 25: (0.85, 0.95), MOST_DIRECT: (0.7, 0.8)},
+    "avx2": {9: (0.6, 0.85), 25: (inf, inf), MOST_DIRECT: (0.95, inf)},
+    "neon": {9: (0.6, 0.7), 25: (0.85, 0.95), MOST_DIRECT: (0.7, 0.8)},
+}
 # Taps of a kernel, at most, that are written out one after another.
 MOST_UNROLLED = 9
 # Of longer rows than registers have room for, so many taps at a time.
@@ -254,8 +262,15 @@ def runs_direct(g: Geometry, machine: Machine) -> bool:
     # The first and the last tile of a row have each but one edge, narrower than a vector.
     is_long = g.out_spatial[-1] >= machine.vector_lanes + reach
     has_edges = max(edges(g)) <= min(reach, machine.vector_lanes - 1)
-    is_small = prod(g.kernel_size) <= MOST_DIRECT and g.stride[-1] <= 2
-    return g.out_channels is None and is_small and is_long and has_edges
+    return g.out_channels is None and is_long and has_edges and _fills_vectors(g, machine)
+
+
+def _fills_vectors(g: Geometry, machine: Machine) -> bool:
+    taps, width, stride = prod(g.kernel_size), g.out_spatial[-1], g.stride[-1]
+    if taps > MOST_DIRECT or stride > 2:
+        return False
+    least = next(shares[stride - 1] for most, shares in DIRECT_SHARES[machine.isa].items() if taps <= most)
+    return width >= least * _done(width, (machine.vector_lanes,))
 
 
 def edges(g: Geometry) -> tuple[int, int]:
