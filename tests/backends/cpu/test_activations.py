@@ -15,7 +15,8 @@ from torch import Tensor
 from depthwise.backends.base import Activation
 from depthwise.backends.cpu import activations, jit, machine, threads
 from depthwise.backends.cpu.activations import EPS, ERROR_BOUNDS, ErrorBound, activated
-from depthwise.backends.cpu.ir import RUNTIME_SLOTS, Block, Int, Vec, write_module
+from depthwise.backends.cpu.driver import RUNTIME_SLOTS, write_module
+from depthwise.backends.cpu.ir import Block, Int, Vec
 from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.eager import ACTIVATIONS, activate
 

@@ -18,7 +18,8 @@ import pytest
 import torch
 
 from depthwise.backends.cpu import jit, machine, threads
-from depthwise.backends.cpu.ir import RUNTIME_FUNCTIONS, RUNTIME_SLOTS, Block, Int, write_module
+from depthwise.backends.cpu.driver import RUNTIME_FUNCTIONS, RUNTIME_SLOTS, write_module
+from depthwise.backends.cpu.ir import Block, Int
 
 MOST = 16
 SLOTS = (*RUNTIME_SLOTS, "members", "teams", "neighbours", "numbers", "count")

@@ -11,7 +11,8 @@ from functools import reduce
 import torch
 
 from . import jit, threads
-from .ir import RUNTIME_FUNCTIONS, RUNTIME_SLOTS, Block, Int, Vec, write_module
+from .driver import RUNTIME_FUNCTIONS, RUNTIME_SLOTS, write_module
+from .ir import Block, Int, Vec
 from .launch import machine
 from .machine import FLOAT_BYTES
 

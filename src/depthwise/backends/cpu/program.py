@@ -1,6 +1,6 @@
 """Programs: stages that run in one parallel region with a barrier between them, and the slots they read.
 
-Every stage has one signature, `void stage(ptr slots, i64 thread, i64 threads)`; see `ir.write_module`.
+Every stage has one signature, `void stage(ptr slots, i64 thread, i64 threads)`; see driver.py.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from . import fused, jit
 from .depthwise import write_depthwise
+from .driver import RUNTIME_SLOTS, Stage, write_module
 from .fused import write_fused, write_planar_fused
-from .ir import RUNTIME_SLOTS, Stage, write_module
 from .machine import Machine
 from .plan import DepthwiseKernel, PointwiseKernel
 from .planar import write_planar_depthwise

@@ -17,7 +17,7 @@ from threading import Event
 
 import torch
 
-from .ir import RUNTIME_FUNCTIONS
+from .driver import RUNTIME_FUNCTIONS
 
 ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p)  # of a program: of the address of its slots
 
@@ -30,7 +30,7 @@ class Runtime:
     """The functions of an OpenMP library that generated code needs.
 
     library:   the library's path
-    addresses: of ir.RUNTIME_FUNCTIONS, in that order
+    addresses: of driver.RUNTIME_FUNCTIONS, in that order
     """
 
     library: str
