@@ -443,14 +443,18 @@ class TestKept:
         assert recall._known == {}
         assert recall._settings == {}
 
-    # Dense ones are compared as bytes; the last has gaps.
-    @pytest.mark.parametrize("form", [lambda w: w, lambda w: w.repeat(1, 1, 1, 2)[..., ::2]], ids=["dense", "gaps"])
-    @pytest.mark.parametrize("compare", [True, False], ids=["memcmp", "torch"])
+    # Dense ones are compared as bytes, where the C library's function is found.
+    @pytest.mark.parametrize(
+        "form",
+        [lambda w: w, lambda w: w.repeat(1, 1, 1, 2)[..., ::2], lambda w: w.neg()._neg_view(), None],
+        ids=["dense", "gaps", "negated", "without memcmp"],
+    )
     def test_inference_tensors_are_compared(
-        self, monkeypatch: pytest.MonkeyPatch, form: Callable[[Tensor], Tensor], compare: bool
+        self, monkeypatch: pytest.MonkeyPatch, form: Callable[[Tensor], Tensor] | None
     ) -> None:
-        if not compare:
+        if form is None:
             monkeypatch.setattr(recall, "_compare", None)
+            form = torch.clone
         with torch.inference_mode():
             weight, bias = form(torch.ones(8, 1, 3, 3)), torch.zeros(8)
         first = functional.depthwise_conv2d(X, weight, bias)
@@ -466,6 +470,30 @@ class TestKept:
             assert torch.equal(functional.depthwise_conv2d(X.clone(), weight, bias), first)
         bias.data.numpy()[3] = 1
         assert not torch.equal(functional.depthwise_conv2d(X, weight, bias), first)
+
+    def test_a_negated_weight_is_negated(self) -> None:
+        with torch.inference_mode():
+            weight = torch.ones(8, 1, 3, 3)._neg_view()
+            first = functional.depthwise_conv2d(X, weight)
+            weight.neg_()
+            assert torch.equal(functional.depthwise_conv2d(X, weight), -first)
+
+    def test_a_weight_loses_its_version(self) -> None:
+        weight = torch.ones(8, 1, 3, 3)
+        first = functional.depthwise_conv2d(X, weight)
+        with torch.inference_mode():
+            weight.data = torch.from_numpy(weight.numpy())
+            assert weight.is_inference()
+            assert torch.equal(functional.depthwise_conv2d(X, weight), first)
+            weight.mul_(2)
+            assert torch.equal(functional.depthwise_conv2d(X, weight), 2 * first)
+
+    @pytest.mark.parametrize("filters", [30, 32])
+    def test_what_is_packed_is_a_copy(self, filters: int) -> None:
+        pointwise, bias = torch.ones(filters, 8, 1, 1), torch.ones(filters)
+        first = functional.separable_conv2d(X, self.weight, pointwise, None, bias)
+        bias.data.add_(1)
+        assert torch.equal(functional.separable_conv2d(X, self.weight, pointwise, None, bias), first)
 
     def test_a_version_counts_beside_inference_tensors(self) -> None:
         with torch.inference_mode():

@@ -67,7 +67,10 @@ class Remembered:
 
 
 class Compared(Remembered):
-    """Weights of which some have no version: 1024 to 1024 channels take 0.1 ms to compare, 1.4 ms to pack."""
+    """Weights of which some have no version: they are compared with copies.
+
+    1024 to 1024 channels take 0.1 ms to compare, 1.4 ms to pack (AMD EPYC, Zen 4, 1 thread, 2026-11-28).
+    """
 
     __slots__ = ("_copies",)
 
@@ -79,7 +82,8 @@ class Compared(Remembered):
         for tensor, version, address, copy in zip(tensors, self._versions, self._addresses, self._copies, strict=True):
             if tensor is None:
                 continue
-            if tensor.data_ptr() != address or not (tensor._version == version if copy is None else same(tensor, copy)):
+            is_same = tensor._version == version if copy is None else _same(tensor, copy)
+            if tensor.data_ptr() != address or not is_same:
                 return False
         return True
 
@@ -118,9 +122,11 @@ def remembered(tensors: Tensors) -> Remembered:
     """What is kept of these weights as they are now."""
     key = tuple(map(id, tensors))
     found = _known.get(key)
-    if found is None or not found.is_as_it_was(tensors):
+    # `.data = ...` may make a tensor one without a version.
+    kind = Compared if any(map(_has_no_version, tensors)) else Remembered
+    if type(found) is not kind or not found.is_as_it_was(tensors):
         _forget(key)
-        found = _known[key] = (Compared if any(map(_has_no_version, tensors)) else Remembered)(tensors)
+        found = _known[key] = kind(tensors)
     return found
 
 
@@ -216,9 +222,9 @@ def needs_gradient(x: Tensor, residual: Tensor | None, tensors: Tensors) -> bool
     return any(tensor is not None and tensor.requires_grad for tensor in (x, residual, *tensors))
 
 
-def same(tensor: Tensor, copy: Tensor) -> bool:
+def _same(tensor: Tensor, copy: Tensor) -> bool:
     """Whether two tensors of one size hold the same bits, or else equal numbers."""
-    if _compare is None or tensor.stride() != copy.stride():
+    if _compare is None or tensor.stride() != copy.stride() or tensor.is_neg():
         return torch.equal(tensor, copy)
     return _compare(tensor.data_ptr(), copy.data_ptr(), tensor.nbytes) == 0
 
@@ -228,7 +234,7 @@ def _has_no_version(tensor: Tensor | None) -> TypeGuard[Tensor]:
 
 
 def _memcmp() -> Callable[[int, int, int], int] | None:
-    """That of the C library, four times as fast as `torch.equal`; None where it has another name."""
+    """That of the C library, where it has this name: a quarter of the time of `torch.equal` (the same machine)."""
     if os.name != "posix":
         return None
     compare = ctypes.CDLL(None).memcmp

@@ -176,6 +176,11 @@ MUTANTS: dict[str, tuple[ModuleType | type, str, Mutant]] = {
         "is_index_of",
         lambda right: lambda index, length: right(index, length + 1),
     ),
+    "edges that tiles do not look at": (
+        depthwise,
+        "usual_edges",
+        lambda right: lambda reach: tuple(outside - (outside > 0) for outside in right(reach)),
+    ),
     "segments all begin with their row": (
         depthwise,
         "first_pixel",

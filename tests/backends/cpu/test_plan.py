@@ -249,7 +249,8 @@ activations: st.SearchStrategy[Activation] = st.one_of(
 counts = st.integers(1, 20)
 
 
-# Three planes of 1.3 MiB each, of 340 and of 54 KiB; a number of rows that has no divisors; windows of one plane.
+# Three planes of 1.3 MiB each, of 340 and of 54 KiB; a number of rows that has no divisors; windows and results of
+# one plane.
 @pytest.mark.parametrize(
     ("size", "kernel", "stride", "rows"),
     [
@@ -259,6 +260,7 @@ counts = st.integers(1, 20)
         ((54, 13, 16, 16), 3, 1, 16),
         ((54, 13, 79, 80), 3, 1, 79),
         ((54, 13, 80, 80), (1, 3, 3), 1, 80),
+        ((54, 1, 80, 80), 3, 1, 80),
     ],
 )
 def test_rows_of_planes_that_leave_l2_go_through_all_planes(
@@ -321,6 +323,16 @@ def test_rows_of_taps_are_whole_where_registers_and_image_have_room(
     assert (k.taps, k.columns, k.evenly) == (taps, columns, columns[-1] == 3)
 
 
+# The rows that 7 do not divide: "same" padding, none, more before than "same" has, more after.
+@pytest.mark.parametrize(("padding", "evenly"), [((1, 1), True), ((0, 0), True), ((2, 0), False), ((0, 2), False)])
+@pytest.mark.parametrize("width", [5, 10])
+def test_rows_are_divided_evenly_under_usual_padding(width: int, padding: tuple[int, int], *, evenly: bool) -> None:
+    g = geometry((64, 9, width + 2 - sum(padding)), 3, padding=((1, 1), padding))
+    assert g.out_spatial[-1] == width
+    k = depthwise_kernel(g, None, AVX512, planar=False, pixel_stride=64)
+    assert (k.evenly, k.columns == (6, 5, 4, 3)) == (evenly, evenly)
+
+
 @pytest.mark.parametrize(
     ("length", "dilation", "out_channels", "to_planes"),
     [(16, 1, None, True), (15, 1, None, False), (200, 8, None, False), (200, 1, 64, False)],
@@ -332,6 +344,7 @@ def test_sequences_are_transposed_in_registers(
     k = depthwise_kernel(g, None, AVX512, planar=False, pixel_stride=64)
     assert k.to_planes is to_planes
     assert (k.columns == (16,)) is to_planes
+    assert not (k.evenly and to_planes)
 
 
 # Three taps of seven neighbours read 19 inputs where they are 6 apart, and share many where they are not.

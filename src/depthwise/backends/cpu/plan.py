@@ -16,7 +16,7 @@ from .machine import FLOAT_BYTES, Machine
 Axes = tuple[int, int, int]
 
 # Rows x vectors of the register tile: rows·vectors accumulators, one panel row of vectors and one splat must fit. By 5
-# rows few pixels leave none over: 512 to 512 and 1024 to 1024 channels on 2x2 to 4x4 pixels took 30 to 50 % less time
+# rows few pixels leave few over: 512 to 512 and 1024 to 1024 channels on 2x2 to 4x4 pixels took 30 to 50 % less time
 # than by 12 or by single pixels (AMD EPYC, Zen 4, 1 thread, 2026-11-28).
 TILES: dict[str, dict[int, tuple[int, ...]]] = {
     "avx512": {1: (14, 13, 5), 2: (14, 13, 5), 3: (9, 8, 5), 5: (5,)},
@@ -66,7 +66,8 @@ class DepthwiseKernel:
 
     lanes:   output channels per vector
     columns: output columns per register tile, and those for rows that are too short for so many
-    evenly:  a row's tiles are of as many `columns` as leave the fewest done twice, and look at their edges
+    evenly:  tiles have as many `columns` as leave the fewest of a row done twice, and look at their edges: those of at
+             most "same" padding
     dilated_columns: the same for tiles of columns a dilation apart, which share inputs; () where there are none
     taps:    columns of the kernel written out one after another; longer kernels loop
     rows_unrolled: the rows of the kernel are written out too; of planes, all weights stay in registers
@@ -199,13 +200,11 @@ def depthwise_kernel(
     apart = shares_few and not (gathers or width < columns[-1])
     if apart:
         under = DILATED_COLUMNS[0] + kernel[2] - 1
-    fewer = () if gathers or apart else _fewer_columns(g, columns)
-    columns = fewer or columns
     square = COLUMNS_TO_PLANES[machine.isa]
     is_sequence = g.rank == 1 and g.out_channels is None and not planar
     to_planes = is_sequence and g.out_spatial[0] >= square and not (gathers or apart)
-    if to_planes:
-        columns = (square,)
+    even = () if gathers or apart or to_planes else _even_columns(g, columns)
+    columns = (square,) if to_planes else even or columns
     # Where half of a row's taps are outside the image, loops leave them out; with many tiles it would be much code.
     whole = kernel[2] * 3 <= width * 5 and (not apart or kernel[2] <= MOST_UNROLLED)
     taps = min(kernel[2], 2) if gathers else _taps(kernel[2], _weights(columns[0], machine), whole=whole)
@@ -220,11 +219,11 @@ def depthwise_kernel(
         activation=activation,
         lanes=lanes,
         columns=columns,
-        evenly=bool(fewer),
+        evenly=bool(even),
         dilated_columns=DILATED_COLUMNS if apart else (),
         taps=taps,
-        # Of few rows a loop leaves out those outside the image.
-        rows_unrolled=few_taps and not (gathers or fewer),
+        # Tiles that look at their edges are of small images, and loops leave out the rows outside these.
+        rows_unrolled=few_taps and not (gathers or even),
         strip_blocks=_strip_blocks(g, under, lanes, machine),
         fetches=not planar and not fetches_next(g, machine),
         fetches_out=g.rank > 1 and not planar and g.out_channels is None,
@@ -380,18 +379,26 @@ def _columns(kernel: Axes, machine: Machine) -> tuple[int, ...]:
     return next((columns for columns in many if (kernel[2] - 1) // 2 >= columns[0] - 1), many[0])
 
 
-def _fewer_columns(g: Geometry, usual: tuple[int, ...]) -> tuple[int, ...]:
+def usual_edges(reach: int) -> tuple[int, int]:
+    """How many columns before and after a row of the image windows see under "same" padding, given their reach."""
+    return reach // 2, reach - reach // 2
+
+
+def _even_columns(g: Geometry, usual: tuple[int, ...]) -> tuple[int, ...]:
     """Columns of tiles that divide a row more evenly than the usual ones, () where they are not worth a kernel.
 
     Rows of 5 were done column by column, and 10 as twice 7: 432x13x5x5, 3x3x3, took 66 to 75 % less time, 1024x8x8 to
     1024x10x10, 3x3, 25 to 30 %, rows of 15 to 36 up to 15 % (AMD EPYC, Zen 4, 1 thread, 2026-11-28).
     """
-    width, fewer = g.out_spatial[-1], tuple(range(usual[-1] - 1, FEWEST_COLUMNS - 1, -1))
+    width, even = g.out_spatial[-1], tuple(range(usual[-1] - 1, FEWEST_COLUMNS - 1, -1))
+    reach = (g.kernel_size[-1] - 1) * g.dilation[-1]
+    if any(own > most for own, most in zip(edges(g), usual_edges(reach), strict=True)):
+        return ()
     if width < usual[-1]:
-        return fewer
+        return even
     # Of a separable one's time the depthwise step is too little.
-    is_worth_it = g.out_channels is None and _done(width, fewer) * 10 <= _done(width, usual) * 9
-    return fewer if is_worth_it else ()
+    is_worth_it = g.out_channels is None and _done(width, even) * 10 <= _done(width, usual) * 9
+    return even if is_worth_it else ()
 
 
 def _done(width: int, choices: tuple[int, ...]) -> int:

@@ -194,17 +194,20 @@ def _segments(g: Geometry, rows: int, threads: int, target: int) -> int:
 
 def _plane_rows(g: Geometry, machine: Machine) -> int:
     """The most rows under which the window's planes stay in L2, where fewer bytes come from beyond it so."""
-    height, kernel, stride, dilation = (three(n, 1) for n in (g.out_spatial, g.kernel_size, g.stride, g.dilation))
+    (depth, height, _), kernel, stride = (three(n, 1) for n in (g.out_spatial, g.kernel_size, g.stride))
+    if depth == 1:
+        return height
+    dilation = three(g.dilation, 1)
     reach, planes = (kernel[1] - 1) * dilation[1] + 1, (kernel[0] - 1) * dilation[0] + 1
     row_bytes = FLOAT_BYTES * g.in_channels * g.input_size[-1]
 
     def in_rows(rows: int) -> int:
         return (rows - 1) * stride[1] + reach
 
-    for rows in range(height[1], 0, -1):
-        if height[1] % rows == 0 and planes * in_rows(rows) * row_bytes <= machine.l2_bytes // 2:
-            return rows if in_rows(rows) * stride[0] < kernel[0] * rows * stride[1] else height[1]
-    return height[1]
+    for rows in range(height, 0, -1):
+        if height % rows == 0 and planes * in_rows(rows) * row_bytes <= machine.l2_bytes // 2:
+            return rows if in_rows(rows) * stride[0] < kernel[0] * rows * stride[1] else height
+    return height
 
 
 def _balance(tasks: int, threads: int) -> float:

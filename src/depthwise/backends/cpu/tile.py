@@ -7,8 +7,8 @@
             sum[i] += input[iz, iy, ix, o // multiplier] · weight[kz, ky, kx, o]
 
 What is outside the image counts as zero and is not read. Kernel rows outside are left out by the loops' bounds or,
-where the rows are written out, read zeros. Columns outside are left out in the code where a tile lies as `Edges` says,
-and else read zeros; a long kernel is cut into taps that all columns have inside, some have, and none has.
+where the rows are written out, read zeros. Columns outside are left out in the code where `Edges` is sure of them, and
+else looked at, and read zeros; a long kernel is cut into taps that all columns have inside, some have, and none has.
 """
 
 from __future__ import annotations
