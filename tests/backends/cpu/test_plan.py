@@ -311,6 +311,7 @@ def test_the_next_block_of_a_sequence_is_fetched_ahead_from_memory(
             ("avx2", 9, 4, 8, (4, 3)),
             ("avx2", 9, 5, 8, (5,)),
             ("avx2", 3, 8, 3, (5, 4, 3)),
+            ("avx2", 11, 16, 8, (6,)),
         ),
     ],
 )

@@ -203,7 +203,7 @@ def depthwise_kernel(
     square = COLUMNS_TO_PLANES[machine.isa]
     is_sequence = g.rank == 1 and g.out_channels is None and not planar
     to_planes = is_sequence and g.out_spatial[0] >= square and not (gathers or apart)
-    even = () if gathers or apart or to_planes else _even_columns(g, columns)
+    even = () if gathers or apart or to_planes else _even_columns(g, columns, machine)
     columns = (square,) if to_planes else even or columns
     # Where half of a row's taps are outside the image, loops leave them out; with many tiles it would be much code.
     whole = kernel[2] * 3 <= width * 5 and (not apart or kernel[2] <= MOST_UNROLLED)
@@ -384,11 +384,12 @@ def usual_edges(reach: int) -> tuple[int, int]:
     return reach // 2, reach - reach // 2
 
 
-def _even_columns(g: Geometry, usual: tuple[int, ...]) -> tuple[int, ...]:
+def _even_columns(g: Geometry, usual: tuple[int, ...], machine: Machine) -> tuple[int, ...]:
     """Columns of tiles that divide a row more evenly than the usual ones, () where they are not worth a kernel.
 
     Rows of 5 were done column by column, and 10 as twice 7: 432x13x5x5, 3x3x3, took 66 to 75 % less time, 1024x8x8 to
-    1024x10x10, 3x3, 25 to 30 %, rows of 15 to 36 up to 15 % (AMD EPYC, Zen 4, 1 thread, 2026-11-28).
+    1024x10x10, 3x3, 25 to 30 %, rows of 15 to 36 up to 15 % (AMD EPYC, Zen 4, 1 thread, 2026-11-28). On AVX2 kernels of
+    3x3 gained as much, of 11x11 to 15x15 lost 4 to 75 %.
     """
     width, even = g.out_spatial[-1], tuple(range(usual[-1] - 1, FEWEST_COLUMNS - 1, -1))
     reach = (g.kernel_size[-1] - 1) * g.dilation[-1]
@@ -397,8 +398,8 @@ def _even_columns(g: Geometry, usual: tuple[int, ...]) -> tuple[int, ...]:
     if width < usual[-1]:
         return even
     # Of a separable one's time the depthwise step is too little.
-    is_worth_it = g.out_channels is None and _done(width, even) * 10 <= _done(width, usual) * 9
-    return even if is_worth_it else ()
+    has_room = g.out_channels is None and g.kernel_size[-1] <= _weights(usual[0], machine)
+    return even if has_room and _done(width, even) * 10 <= _done(width, usual) * 9 else ()
 
 
 def _done(width: int, choices: tuple[int, ...]) -> int:
