@@ -80,17 +80,17 @@ def test_panels_lie_as_the_kernel_walks_them(k: PointwiseKernel) -> None:
 
 
 @pytest.mark.parametrize("kernel_size", [(1,), (5,), (3, 2), (1, 1), (2, 3, 4)], ids=str)
-@pytest.mark.parametrize("filters", [1, 6])
+@pytest.mark.parametrize("filters", [1, 6, 64])
 def test_unpacking_gives_the_depthwise_weight_back(kernel_size: tuple[int, ...], filters: int) -> None:
     weight = normals(0)((filters, 1, *kernel_size))
     for given_weight in (weight, weight.flip(0), weight.transpose(0, -1).contiguous().transpose(0, -1)):
         packed, bias = pack_depthwise(given_weight, None)
         assert packed.is_contiguous()
-        assert torch.equal(unpack_depthwise(packed, kernel_size), given_weight)
+        assert torch.equal(unpack_depthwise(packed, filters, kernel_size), given_weight)
         assert torch.equal(bias, torch.zeros(filters))
     for tap, place in enumerate(torch.cartesian_prod(*map(torch.arange, kernel_size)).reshape(-1, len(kernel_size))):
         packed, bias = pack_depthwise(weight, weight.flatten()[:filters])
-        assert torch.equal(packed[tap], weight[(slice(None), 0, *place)])
+        assert torch.equal(packed[tap, :filters], weight[(slice(None), 0, *place)])
         assert torch.equal(bias, weight.flatten()[:filters])
 
 
@@ -111,7 +111,7 @@ def packed_result(x: Tensor, pack: Pack, k: PointwiseKernel) -> Tensor:
     """What packed weights compute, in float64, nothing between the two convolutions."""
     assert pack.pointwise_weight is not None
     assert pack.pointwise_bias is not None
-    depthwise = unpack_depthwise(pack.depthwise_weight, (3, 3)).double()
+    depthwise = unpack_depthwise(pack.depthwise_weight, len(pack.depthwise_bias), (3, 3)).double()
     pointwise = unpack_pointwise(pack.pointwise_weight, k)[:, :, None, None].double()
     # A bias has the order of the weight for one input channel.
     flat = unpack_pointwise(pack.pointwise_bias.flatten(), replace(k, in_channels=k.groups, vectors=1)).flatten()
@@ -162,7 +162,7 @@ def test_a_depthwise_convolution_alone_has_two_parts() -> None:
     weight, bias = normals(5)((6, 1, 3, 3)), normals(6)((6,))
     pack = pack_of(DepthwiseTensors(weight, bias), None)
     assert pack.pointwise_weight is pack.pointwise_bias is None
-    assert torch.equal(unpack_depthwise(pack.depthwise_weight, (3, 3)), weight)
+    assert torch.equal(unpack_depthwise(pack.depthwise_weight, 6, (3, 3)), weight)
     assert torch.equal(pack.depthwise_bias, bias)
 
 

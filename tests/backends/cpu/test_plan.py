@@ -24,6 +24,7 @@ from depthwise.backends.cpu.plan import (
     depthwise_kernel,
     lanes_below,
     pointwise_kernel,
+    tap_stride,
     three,
     unaliased,
     wasted_rows,
@@ -210,6 +211,12 @@ def test_the_tile_wastes_least(target: Machine, channels: int, pixels: int) -> N
     )
 
 
+@pytest.mark.parametrize(("filters", "stride"), [(16, 16), (24, 24), (32, 48), (96, 112), (144, 144), (1024, 1040)])
+def test_weights_of_neighbouring_taps_share_no_set_of_l1(filters: int, stride: int) -> None:
+    assert tap_stride(filters) == stride
+    assert stride % 16 != 0 or len({tap * stride // 16 % 64 for tap in range(64)}) == 64
+
+
 @given(st.integers(1, 5000), st.sampled_from((4, 8, 16)))
 def test_lanes(channels: int, most: int) -> None:
     lanes = lanes_below(channels, most)
@@ -295,13 +302,18 @@ def test_the_next_block_of_a_sequence_is_fetched_ahead_from_memory(
     assert (k.fetches and s.fetch_in == 1) is fetched
 
 
-# Of 7 outputs in a row, 13 taps lie outside nearly half the time. Rows below 7 and those that 7 do not divide well are
-# divided evenly.
+# Of 7 outputs in a row, one tile, 13 taps lie outside nearly half the time. Rows below 7 and those that 7 do not divide
+# well are divided evenly.
 @pytest.mark.parametrize(
     ("isa", "kernel", "width", "taps", "columns"),
     [
-        *(("avx512", 3, 28, 3, (7,)), ("avx512", 9, 7, 9, (14, 7)), ("avx512", 13, 28, 13, (14, 7))),
-        *(("avx512", 15, 28, 15, (14, 7)), ("avx512", 13, 7, 8, (14, 7)), ("avx512", 17, 28, 17, (7,))),
+        *(("avx512", 3, 28, 3, (7,)), ("avx512", 9, 7, 9, (7,)), ("avx512", 13, 28, 13, (14, 7))),
+        *(
+            ("avx512", 15, 28, 15, (14, 7)),
+            ("avx512", 13, 7, 13, (7,)),
+            ("avx512", 27, 7, 8, (7,)),
+            ("avx512", 17, 28, 17, (7,)),
+        ),
         *(("avx512", 23, 28, 23, (7,)), ("avx512", 25, 28, 8, (7,)), ("avx512", 27, 28, 8, (14, 7))),
         *(("avx2", 7, 28, 7, (6,)), ("avx2", 9, 28, 9, (5,)), ("avx2", 31, 28, 8, (6,))),
         *(("avx512", 3, 6, 3, (6, 5, 4, 3)), ("avx512", 9, 1, 8, (6, 5, 4, 3)), ("avx512", 5, 8, 5, (6, 5, 4, 3))),
@@ -309,7 +321,7 @@ def test_the_next_block_of_a_sequence_is_fetched_ahead_from_memory(
         *(
             ("avx2", 3, 5, 3, (5, 4, 3)),
             ("avx2", 9, 4, 8, (4, 3)),
-            ("avx2", 9, 5, 8, (5,)),
+            ("avx2", 9, 5, 9, (5,)),
             ("avx2", 3, 8, 3, (5, 4, 3)),
             ("avx2", 11, 16, 8, (6,)),
         ),

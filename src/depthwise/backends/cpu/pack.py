@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...folding import scale_and_shift_of
 from ..base import DepthwiseTensors, Norm, Weights
-from .plan import PointwiseKernel
+from .plan import PointwiseKernel, tap_stride
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +43,16 @@ def _folded(weight: Tensor, bias: Tensor | None, norm: Norm | None) -> tuple[Ten
 
 
 def pack_depthwise(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """(taps, filters) and (filters,) from torch's (filters, 1, *kernel)."""
-    return _copy(weight.detach().flatten(1).t()), _bias(bias, weight)
+    """(taps, tap_stride(filters)), rows that end in zeros, and (filters,) from torch's (filters, 1, *kernel)."""
+    taps, filters = weight[0].numel(), weight.shape[0]
+    packed = weight.new_zeros(taps, tap_stride(filters))
+    packed[:, :filters] = weight.detach().flatten(1).t()
+    return packed, _bias(bias, weight)
 
 
-def unpack_depthwise(packed: Tensor, kernel_size: tuple[int, ...]) -> Tensor:
+def unpack_depthwise(packed: Tensor, filters: int, kernel_size: tuple[int, ...]) -> Tensor:
     """The weight that `pack_depthwise` was given."""
-    weight: Tensor = packed.t().unflatten(1, kernel_size).unsqueeze(1)
+    weight: Tensor = packed[:, :filters].t().unflatten(1, kernel_size).unsqueeze(1)
     return weight.contiguous()
 
 

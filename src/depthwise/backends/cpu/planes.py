@@ -110,7 +110,7 @@ def _weights(e: Block, k: DepthwiseKernel, o: Int) -> dict[tuple[int, int, int],
     """The weight of every tap in all lanes."""
     weight = e.pointer("depthwise_weight") + o
     places = product(range(k.kernel[0]), range(k.kernel[1]), range(k.kernel[2]))
-    return {place: e.splat(weight + tap * k.filters, k.lanes) for tap, place in enumerate(places)}
+    return {place: e.splat(weight + tap * k.tap_stride, k.lanes) for tap, place in enumerate(places)}
 
 
 def _write_columns(e: Block, k: DepthwiseKernel, tile: _Tile, x: Int, side: _Side) -> None:

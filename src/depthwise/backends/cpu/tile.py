@@ -98,7 +98,7 @@ def _from(first: Int, k: DepthwiseKernel, axis: int) -> Int:
 
 def sums(e: Block, k: DepthwiseKernel, strip: Strip, taps: Taps, o: Int) -> list[Vec]:
     """The sums of one tile, by loops over the rows of the kernel."""
-    area, width = k.kernel[1] * k.kernel[2] * k.filters, k.kernel[2] * k.filters
+    area, width = k.kernel[1] * k.kernel[2] * k.tap_stride, k.kernel[2] * k.tap_stride
     start, weight = taps.start + _channel(k, strip, o), e.pointer("depthwise_weight") + o
 
     def plane(start: Ptr, weight: Ptr, values: list[Vec]) -> list[Vec]:
@@ -118,7 +118,7 @@ def sums_of_rows(e: Block, k: DepthwiseKernel, strip: Strip, rows: list[Ptr], o:
     """The sums of one tile, every row of the kernel written out."""
     values, weight = _bias(e, k, strip, o), e.pointer("depthwise_weight") + o
     for ky, row in enumerate(rows):
-        place = row + _channel(k, strip, o), weight + ky * k.kernel[2] * k.filters, o
+        place = row + _channel(k, strip, o), weight + ky * k.kernel[2] * k.tap_stride, o
         values = _row(e, k, strip, place, values)
     return values
 
@@ -223,7 +223,7 @@ def _chunk(
     checked: it may have others too, and none is sure where `inside` is None
     """
     (start, weight, o), (kx, count), values = place, taps, list(values)
-    weights = [(weight + (kx + t) * k.filters).load(k.lanes) for t in range(count)]
+    weights = [(weight + (kx + t) * k.tap_stride).load(k.lanes) for t in range(count)]
     stride, dilation = k.stride[2], k.dilation[2]
     users: dict[int, list[tuple[int, int]]] = {}
     for i in range(strip.columns):
