@@ -43,9 +43,9 @@ def _folded(weight: Tensor, bias: Tensor | None, norm: Norm | None) -> tuple[Ten
 
 
 def pack_depthwise(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """(taps, tap_stride(filters)), rows that end in zeros, and (filters,) from torch's (filters, 1, *kernel)."""
+    """(taps, tap_stride), rows that end in zeros, and (filters,) from torch's (filters, 1, *kernel)."""
     taps, filters = weight[0].numel(), weight.shape[0]
-    packed = weight.new_zeros(taps, tap_stride(filters))
+    packed = weight.new_zeros(taps, tap_stride(filters, taps))
     packed[:, :filters] = weight.detach().flatten(1).t()
     return packed, _bias(bias, weight)
 

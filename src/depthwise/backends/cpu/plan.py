@@ -7,7 +7,7 @@ spatial sizes, goes through slots. All windows have three axes, z y x; those tha
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import ceil, inf, prod
+from math import ceil, gcd, inf, prod
 
 from ...geometry import Geometry
 from ..base import Activation
@@ -38,6 +38,8 @@ COLUMNS_TO_PLANES = {"avx512": 16, "avx2": 8, "neon": 8}
 DILATED_COLUMNS = (6, 5, 4)
 # Of float32 in a cache line.
 LINE_ELEMENTS = 16
+# Of an L1 cache of 8 ways, half of which are left to the input.
+L1_SETS, MOST_TAPS_A_SET = 64, 4
 # Eight blocks whose input lies beyond L2 came to 0.49 of the peak without fetching where outputs are few, 0.52 with at
 # most 1 line for each input channel, 0.53 with 2, 0.52 with 4 (Intel Xeon, 1 thread, 2026-11-25).
 MOST_FETCHED_LINES = 2
@@ -122,7 +124,7 @@ class DepthwiseKernel:
 
     @property
     def tap_stride(self) -> int:
-        return tap_stride(self.filters)
+        return tap_stride(self.filters, prod(self.kernel))
 
     @property
     def rows_apart(self) -> int:
@@ -348,12 +350,15 @@ def unaliased(channels: int) -> int:
     return channels + 16 if channels % 256 == 0 else channels
 
 
-def tap_stride(filters: int) -> int:
-    """Elements from one tap's weights to the next one's: never an even number of lines, which share few sets of L1.
+def tap_stride(filters: int, taps: int) -> int:
+    """Elements from one tap's weights to the next one's: one line more where else many taps shared few sets of L1.
 
     1024x7x7, 13x13, whose taps lay 4 KiB apart, took 49 % less time (AMD EPYC, Zen 4, 1 thread, 2026-11-28).
     """
-    return filters + LINE_ELEMENTS if filters % (2 * LINE_ELEMENTS) == 0 else filters
+    lines, rest = divmod(filters, LINE_ELEMENTS)
+    sets = L1_SETS // gcd(L1_SETS, lines)
+    is_crowded = rest == 0 and sets < L1_SETS and taps > MOST_TAPS_A_SET * sets
+    return filters + LINE_ELEMENTS if is_crowded else filters
 
 
 def three(numbers: tuple[int, ...], missing: int) -> Axes:
