@@ -186,6 +186,7 @@ def bytes_left(host: Machine, count: int, held: list[jit.Code] | None) -> float:
     return min(after - before for before, after in pairwise(taken)) / count
 
 
+# Of four times so many: 200, and 600.
 @linux
 @pytest.mark.parametrize("count", [50, pytest.param(150, marks=pytest.mark.slow)])
 def test_compilations_leave_nothing_behind(host: Machine, monkeypatch: pytest.MonkeyPatch, count: int) -> None:

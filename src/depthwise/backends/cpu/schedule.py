@@ -41,8 +41,9 @@ class Schedule:
     shared_elements: of the depthwise result between two stages; scratch_elements: of one thread
     plane_rows:  rows of a plane that are done, on all planes, before others; they divide its rows evenly
     strip_rows:  rows that a strip goes down
-    fetch_in:    how many rows ahead the input is fetched, 0 where it stays in L2; of planes (planes.py) how many
-                 planes ahead, of sequences whose pixels lie together how many blocks of filters: 1, or 0
+    fetch_in:    how many rows ahead the input is fetched, 0 where it stays in L2; where `plane_rows` are fewer than a
+                 plane's, any other number fetches for the next plane; of planes (planes.py) how many planes ahead, of
+                 sequences whose pixels lie together how many blocks of filters: 1, or 0
     fetch_next:  elements of the next band's input that are fetched for each pixel of this one
     """
 
