@@ -214,7 +214,7 @@ def input_tensor(layer: Layer, given: Input, x: Tensor) -> Tensor:
 
 
 def decide(layer: Layer, given: Input, x: Tensor, target: Machine) -> Decision:
-    """What the backend would run, but for the height of the tile, the first of the table: one program for all sizes.
+    """What the backend would run, but for the heights of tiles, the first of the table: one program for all sizes.
 
     No call is too small for its threads. With a small cache, bands begin within rows rather than two stages run.
     """
@@ -230,7 +230,7 @@ def decide(layer: Layer, given: Input, x: Tensor, target: Machine) -> Decision:
         decision = launch.decide(geometry_of(layer, given), x, layer.activations, residual=layer.residual, target=seen)
     pointwise = decision.program.pointwise
     if pointwise is not None:
-        pointwise = replace(pointwise, rows=TILES[target.isa][pointwise.vectors][0])
+        pointwise = replace(pointwise, heights=TILES[target.isa][pointwise.vectors][0])
     return replace(decision, program=replace(decision.program, machine=target, pointwise=pointwise))
 
 

@@ -168,23 +168,24 @@ def test_planes_of_every_width(monkeypatch: pytest.MonkeyPatch, layer: Layer, ta
 
 @on_each_machine
 def test_every_number_of_pixels_and_every_tile(target: Machine) -> None:
-    for vectors, heights in TILES[target.isa].items():
+    for vectors, choices in TILES[target.isa].items():
         # Two full panels and the rest of a third, whose last vector overlaps the one before it.
         layer = Layer(5, (1, 1), out_channels=2 * vectors * target.vector_lanes + 3, residual=True)
         for pixels in range(1, 61):
             given = Input(1, (1, pixels))
             numbers, expected = exact_example(layer, given)
             x = input_tensor(layer, given, numbers.x)
-            for rows in heights:
-                decision = with_tile(decide(layer, given, x, target), vectors, rows)
+            for heights in choices:
+                decision = with_tile(decide(layer, given, x, target), vectors, heights)
                 y = run_decision(decision, geometry_of(layer, given), x, numbers)
-                assert_same(y, expected, f"{target.isa}, {vectors} vectors, {rows} rows, {pixels} pixels")
+                assert_same(y, expected, f"{target.isa}, {vectors} vectors, {heights} rows, {pixels} pixels")
 
 
-def with_tile(decision: Decision, vectors: int, rows: int) -> Decision:
+def with_tile(decision: Decision, vectors: int, heights: tuple[int, ...]) -> Decision:
     kernel = decision.program.pointwise
     assert kernel is not None
-    return replace(decision, program=replace(decision.program, pointwise=replace(kernel, vectors=vectors, rows=rows)))
+    kernel = replace(kernel, vectors=vectors, heights=heights)
+    return replace(decision, program=replace(decision.program, pointwise=kernel))
 
 
 def any_cut(given: Input, layer: Layer, decision: Decision, **numbers: Any) -> Decision:

@@ -37,7 +37,7 @@ def kernel(inputs: int, outputs: int, groups: int, lanes: int, vectors: int) -> 
         residual=False,
         lanes=lanes,
         vectors=min(vectors, -(-outputs // lanes)),
-        rows=6,
+        heights=(6, 5),
         pixels_first=False,
         fetched_lines=1,
         pixel_stride=groups * inputs,

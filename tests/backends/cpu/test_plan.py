@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import FrozenInstanceError, fields, replace
-from itertools import pairwise, product
+from itertools import chain, pairwise, product
 from math import prod
 from typing import Any
 
@@ -19,16 +19,17 @@ from depthwise.backends.cpu import launch, machine, threads
 from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.cpu.plan import (
     DILATED_COLUMNS,
+    MOST_IN_VAIN,
     TILES,
     DepthwiseKernel,
     PointwiseKernel,
     depthwise_kernel,
+    in_vain,
     lanes_below,
     pointwise_kernel,
     tap_stride,
     three,
     unaliased,
-    wasted_rows,
 )
 from depthwise.backends.cpu.program import Program
 from depthwise.backends.cpu.schedule import Schedule, schedule
@@ -188,27 +189,36 @@ def test_a_schedule_that_is_too_small_is_seen() -> None:
     assert max(covered(g, box, whole=s.segments == 1) for box in boxes(g, s)) * 8 == s.in_scratch
 
 
-@given(st.integers(1, 400), st.integers(1, 16))
-def test_wasted_rows(pixels: int, rows: int) -> None:
-    tiles = -(-pixels // rows)
-    exact = any(tall * rows + (tiles - tall) * (rows - 1) == pixels for tall in range(tiles + 1))
-    assert wasted_rows(pixels, rows) == (0 if exact else tiles * rows - pixels)
+@given(st.integers(1, 400), st.integers(1, 16), st.integers(1, 4))
+def test_pixels_done_in_vain(pixels: int, most: int, count: int) -> None:
+    heights = tuple(range(most, max(0, most - count), -1))
+    tiles = -(-pixels // most)
+    exact = any(
+        tall * rows + (tiles - tall) * (rows - 1) == pixels
+        for rows in heights
+        for tall in range(tiles + 1)
+        if rows - 1 in heights or tall == tiles
+    )
+    done = -(-pixels // heights[-1]) * heights[-1]
+    assert in_vain(pixels, heights) == (0 if exact else done - pixels)
 
 
 @on_each_machine
 @given(channels=st.integers(1, 700), pixels=st.integers(1, 5000))
-def test_the_tile_wastes_least(target: Machine, channels: int, pixels: int) -> None:
+def test_tiles_do_little_in_vain(target: Machine, channels: int, pixels: int) -> None:
     g = geometry((8, 1, 1), 1, out_channels=channels)
     k = pointwise_kernel(g, None, target, residual=False, pixels=pixels)
-    heights = TILES[target.isa][k.vectors]
-    assert k.rows in heights
-    assert wasted_rows(pixels, k.rows) == min(wasted_rows(pixels, rows) for rows in heights)
+    usual, few = TILES[target.isa][k.vectors][0], TILES[target.isa][k.vectors][-1]
+    assert k.heights in (usual, few)
+    # No pixel alone, where there are enough for a tile.
+    assert pixels < few[-1] or (pixels >= k.heights[-1] and in_vain(pixels, k.heights) * 4 <= pixels)
+    assert pixels < 2 * usual[0] or in_vain(pixels, k.heights) <= MOST_IN_VAIN * pixels
     assert k.lanes * k.group_vectors >= channels >= k.lanes
     assert k.full_panels * k.vectors + k.rest_vectors == k.group_vectors
     assert all(
         rows * vectors + vectors + 1 <= target.vector_registers
-        for vectors, tall in TILES[target.isa].items()
-        for rows in tall
+        for vectors, choices in TILES[target.isa].items()
+        for rows in chain(*choices)
     )
 
 
@@ -441,10 +451,11 @@ def depthwise_kernels(draw: st.DrawFn) -> DepthwiseKernel:
 
 @st.composite
 def pointwise_kernels(draw: st.DrawFn) -> PointwiseKernel:
-    numbers = ("in_channels", "out_channels", "groups", "lanes", "vectors", "rows", "fetched_lines", "pixel_stride")
+    numbers = ("in_channels", "out_channels", "groups", "lanes", "vectors", "fetched_lines", "pixel_stride")
     values: dict[str, Any] = {name: draw(counts) for name in numbers}
+    heights = tuple(range(draw(st.integers(3, 14)), draw(st.integers(0, 2)), -1))
     flags = {name: draw(st.booleans()) for name in ("residual", "pixels_first")}
-    return PointwiseKernel(activation=draw(activations), **flags, **values)
+    return PointwiseKernel(activation=draw(activations), heights=heights, **flags, **values)
 
 
 @st.composite
@@ -497,10 +508,9 @@ def test_programs_that_differ_have_other_names(one: Program, two: Program) -> No
 def test_fifty_sizes_need_at_most_six_programs(
     monkeypatch: pytest.MonkeyPatch, layer: dict[str, Any], layouts: tuple[str, ...], target: Machine
 ) -> None:
-    large = replace(target, l2_bytes=2**20)
-    for (teams, sizes, own), layout in product(
-        (((1, 2), range(7, 307, 6), target), ((1,), range(1, 51), large), ((2,), range(1, 51), large)), layouts
-    ):
+    small, large = (replace(target, l2_bytes=size) for size in (2**19, 2**20))
+    few = product(((1,), (2,)), (range(1, 51),), (small, large))
+    for (teams, sizes, own), layout in product((((1, 2), range(7, 307, 6), target), *few), layouts):
         names = set()
         for team, n in product(teams, sizes):
             monkeypatch.setattr(threads, "team_size", lambda team=team: team)

@@ -15,14 +15,17 @@ from .machine import FLOAT_BYTES, Machine
 
 Axes = tuple[int, int, int]
 
-# Rows x vectors of the register tile: rows·vectors accumulators, one panel row of vectors and one splat must fit. By 5
-# rows few pixels leave few over: 512 to 512 and 1024 to 1024 channels on 2x2 to 4x4 pixels took 30 to 50 % less time
-# than by 12 or by single pixels (AMD EPYC, Zen 4, 1 thread, 2026-11-28).
-TILES: dict[str, dict[int, tuple[int, ...]]] = {
-    "avx512": {1: (14, 13, 5), 2: (14, 13, 5), 3: (9, 8, 5), 5: (5,)},
-    "avx2": {1: (6, 5), 2: (6, 5)},
-    "neon": {1: (12, 11, 5), 2: (12, 11, 5)},
+# Heights x vectors of the register tile, most often the first heights, for few pixels the second: rows·vectors
+# accumulators, one panel row of vectors and one splat must fit. By 5 rows few pixels leave few over: 512 to 512 and
+# 1024 to 1024 channels on 2x2 to 4x4 pixels took 30 to 50 % less time than by 12 or by single pixels (AMD EPYC, Zen 4,
+# 1 thread, 2026-11-28).
+TILES: dict[str, dict[int, tuple[tuple[int, ...], ...]]] = {
+    "avx512": {1: ((14, 13, 12), (5, 4)), 2: ((14, 13, 12), (5, 4)), 3: ((9, 8, 7), (5, 4)), 5: ((5, 4),)},
+    "avx2": {1: ((6, 5), (5, 4)), 2: ((6, 5), (5, 4))},
+    "neon": {1: ((12, 11, 10), (5, 4)), 2: ((12, 11, 10), (5, 4))},
 }
+# Of the pixels, done in vain, that tiles of the second heights are worth.
+MOST_IN_VAIN = 0.1
 # For few taps and for many: a sum is one chain of multiply-adds, and long chains need more of them side by side. For
 # many there are choices, the widest first: see _columns.
 COLUMNS: dict[str, tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]] = {
@@ -140,7 +143,7 @@ class DepthwiseKernel:
 class PointwiseKernel:
     """The constants of a pointwise loop nest: (pixels, in_channels) x (in_channels, out_channels) in each group.
 
-    lanes, vectors, rows: the register tile is `rows` (or one fewer) pixels x `vectors` vectors of `lanes` channels
+    lanes, vectors, heights: register tiles are so many pixels, the most first, x `vectors` vectors of `lanes` channels
     pixels_first: tiles of pixels are the outer loop, panels of weights the inner one
     fetched_lines: of the next band's input, for each input channel of a panel; where pixels come first
     pixel_stride: elements from one pixel to the next of what is multiplied
@@ -153,7 +156,7 @@ class PointwiseKernel:
     residual: bool
     lanes: int
     vectors: int
-    rows: int
+    heights: tuple[int, ...]
     pixels_first: bool
     fetched_lines: int
     pixel_stride: int
@@ -161,9 +164,11 @@ class PointwiseKernel:
     @property
     def name(self) -> str:
         order = "f" if self.pixels_first else ""
-        tile = f"m{self.rows}x{self.vectors}v{self.lanes}{order}a{self.fetched_lines}p{self.pixel_stride}"
+        tile = f"m{self.heights[0]}to{self.heights[-1]}x{self.vectors}v{self.lanes}{order}"
         residual = "_residual" if self.residual else ""
-        return f"n{self.out_channels}k{self.in_channels}g{self.groups}_{_name(self.activation)}{residual}_{tile}"
+        memory = f"a{self.fetched_lines}p{self.pixel_stride}"
+        size = f"n{self.out_channels}k{self.in_channels}g{self.groups}"
+        return f"{size}_{_name(self.activation)}{residual}_{tile}{memory}"
 
     @property
     def group_inputs(self) -> int:
@@ -296,7 +301,8 @@ def pointwise_kernel(
     tiles = TILES[machine.isa]
     count = -(-(out_channels // g.groups) // lanes)
     vectors = 2 if count % 2 == 0 else next((n for n in (3, 5) if n in tiles and count % n == 0), min(count, 2))
-    rows = min(tiles[vectors], key=lambda rows: (wasted_rows(pixels, rows), -rows))
+    usual, few = tiles[vectors][0], tiles[vectors][-1]
+    heights = usual if pixels >= usual[-1] and in_vain(pixels, usual) <= MOST_IN_VAIN * pixels else few
     return PointwiseKernel(
         in_channels=g.depthwise_channels,
         out_channels=out_channels,
@@ -305,9 +311,9 @@ def pointwise_kernel(
         residual=residual,
         lanes=lanes,
         vectors=vectors,
-        rows=rows,
+        heights=heights,
         pixels_first=weights_stay(g, machine),
-        fetched_lines=_fetched_lines(g, rows, ceil(count / vectors)) if weights_stay(g, machine) else 0,
+        fetched_lines=_fetched_lines(g, heights[0], ceil(count / vectors)) if weights_stay(g, machine) else 0,
         pixel_stride=unaliased(g.depthwise_channels),
     )
 
@@ -333,11 +339,10 @@ def fetches_next(g: Geometry, machine: Machine) -> bool:
     return g.out_channels is not None and g.rank == 2 and weights_stay(g, machine)
 
 
-def wasted_rows(pixels: int, rows: int) -> int:
-    """Rows computed in vain where `pixels` are cut into tiles of `rows` and of one fewer."""
-    tiles = -(-pixels // rows)
-    missing = tiles * rows - pixels
-    return 0 if missing <= tiles else missing
+def in_vain(pixels: int, heights: tuple[int, ...]) -> int:
+    """Pixels done twice where they are cut into tiles of two neighbouring heights, or of the least one."""
+    tiles = -(-pixels // heights[0])
+    return 0 if pixels >= tiles * heights[-1] else -(-pixels // heights[-1]) * heights[-1] - pixels
 
 
 def lanes_below(channels: int, most: int) -> int:

@@ -1,16 +1,17 @@
 """Pointwise convolution of channels-last pixels: a matrix product in each group.
 
     for panel in panels of `vectors` vectors of output channels:
-        for m in tiles of `rows` pixels:
+        for m in tiles of `rows` pixels, one of `heights`:
             sum[i, j] = bias[j]
             for c in range(group_inputs):
                 sum[i, j] += splat(pixel[m + i, c]) · weight[panel, c, j]
             out[m + i, j] = activation(sum[i, j] + residual[m + i, j])
 
 Where the weights stay in L2, tiles of pixels are the outer loop, so that the result is written in the order it lies in.
-Weights come packed panel by panel (pack.py). Pixels are cut into tiles of `rows` and of `rows - 1`, so that most
-numbers of pixels leave no remainder; a remainder overlaps the tile before it. The last vector of a group overlaps the
-one before it where channels do not fill it. Domain: lanes <= outputs of a group.
+Weights come packed panel by panel (pack.py). Pixels are cut into as few tiles as the greatest height allows, all of one
+height or one pixel less, so that nearly all numbers of pixels leave no remainder; where those tiles would be lower than
+the least height, the last overlaps the one before it. So does the last vector of a group where channels do not fill it.
+Domain: lanes <= outputs of a group.
 """
 
 from __future__ import annotations
@@ -126,17 +127,20 @@ def _panel(e: Block, k: PointwiseKernel, number: Int, place: tuple[Int, Int], ve
 
 
 def _each_tile(k: PointwiseKernel, band: Band, write: Callable[[Int, int], None]) -> None:
-    """Tiles by their first pixel and their height: `rows`, then `rows - 1`; single pixels where there are too few."""
-    pixels, rows = band.pixels, k.rows
+    """Tiles by their first pixel and their height, of two neighbouring heights; single pixels where there are few."""
+    pixels, least_height = band.pixels, k.heights[-1]
     e = pixels.block
-    tiles = ceil_div(pixels, rows)
-    missing = tiles * rows - pixels
-    fits, enough = missing <= tiles, pixels >= rows
-    tall = fits.pick(tiles - missing, enough.pick(tiles, 0))
-    with e.loop(0, tall) as tile:
-        write(least(tile.index * rows, pixels - rows), rows)
-    with e.loop(0, fits.pick(missing, 0)) as tile:
-        write(tall * rows + tile.index * (rows - 1), rows - 1)
+    tiles = greatest(ceil_div(pixels, k.heights[0]), 1)
+    # So many tiles of `height` pixels, after `taller` ones with one more.
+    height, taller = pixels // tiles, pixels % tiles
+    fits, enough = height >= least_height, pixels >= least_height
+    for rows in k.heights:
+        first = height.equals(rows).pick(taller * (rows + 1), 0)
+        count = (height + 1).equals(rows).pick(taller, height.equals(rows).pick(tiles - taller, 0))
+        if rows == least_height:
+            count = fits.pick(count, enough.pick(ceil_div(pixels, rows), 0))
+        with e.loop(0, count) as tile:
+            write(least(first + tile.index * rows, pixels - rows), rows)
     with e.loop((fits | enough).pick(pixels, 0), pixels) as pixel:
         write(pixel.index, 1)
 
