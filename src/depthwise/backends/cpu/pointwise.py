@@ -151,6 +151,14 @@ def _write_tile(e: Block, k: PointwiseKernel, band: Band, panel: _Panel, m: Int,
     # Loaded here: kept from tile to tile, it would take registers from the sums.
     bias = [(panel.bias + j * k.lanes).load(k.lanes) for j in range(vectors)]
     sums = [bias[j] for _ in range(rows) for j in range(vectors)]
+    places = [m * k.out_channels + column for column in panel.columns]
+    results = [band.out + place for place in places]
+    if not k.pixels_first:
+        # Where the results lie comes while they are computed: Xception's blocks on 37x37 to 10x10 pixels took 0 to 2 %
+        # less time (AMD EPYC, Zen 4, 1 and 2 threads, 2026-11-28).
+        for i in range(rows):
+            for result in results:
+                (result + i * k.out_channels).prefetch(2)
     fetch = _fetching(k, band, panel, m, rows)
     with e.loop(0, k.group_inputs, carried=sums) as c:
         weights = panel.weight + c.index * (vectors * k.lanes)
@@ -162,8 +170,6 @@ def _write_tile(e: Block, k: PointwiseKernel, band: Band, panel: _Panel, m: Int,
             pixel = e.splat(a + (c.index + i * k.pixel_stride), k.lanes)
             for j in range(vectors):
                 c.values[i * vectors + j] = pixel.fma(columns[j], c.values[i * vectors + j])
-    places = [m * k.out_channels + column for column in panel.columns]
-    results = [band.out + place for place in places]
     residuals = [band.residual + place for place in places] if k.residual else []
     for i in range(rows):
         for j in range(vectors):
