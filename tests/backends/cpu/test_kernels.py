@@ -148,7 +148,7 @@ def test_rows_that_other_tiles_do_not_divide(layer: Layer, target: Machine) -> N
 PLANES = [
     *(Layer(3, (3, 3)), Layer(3, (5, 5)), Layer(3, (3, 3), stride=2), Layer(3, (5, 5), stride=2), Layer(3, (4, 4))),
     *(Layer(3, (3, 3, 3)), Layer(3, (3, 3, 3), stride=(1, 2, 2)), Layer(3, (3, 3), dilation=3)),
-    Layer(2, (2, 3, 3), 2),
+    *(Layer(2, (2, 3, 3), 2), Layer(3, (3, 3, 3), stride=(2, 1, 1)), Layer(3, (3, 1, 2), dilation=(1, 2, 1))),
 ]
 
 
@@ -161,8 +161,22 @@ def test_planes_of_every_width(monkeypatch: pytest.MonkeyPatch, layer: Layer, ta
     stride = per_axis(layer.stride, layer.rank, "stride")[-1]
     for columns in range(least, least + 2 * target.vector_lanes + 3):
         padding = tuple(reach // 2 for reach in layer.reach)
-        given = Input(1, (*(5,) * (layer.rank - 1), columns * stride), padding, "planar")
+        # Two planes at a time, and one.
+        rows = (4 + columns % 2, 5) if layer.rank > 2 else (5,)
+        given = Input(1, (*rows, columns * stride), padding, "planar")
         assert kind(program_of(layer, given, target)) == "depthwise_planes"
+        assert_exact(layer, given, target)
+
+
+@on_each_machine
+@pytest.mark.parametrize("depth", [2, 4, 11, 13])
+def test_planes_two_at_a_time(depth: int, target: Machine) -> None:
+    """Where they are odd in number the last two overlap those before; threads begin within planes."""
+    layer = Layer(3, (3, 3, 3))
+    for rows, batch, team in ((1, 1, 1), (5, 2, 1), (6, 1, 2), (9, 1, 3)):
+        given = Input(batch, (depth, rows, 32), 1, "planar", threads=team)
+        kernel = program_of(layer, given, target).depthwise
+        assert (kernel.planes, kernel.edges) == (2, (1, 1))
         assert_exact(layer, given, target)
 
 

@@ -394,12 +394,20 @@ def test_few_columns_a_dilation_apart_are_done_twice() -> None:
         assert any(-count % columns * 6 <= count for columns in DILATED_COLUMNS if columns <= count)
 
 
-@pytest.mark.parametrize(("kernel", "size", "rows"), [(3, (56, 56), 4), (5, (56, 56), 4), (3, (8, 28, 28), 7)])
-def test_rows_of_planes(kernel: int, size: tuple[int, ...], rows: int) -> None:
-    k = depthwise_kernel(
-        geometry((64, *size), kernel, padding=kernel // 2), None, AVX512, planar=True, pixel_stride=None
-    )
-    assert k.columns == (rows,)
+@pytest.mark.parametrize(
+    ("kernel", "size", "stride", "planes", "rows"),
+    [
+        *((3, (56, 56), 1, 1, 4), (5, (56, 56), 1, 1, 4), (3, (8, 28, 28), 1, 2, 4), (3, (8, 28, 28), (2, 1, 1), 2, 4)),
+        *((3, (8, 28, 28), (3, 1, 1), 1, 7), (3, (1, 28, 28), 1, 1, 7), (3, (7, 28, 28), 1, 1, 7)),
+        *((3, (13, 28, 28), 1, 2, 4), ((2, 2, 3), (8, 28, 28), 1, 2, 4), ((1, 3, 3), (8, 28, 28), 1, 1, 4)),
+    ],
+)
+def test_rows_of_planes(
+    kernel: int | tuple[int, ...], size: tuple[int, ...], stride: int | tuple[int, ...], planes: int, rows: int
+) -> None:
+    g = geometry((64, *size), kernel, stride, "same" if stride == 1 else 1)
+    k = depthwise_kernel(g, None, AVX512, planar=True, pixel_stride=None)
+    assert (k.planes, k.columns) == (planes, (rows,))
     assert k.rows_unrolled is (prod(k.kernel) <= 25)
 
 
@@ -444,6 +452,7 @@ def depthwise_kernels(draw: st.DrawFn) -> DepthwiseKernel:
         fetches_out=draw(st.booleans()),
         planar=planar,
         to_planes=draw(st.booleans()),
+        planes=draw(counts),
         edges=draw(st.one_of(st.none(), st.tuples(counts, counts))) if planar else None,
         pixel_stride=None if planar else draw(st.one_of(st.none(), counts)),
     )
@@ -475,7 +484,8 @@ def crossed(one: Any, two: Any) -> Iterator[Any]:
 @given(depthwise_kernels(), depthwise_kernels())
 def test_depthwise_kernels_that_differ_have_other_names(one: DepthwiseKernel, two: DepthwiseKernel) -> None:
     for mixed in crossed(one, two):
-        if not (mixed.planar and mixed.pixel_stride is not None):
+        axes_it_lacks = mixed.kernel[: 3 - mixed.rank]
+        if max(axes_it_lacks, default=1) == 1 and not (mixed.planar and mixed.pixel_stride is not None):
             assert mixed == one or mixed.name != one.name
 
 

@@ -55,7 +55,7 @@ def inspect(
 
     >>> from depthwise.geometry import geometry
     >>> print(inspect(geometry((64, 56, 56), 3, padding=1, out_channels=128), isa="avx2").plan.split()[0])
-    fused_f32_k3x3_s1x1x1_d1x1x1_c64m1_linear_v8x6t3ub8p64_n128k64g1_linear_m6x2v8fa1p64__avx2
+    fused_f32_k3x3_s1x1x1_d1x1x1_c64m1_linear_v8x6t3ub8p64_n128k64g1_linear_m6to5x2v8fa1p64__avx2
     """
     if isa is not None and isa not in MACHINES:
         raise DepthwiseError(f"isa is one of {', '.join(MACHINES)}, or None for this machine; got {isa!r}")
