@@ -5,7 +5,7 @@
     measure the FMA peak
     for round in rounds:
         for every candidate and layout that passed:   A B C D A B C D ...
-            time as many calls as fill a sample
+            call it once, then time as many calls as fill a sample
     measure the FMA peak again
 
 The peak is the higher of the two: whatever else the machine does can only lower it.

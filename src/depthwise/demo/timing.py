@@ -2,10 +2,11 @@
 
     for round in rounds:
         for network, layout in candidates:        # A B C D A B C D ...
-            time as many calls as fill a sample
+            call it once, then time as many calls as fill a sample
     each network: the layout with the lower median
 
-Taking turns spreads whatever else the machine does over all candidates alike.
+Taking turns spreads whatever else the machine does over all candidates alike. The call that is not timed finds in the
+caches what the candidate before it left there, always the same one; its cost would be counted against the wrong one.
 """
 
 from __future__ import annotations
@@ -87,6 +88,7 @@ def take_turns(calls: Mapping[Key, Call], effort: Effort, on_round: Callable[[],
         if number >= 2 and perf_counter() - start > effort.limit_seconds:
             break
         for key, call in calls.items():
+            call()
             samples[key].append(_seconds(call, repeats[key]))
         on_round()
     return samples
