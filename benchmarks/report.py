@@ -187,10 +187,10 @@ def _measured(suite: Suite) -> str:
     text = """\
 Every output is checked against float64 before anything is timed. Then ours on both layouts, torch on both, the other
 peers and the dense convolution take turns in one process, in float32, with biases, activations and the residual, on
-random numbers; each turn begins with a call that is not timed, for the caches hold what the one before left there. Times
-are medians, quartiles in parentheses; of torch and of the dense convolution the faster layout.
-GFLOP/s count padding as data; the FMA peak is measured around each layer's turns; the bound is that of
-depthwise/bench/roofline.py, where everything is in the cache."""
+random numbers; each turn begins with a call that is not timed, for the caches hold what the one before left there.
+Times are medians, quartiles in parentheses; of torch and of the dense convolution the faster layout. GFLOP/s count
+padding as data; the FMA peak is measured around each layer's turns; the bound is that of depthwise/bench/roofline.py,
+where everything is in the cache."""
     return f"## How it was measured\n\n{text}\n\n" + "\n".join(f"- {fact}" for fact in facts)
 
 

@@ -163,6 +163,46 @@ def test_boxes(separable: bool, planar_in: bool) -> None:
     check()
 
 
+@pytest.mark.parametrize(
+    ("channels", "size", "batch", "threads", "boxes"),
+    [
+        *((728, 19, 1, 1, 7), (728, 19, 1, 2, 8), (728, 19, 2, 2, 7), (728, 37, 1, 2, 26), (728, 37, 1, 16, 32)),
+        # Fewer rows than threads, and no number of rows that is one for each.
+        *((256, 7, 1, 16, 7), (728, 19, 1, 5, 10)),
+    ],
+)
+def test_each_thread_has_as_many_boxes(channels: int, size: int, batch: int, threads: int, boxes: int) -> None:
+    g = geometry((channels, size, size), 3, padding=1, out_channels=channels)
+    s = schedule(g, batch, replace(AVX512, l2_bytes=2**20), threads, planar_in=True, planar_out=True)
+    assert s.boxes == boxes
+
+
+# 147 and 148 rows of 147 pixels, of which a band may have 128; rows of which a band may have 4; 2 of 37, and 9 of 19
+# in all for a thread, which no number of rows divides; and where nothing is fetched for the next band.
+@pytest.mark.parametrize(
+    ("channels", "rows", "width", "threads", "segments", "rows_each"),
+    [
+        *((128, 147, 147, 1, 1, {1}), (128, 148, 147, 2, 1, {1}), (128, 20, 300, 1, 2, {0.5})),
+        *((32, 112, 112, 1, 1, {4}), (32, 110, 112, 1, 1, {2}), (128, 56, 56, 2, 1, {2}), (32, 113, 112, 1, 1, {3, 4})),
+        (728, 37, 37, 1, 1, {1, 2}),
+    ],
+)
+def test_bands_have_as_many_rows(
+    channels: int, rows: int, width: int, threads: int, segments: int, rows_each: set[float]
+) -> None:
+    g = geometry((channels, rows, width), 3, padding=1, out_channels=2 * channels)
+    s = schedule(g, 1, replace(AVX512, l2_bytes=2**20), threads, planar_in=False, planar_out=False)
+    assert (s.segments, s.whole_rows) == (segments, 1)
+    assert {len(piece) / segments for piece in pieces(rows * segments, s.bands)} == rows_each
+    assert s.tile_pixels == max(rows_each) * width
+
+
+@pytest.mark.parametrize(("rows", "threads", "segments"), [(56, 1, 1), (56, 2, 1), (1, 1, 1), (2, 2, 2), (1, 2, 4)])
+def test_wide_rows_are_cut_for_threads_only(rows: int, threads: int, segments: int) -> None:
+    g = geometry((64, rows, 600), 3, padding=1)
+    assert schedule(g, 1, AVX512, threads, planar_in=False, planar_out=False).segments == segments
+
+
 def boxes(g: Geometry, s: Schedule) -> Iterator[tuple[range, range, range]]:
     """Every box of an image: output planes, rows and columns."""
     depth, height, width = three(g.out_spatial, 1)
