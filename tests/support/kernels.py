@@ -21,7 +21,7 @@ from depthwise.backends.cpu import memory as buffers
 from depthwise.backends.cpu.launch import Decision, Launch
 from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.cpu.pack import Pack, pack_of
-from depthwise.backends.cpu.plan import TILES
+from depthwise.backends.cpu.plan_pointwise import TILES
 from depthwise.backends.cpu.program import Program
 from depthwise.backends.eager import activate
 from depthwise.backends.formats import memory_format_of

@@ -11,7 +11,8 @@ import pytest
 from depthwise import DepthwiseError
 from depthwise.backends.cpu import jit, machine
 from depthwise.backends.cpu.inspection import MACHINES, inspect
-from depthwise.backends.cpu.plan import DepthwiseKernel, PointwiseKernel
+from depthwise.backends.cpu.plan_depthwise import DepthwiseKernel
+from depthwise.backends.cpu.plan_pointwise import PointwiseKernel
 from depthwise.backends.cpu.schedule import Schedule
 from depthwise.geometry import geometry
 

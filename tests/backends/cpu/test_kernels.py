@@ -16,11 +16,11 @@ from torch import Tensor
 
 from depthwise import reference
 from depthwise.backends.base import Activation, DepthwiseTensors
-from depthwise.backends.cpu import launch, machine, plan
+from depthwise.backends.cpu import launch, machine, plan_depthwise
 from depthwise.backends.cpu.activations import EPS, ERROR_BOUNDS
 from depthwise.backends.cpu.launch import Decision
 from depthwise.backends.cpu.machine import Machine
-from depthwise.backends.cpu.plan import TILES
+from depthwise.backends.cpu.plan_pointwise import TILES
 from depthwise.backends.cpu.program import Program
 from depthwise.backends.eager import activate
 from depthwise.geometry import per_axis
@@ -156,7 +156,7 @@ PLANES = [
 @pytest.mark.parametrize("layer", PLANES, ids=str)
 def test_planes_of_every_width(monkeypatch: pytest.MonkeyPatch, layer: Layer, target: Machine) -> None:
     """Those too that boxes are quicker for."""
-    monkeypatch.setattr(plan, "DIRECT_SHARES", {target.isa: {plan.MOST_DIRECT: (0, 0)}})
+    monkeypatch.setattr(plan_depthwise, "DIRECT_SHARES", {target.isa: {plan_depthwise.MOST_DIRECT: (0, 0)}})
     least = layer.reach[-1] - 1 + target.vector_lanes
     stride = per_axis(layer.stride, layer.rank, "stride")[-1]
     for columns in range(least, least + 2 * target.vector_lanes + 3):

@@ -22,7 +22,8 @@ from depthwise.backends.cpu.pack import (
     unpack_depthwise,
     unpack_pointwise,
 )
-from depthwise.backends.cpu.plan import PointwiseKernel, lanes_below
+from depthwise.backends.cpu.plan import lanes_below
+from depthwise.backends.cpu.plan_pointwise import PointwiseKernel
 from tests.support.cases import normals
 
 

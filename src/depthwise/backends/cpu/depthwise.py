@@ -24,7 +24,7 @@ from typing import Protocol, Self
 
 from .activations import activated
 from .ir import Block, Bool, Int, Ptr, Vec, ceil_div, greatest, least
-from .plan import TAPS_AT_ONCE, DepthwiseKernel, usual_edges
+from .plan_depthwise import TAPS_AT_ONCE, DepthwiseKernel, usual_edges
 from .tile import ANY_EDGES, Edges, Strip, Taps, rows_of, sums, sums_of_rows, valid
 
 SLOTS = (

@@ -13,7 +13,9 @@ from __future__ import annotations
 from . import depthwise, planar, pointwise
 from .depthwise import Pixels, first_pixel, first_unseen, write_units
 from .ir import Block, Int, Ptr, ceil_div, least
-from .plan import DepthwiseKernel, PointwiseKernel, lanes_below
+from .plan import lanes_below
+from .plan_depthwise import DepthwiseKernel
+from .plan_pointwise import PointwiseKernel
 from .planar import Box, box_count, box_of, pixels_to_planes, planes_of, planes_to_pixels, write_box
 from .pointwise import Ahead, Band, write_product
 

@@ -19,7 +19,9 @@ from ..formats import memory_format_of
 from . import jit, memory, threads
 from .machine import FLOAT_BYTES, Machine, host
 from .pack import Pack, pack_of
-from .plan import DepthwiseKernel, depthwise_kernel, pointwise_kernel, three
+from .plan import three
+from .plan_depthwise import DepthwiseKernel, depthwise_kernel
+from .plan_pointwise import pointwise_kernel
 from .program import SLOT, Program, Slots
 from .schedule import Schedule, schedule
 from .tile import zero_elements

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ...folding import scale_and_shift_of
 from ..base import DepthwiseTensors, Norm, Weights
-from .plan import PointwiseKernel, tap_stride
+from .plan_depthwise import tap_stride
+from .plan_pointwise import PointwiseKernel
 
 
 @dataclass(frozen=True, slots=True)

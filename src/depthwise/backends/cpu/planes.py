@@ -12,7 +12,7 @@
 Rows outside the image read zeros. The first and the last tile of a row reach columns outside: these are masked or, in
 strided and dilated kernels, the nearest columns inside are read, and moved by some lanes while zeros come in. At stride
 2 every other column of two vectors is taken. Tiles overlap where planes, rows or columns do not fill them. Domain:
-`plan.runs_direct`.
+`plan_depthwise.runs_direct`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Literal
 
 from .activations import activated
 from .ir import Block, Int, Ptr, Vec, ceil_div, greatest, least, select
-from .plan import DepthwiseKernel
+from .plan_depthwise import DepthwiseKernel
 
 _Side = Literal["left", "inside", "right"]
 

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 
 from .activations import activated
 from .ir import Block, Bool, Int, Ptr, ceil_div, greatest, least, select
-from .plan import LINE_ELEMENTS, PointwiseKernel
+from .plan import LINE_ELEMENTS
+from .plan_pointwise import PointwiseKernel
 
 SLOTS = ("pointwise_weight", "pointwise_bias", "residual", "out", "pixels", "bands", "panel_chunks")
 

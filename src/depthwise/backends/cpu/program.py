@@ -13,7 +13,8 @@ from .depthwise import write_depthwise
 from .driver import RUNTIME_SLOTS, Stage, write_module
 from .fused import write_fused, write_planar_fused
 from .machine import Machine
-from .plan import DepthwiseKernel, PointwiseKernel
+from .plan_depthwise import DepthwiseKernel
+from .plan_pointwise import PointwiseKernel
 from .planar import write_planar_depthwise
 from .planes import write_planes
 from .pointwise import write_pointwise

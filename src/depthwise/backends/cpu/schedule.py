@@ -8,7 +8,8 @@ from operator import itemgetter
 
 from ...geometry import Geometry
 from .machine import FLOAT_BYTES, Machine
-from .plan import Axes, fetches_next, lanes_below, pointwise_bytes, runs_direct, three, unaliased, weights_stay
+from .plan import Axes, fetches_next, lanes_below, pointwise_bytes, three, unaliased, weights_stay
+from .plan_depthwise import runs_direct
 
 # A parallel region costs a few microseconds; below this many multiply-adds one thread is done sooner.
 SERIAL_MACS = 100_000

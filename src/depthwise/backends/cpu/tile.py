@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .ir import Block, Bool, Int, Ptr, Vec, ceil_div, greatest, least, select
-from .plan import DepthwiseKernel
+from .plan_depthwise import DepthwiseKernel
 
 
 @dataclass(frozen=True, slots=True)

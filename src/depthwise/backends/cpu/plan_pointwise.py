@@ -1,0 +1,122 @@
+"""The plan of a pointwise kernel: tiles, their order, what is fetched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, prod
+
+from ...geometry import Geometry
+from ..base import Activation
+from .machine import Machine
+from .plan import LINE_ELEMENTS, activation_name, lanes_below, unaliased, weights_stay
+
+# Heights x vectors of the register tile, most often the first heights, for few pixels the second: rows·vectors
+# accumulators, one panel row of vectors and one splat must fit. By 5 rows few pixels leave few over: 512 to 512 and
+# 1024 to 1024 channels on 2x2 to 4x4 pixels took 30 to 50 % less time than by 12 or by single pixels (AMD EPYC, Zen 4,
+# 1 thread, 2026-11-28).
+TILES: dict[str, dict[int, tuple[tuple[int, ...], ...]]] = {
+    "avx512": {1: ((14, 13, 12), (5, 4)), 2: ((14, 13, 12), (5, 4)), 3: ((9, 8, 7), (5, 4)), 5: ((5, 4),)},
+    "avx2": {1: ((6, 5), (5, 4)), 2: ((6, 5), (5, 4))},
+    "neon": {1: ((12, 11, 10), (5, 4)), 2: ((12, 11, 10), (5, 4))},
+}
+# Of the pixels, done in vain, that tiles of the second heights are worth.
+MOST_IN_VAIN = 0.1
+# Eight blocks whose input lies beyond L2 came to 0.49 of the peak without fetching where outputs are few, 0.52 with at
+# most 1 line for each input channel, 0.53 with 2, 0.52 with 4 (Intel Xeon, 1 thread, 2026-11-25).
+MOST_FETCHED_LINES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class PointwiseKernel:
+    """The constants of a pointwise loop nest: (pixels, in_channels) x (in_channels, out_channels) in each group.
+
+    lanes, vectors, heights: register tiles are so many pixels, the most first, x `vectors` vectors of `lanes` channels
+    pixels_first: tiles of pixels are the outer loop, panels of weights the inner one
+    fetched_lines: of the next band's input, for each input channel of a panel; where pixels come first
+    pixel_stride: elements from one pixel to the next of what is multiplied
+    """
+
+    in_channels: int
+    out_channels: int
+    groups: int
+    activation: Activation
+    residual: bool
+    lanes: int
+    vectors: int
+    heights: tuple[int, ...]
+    pixels_first: bool
+    fetched_lines: int
+    pixel_stride: int
+
+    @property
+    def name(self) -> str:
+        order = "f" if self.pixels_first else ""
+        tile = f"m{self.heights[0]}to{self.heights[-1]}x{self.vectors}v{self.lanes}{order}"
+        residual = "_residual" if self.residual else ""
+        memory = f"a{self.fetched_lines}p{self.pixel_stride}"
+        size = f"n{self.out_channels}k{self.in_channels}g{self.groups}"
+        return f"{size}_{activation_name(self.activation)}{residual}_{tile}{memory}"
+
+    @property
+    def group_inputs(self) -> int:
+        return self.in_channels // self.groups
+
+    @property
+    def group_outputs(self) -> int:
+        return self.out_channels // self.groups
+
+    @property
+    def group_vectors(self) -> int:
+        """Vectors of a group; the last overlaps the one before it where channels do not fill it."""
+        return -(-self.group_outputs // self.lanes)
+
+    @property
+    def full_panels(self) -> int:
+        return self.group_vectors // self.vectors
+
+    @property
+    def rest_vectors(self) -> int:
+        """Vectors of the panel after the full ones, 0 where there is none."""
+        return self.group_vectors % self.vectors
+
+    @property
+    def panels(self) -> int:
+        return self.groups * (self.full_panels + (self.rest_vectors > 0))
+
+
+def pointwise_kernel(
+    g: Geometry, activation: Activation, machine: Machine, *, residual: bool, pixels: int
+) -> PointwiseKernel:
+    """The kernel for tiles of a band of `pixels` pixels."""
+    out_channels = g.output_size[0]
+    lanes = lanes_below(out_channels // g.groups, machine.vector_lanes)
+    tiles = TILES[machine.isa]
+    count = -(-(out_channels // g.groups) // lanes)
+    vectors = 2 if count % 2 == 0 else next((n for n in (3, 5) if n in tiles and count % n == 0), min(count, 2))
+    usual, few = tiles[vectors][0], tiles[vectors][-1]
+    heights = usual if pixels >= usual[-1] and in_vain(pixels, usual) <= MOST_IN_VAIN * pixels else few
+    return PointwiseKernel(
+        in_channels=g.depthwise_channels,
+        out_channels=out_channels,
+        groups=g.groups,
+        activation=activation,
+        residual=residual,
+        lanes=lanes,
+        vectors=vectors,
+        heights=heights,
+        pixels_first=weights_stay(g, machine),
+        fetched_lines=_fetched_lines(g, heights[0], ceil(count / vectors)) if weights_stay(g, machine) else 0,
+        pixel_stride=unaliased(g.depthwise_channels),
+    )
+
+
+def _fetched_lines(g: Geometry, rows: int, panels: int) -> int:
+    """Lines for each input channel of a panel that bring a tile's share of the next band's input, or the most of it."""
+    lines = rows * g.in_channels * prod(g.stride) / LINE_ELEMENTS
+    return min(MOST_FETCHED_LINES, ceil(lines / (g.depthwise_channels * panels)))
+
+
+def in_vain(pixels: int, heights: tuple[int, ...]) -> int:
+    """Pixels done twice where they are cut into tiles of two neighbouring heights, or of the least one."""
+    tiles = -(-pixels // heights[0])
+    return 0 if pixels >= tiles * heights[-1] else -(-pixels // heights[-1]) * heights[-1] - pixels
