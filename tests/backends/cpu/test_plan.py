@@ -166,14 +166,15 @@ def test_each_thread_has_as_many_boxes(channels: int, size: int, batch: int, thr
     assert s.boxes == boxes
 
 
-# 147 and 148 rows of 147 pixels, of which a band may have 128; rows of which a band may have 4; 2 of 37, and 9 of 19
-# in all for a thread, which no number of rows divides; and where nothing is fetched for the next band.
+# Of about 128, 512, 60 and 89 pixels: rows longer than that; as many in each, or all but one; such as tiles of 14 to 12
+# pixels divide; and where nothing is fetched for the next band.
 @pytest.mark.parametrize(
     ("channels", "rows", "width", "threads", "segments", "rows_each"),
     [
         *((128, 147, 147, 1, 1, {1}), (128, 148, 147, 2, 1, {1}), (128, 20, 300, 1, 2, {0.5})),
-        *((32, 112, 112, 1, 1, {4}), (32, 110, 112, 1, 1, {2}), (128, 56, 56, 2, 1, {2}), (32, 113, 112, 1, 1, {3, 4})),
-        (728, 37, 37, 1, 1, {1, 2}),
+        *((32, 112, 112, 1, 1, {4}), (32, 110, 112, 1, 1, {5}), (128, 56, 56, 2, 1, {2}), (32, 113, 112, 1, 1, {1, 2})),
+        *((128, 45, 45, 1, 1, {3}), (256, 44, 44, 1, 1, {2}), (256, 22, 22, 1, 1, {3, 4}), (728, 37, 37, 1, 1, {1, 2})),
+        (728, 19, 19, 1, 1, {4, 5}),
     ],
 )
 def test_bands_have_as_many_rows(

@@ -88,16 +88,12 @@ def pointwise_kernel(
     g: Geometry, activation: Activation, machine: Machine, *, residual: bool, pixels: int
 ) -> PointwiseKernel:
     """The kernel for tiles of a band of `pixels` pixels."""
-    out_channels = g.output_size[0]
-    lanes = lanes_below(out_channels // g.groups, machine.vector_lanes)
-    tiles = TILES[machine.isa]
-    count = -(-(out_channels // g.groups) // lanes)
-    vectors = 2 if count % 2 == 0 else next((n for n in (3, 5) if n in tiles and count % n == 0), min(count, 2))
-    usual, few = tiles[vectors][0], tiles[vectors][-1]
+    lanes, vectors, count = _vectors(g, machine)
+    usual, few = TILES[machine.isa][vectors][0], TILES[machine.isa][vectors][-1]
     heights = usual if pixels >= usual[-1] and in_vain(pixels, usual) <= MOST_IN_VAIN * pixels else few
     return PointwiseKernel(
         in_channels=g.depthwise_channels,
-        out_channels=out_channels,
+        out_channels=g.output_size[0],
         groups=g.groups,
         activation=activation,
         residual=residual,
@@ -108,6 +104,20 @@ def pointwise_kernel(
         fetched_lines=_fetched_lines(g, heights[0], ceil(count / vectors)) if weights_stay(g, machine) else 0,
         pixel_stride=unaliased(g.depthwise_channels),
     )
+
+
+def usual_heights(g: Geometry, machine: Machine) -> tuple[int, ...]:
+    """Of tiles where there are pixels enough."""
+    return TILES[machine.isa][_vectors(g, machine)[1]][0]
+
+
+def _vectors(g: Geometry, machine: Machine) -> tuple[int, int, int]:
+    """Lanes of a vector, vectors of a tile and of a group."""
+    outputs, tiles = g.output_size[0] // g.groups, TILES[machine.isa]
+    lanes = lanes_below(outputs, machine.vector_lanes)
+    count = -(-outputs // lanes)
+    vectors = 2 if count % 2 == 0 else next((n for n in (3, 5) if n in tiles and count % n == 0), min(count, 2))
+    return lanes, vectors, count
 
 
 def _fetched_lines(g: Geometry, rows: int, panels: int) -> int:
