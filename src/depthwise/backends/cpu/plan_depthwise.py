@@ -31,7 +31,7 @@ MOST_DIRECT = 27
 # AVX2 kernels of 16 taps 9 % more (AMD EPYC, Zen 4, 1 thread, 2026-11-28).
 DIRECT_ROWS = {25: 4, MOST_DIRECT: 7}
 # Rows of a tile of two planes: they read four planes, not six, for 3x3x3. Volumes of 28 to 112 columns took 3 to 42 %
-# less time than by planes of 7 rows, with stride 1x2x2 up to 25 %, on AVX2 up to 12 % (AMD EPYC, Zen 4, 1 thread,
+# less time than by planes of 7 rows, with stride 1x2x2 up to 25 %, on AVX2 up to 29 % (AMD EPYC, Zen 4, 1 thread,
 # 2026-11-28).
 PAIRED_ROWS = 4
 # Planes are read as they lie where columns fill at least such a share of the lanes of a row's vectors: by the most

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import ceil, prod
+from math import prod
 from operator import itemgetter
 
 from ...geometry import Geometry
@@ -29,7 +29,8 @@ FEWEST_PIXELS, FEWEST_PIXELS_FAR = 24, 56
 # The time of two stages, beside even shares of the work: what one thread computed comes to the others from its caches.
 # 49 pixels, 960 to 160 channels, took 5 to 9 % less in two bands (the same machine).
 TWO_STAGES = 1.06
-# The time of bands of two sizes, as many of each, that fetch as much as they have themselves, beside equal ones; twice.
+# Bands of two sizes lose so much of the time, times the share of the rarer size: what one fetches is then not the whole
+# of the next.
 UNEVEN = 0.1
 # A wave of tasks that leaves threads idle for more than this share is cut otherwise.
 LEAST_BALANCE = 0.95
@@ -144,8 +145,7 @@ def _bands(g: Geometry, machine: Machine, units: int, unit_pixels: int, threads:
     heights, usual = usual_heights(g, machine), max(1, target // unit_pixels)
 
     def bands(each: int) -> int:
-        for_each_thread = ceil(units / each / threads)
-        return min(units, for_each_thread * threads)
+        return min(units, -(-units // (each * threads)) * threads)
 
     def cost(each: int) -> tuple[float, int]:
         count = bands(each)
