@@ -28,7 +28,7 @@ def measured_peaks(threads: int, seconds: float = 0.2) -> Peaks:
         loads, stores = peak.load_gbytes(threads), peak.store_gbytes(threads)
     except (ImportError, DepthwiseError) as error:
         return Peaks(threads, None, None, None, memory, 1, f"no kernel measures the peak here: {error}")
-    return Peaks(threads, fma, loads, stores, memory, 1 if host is None else host.vector_lanes)
+    return Peaks(threads, fma, loads, stores, memory, 1 if host is None else host.narrow_lanes)
 
 
 def refreshed(peaks: Peaks, seconds: float = 0.03) -> Peaks:

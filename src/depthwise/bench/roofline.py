@@ -32,6 +32,7 @@ class Peaks:
     fma_gflops:   float32 multiply-adds in registers, two FLOPs each
     load_gbytes, store_gbytes: to and from the first-level cache
     memory_gbytes: copying between large tensors, read and written bytes together
+    vector_lanes:  of the narrowest vectors that reach the FMA peak
     """
 
     threads: int

@@ -253,6 +253,18 @@ def test_tiles_do_little_in_vain(target: Machine, channels: int, pixels: int) ->
 
 
 @pytest.mark.parametrize(
+    ("outputs", "lanes", "vectors"),
+    [(16, 16, 1), (20, 8, 3), (24, 8, 3), (32, 16, 2), (40, 8, 5), (72, 8, 3), (80, 16, 5), (88, 16, 2), (12, 8, 2)],
+)
+def test_halves_of_vectors_where_those_take_half_the_time(outputs: int, lanes: int, vectors: int) -> None:
+    g = geometry((8, 56, 56), 3, padding=1, out_channels=outputs)
+    k = pointwise_kernel(g, None, replace(AVX512, cpu="znver4"), residual=False, pixels=56)
+    assert (k.lanes, k.vectors) == (lanes, vectors)
+    other = pointwise_kernel(g, None, AVX512, residual=False, pixels=56)
+    assert other.lanes == (16 if outputs >= 16 else 8)
+
+
+@pytest.mark.parametrize(
     ("filters", "taps", "stride"),
     [
         *((16, 961, 16), (24, 961, 24), (144, 961, 144), (8, 25, 8)),

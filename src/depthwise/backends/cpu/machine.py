@@ -12,6 +12,9 @@ import llvmlite.binding as llvm
 KIB = 1024
 FLOAT_BYTES = 4
 
+# CPUs with AVX-512 that multiply 512 bits in two halves.
+TWO_HALVES = ("znver4",)
+
 
 @dataclass(frozen=True, slots=True)
 class Machine:
@@ -29,6 +32,11 @@ class Machine:
     features: str
     l1_bytes: int = 32 * KIB
     l2_bytes: int = 512 * KIB
+
+    @property
+    def narrow_lanes(self) -> int:
+        """Lanes of the narrowest vectors that multiply as many numbers in a given time as the widest."""
+        return self.vector_lanes // 2 if self.cpu in TWO_HALVES else self.vector_lanes
 
 
 @cache
