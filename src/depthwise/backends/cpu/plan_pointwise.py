@@ -118,14 +118,14 @@ def _vectors(g: Geometry, machine: Machine) -> tuple[int, int, int]:
     """Lanes of a vector, vectors of a tile and of a group."""
     outputs, tiles = g.output_size[0] // g.groups, TILES[machine.isa]
     lanes, narrow = (lanes_below(outputs, most) for most in (machine.vector_lanes, machine.narrow_lanes))
-    if _done(outputs, narrow) <= (1 - LANES_IN_VAIN) * _done(outputs, lanes):
+    if _whole(outputs, narrow) <= (1 - LANES_IN_VAIN) * _whole(outputs, lanes):
         lanes = narrow
     count = -(-outputs // lanes)
     vectors = 2 if count % 2 == 0 else next((n for n in (3, 5) if n in tiles and count % n == 0), min(count, 2))
     return lanes, vectors, count
 
 
-def _done(channels: int, lanes: int) -> int:
+def _whole(channels: int, lanes: int) -> int:
     """Channels, some of them twice, in whole vectors."""
     return -(-channels // lanes) * lanes
 
