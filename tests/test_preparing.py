@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 import depthwise
 from depthwise import DepthwiseError, SeparableConv1d, SeparableConv2d, SeparableConv3d, backends, operators, prepare
-from depthwise.backends.cpu import jit, machine
+from depthwise.backends.cpu import machine
+from depthwise.backends.cpu.run import jit
 
 needs_machine = pytest.mark.skipif(machine.host() is None, reason="no generator serves this machine")
 

@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from depthwise.backends.cpu import jit, machine, threads
-from depthwise.backends.cpu.program import SLOT, Program, Slots
+from depthwise.backends.cpu import machine
+from depthwise.backends.cpu.run import jit, threads
+from depthwise.backends.cpu.run.program import SLOT, Program, Slots
 from tests.support.cases import normals
 from tests.support.kernels import (
     HERE,

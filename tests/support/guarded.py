@@ -24,9 +24,9 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from depthwise.backends.cpu import threads
 from depthwise.backends.cpu.machine import Machine
-from depthwise.backends.cpu.program import SLOT, Slots
+from depthwise.backends.cpu.run import threads
+from depthwise.backends.cpu.run.program import SLOT, Slots
 from tests.support.cases import small_integers
 from tests.support.kernels import HERE, NAN, TAILS, Input, Layer, Memory, in_turn, inputs_of, numbers_of, run
 

@@ -16,13 +16,15 @@ from torch import Tensor
 
 from depthwise import reference
 from depthwise.backends.base import Activation, DepthwiseTensors, SeparableTensors, Weights
-from depthwise.backends.cpu import launch, machine, schedule, threads
-from depthwise.backends.cpu import memory as buffers
+from depthwise.backends.cpu import launch, machine
 from depthwise.backends.cpu.launch import Decision, Launch
 from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.cpu.pack import Pack, pack_of
-from depthwise.backends.cpu.plan_pointwise import TILES
-from depthwise.backends.cpu.program import Program
+from depthwise.backends.cpu.plan import schedule
+from depthwise.backends.cpu.plan.pointwise import TILES
+from depthwise.backends.cpu.run import memory as buffers
+from depthwise.backends.cpu.run import threads
+from depthwise.backends.cpu.run.program import Program
 from depthwise.backends.eager import activate
 from depthwise.backends.formats import memory_format_of
 from depthwise.geometry import Geometry, IntOrTuple, Padding, geometry, per_axis

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from depthwise.backends.base import Activation
-from depthwise.backends.cpu import activations, jit, machine, threads
-from depthwise.backends.cpu.activations import EPS, ERROR_BOUNDS, ErrorBound, activated
-from depthwise.backends.cpu.driver import RUNTIME_SLOTS, write_module
-from depthwise.backends.cpu.ir import Block, Int, Vec
+from depthwise.backends.cpu import machine
+from depthwise.backends.cpu.emit import activations
+from depthwise.backends.cpu.emit.activations import EPS, ERROR_BOUNDS, ErrorBound, activated
+from depthwise.backends.cpu.emit.ir import Block, Int, Vec
 from depthwise.backends.cpu.machine import Machine
+from depthwise.backends.cpu.run import jit, threads
+from depthwise.backends.cpu.run.driver import RUNTIME_SLOTS, write_module
 from depthwise.backends.eager import ACTIVATIONS, activate
 
 SLOTS = (*RUNTIME_SLOTS, "x", "out", "count")

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from depthwise import DepthwiseError
-from depthwise.backends.cpu import jit, machine
+from depthwise.backends.cpu import machine
 from depthwise.backends.cpu.inspection import MACHINES, inspect
-from depthwise.backends.cpu.plan_depthwise import DepthwiseKernel
-from depthwise.backends.cpu.plan_pointwise import PointwiseKernel
-from depthwise.backends.cpu.schedule import Schedule
+from depthwise.backends.cpu.plan.depthwise import DepthwiseKernel
+from depthwise.backends.cpu.plan.pointwise import PointwiseKernel
+from depthwise.backends.cpu.plan.schedule import Schedule
+from depthwise.backends.cpu.run import jit
 from depthwise.geometry import geometry
 
 pytestmark = pytest.mark.skipif(machine.host() is None, reason="no generator serves this machine")

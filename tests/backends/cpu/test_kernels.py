@@ -16,12 +16,13 @@ from torch import Tensor
 
 from depthwise import reference
 from depthwise.backends.base import Activation, DepthwiseTensors
-from depthwise.backends.cpu import launch, machine, plan_depthwise
-from depthwise.backends.cpu.activations import EPS, ERROR_BOUNDS
+from depthwise.backends.cpu import launch, machine
+from depthwise.backends.cpu.emit.activations import EPS, ERROR_BOUNDS
 from depthwise.backends.cpu.launch import Decision
 from depthwise.backends.cpu.machine import Machine
-from depthwise.backends.cpu.plan_pointwise import TILES
-from depthwise.backends.cpu.program import Program
+from depthwise.backends.cpu.plan import depthwise as plan_depthwise
+from depthwise.backends.cpu.plan.pointwise import TILES
+from depthwise.backends.cpu.run.program import Program
 from depthwise.backends.eager import activate
 from depthwise.geometry import per_axis
 from tests.support.cases import normals, small_integers

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 import depthwise
 from depthwise import SeparableConv1d, SeparableConv2d, backend, functional
 from depthwise.backends import recall
-from depthwise.backends.cpu import launch, machine, memory, threads
+from depthwise.backends.cpu import launch, machine
 from depthwise.backends.cpu.launch import Layout, layout_of
-from depthwise.backends.cpu.program import Slots
+from depthwise.backends.cpu.run import memory, threads
+from depthwise.backends.cpu.run.program import Slots
 from depthwise.backends.formats import memory_format_of
 from depthwise.geometry import geometry
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from depthwise.backends.base import Activation
-from depthwise.backends.cpu import jit, machine
-from depthwise.backends.cpu.program import Program
+from depthwise.backends.cpu import machine
+from depthwise.backends.cpu.run import jit
+from depthwise.backends.cpu.run.program import Program
 from depthwise.backends.eager import ACTIVATIONS
 from tests.support.kernels import KINDS, Input, Layer, decide, input_tensor, kind, outside_calls
 

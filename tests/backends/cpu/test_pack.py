@@ -22,8 +22,8 @@ from depthwise.backends.cpu.pack import (
     unpack_depthwise,
     unpack_pointwise,
 )
-from depthwise.backends.cpu.plan import lanes_below
-from depthwise.backends.cpu.plan_pointwise import PointwiseKernel
+from depthwise.backends.cpu.plan.pointwise import PointwiseKernel
+from depthwise.backends.cpu.plan.sizes import lanes_below
 from tests.support.cases import normals
 
 

@@ -15,13 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from depthwise.backends.base import Activation
-from depthwise.backends.cpu import launch, machine, threads
+from depthwise.backends.cpu import launch, machine
 from depthwise.backends.cpu.machine import Machine
-from depthwise.backends.cpu.plan import lanes_below, three, unaliased
-from depthwise.backends.cpu.plan_depthwise import DILATED_COLUMNS, DepthwiseKernel, depthwise_kernel, tap_stride
-from depthwise.backends.cpu.plan_pointwise import MOST_IN_VAIN, TILES, PointwiseKernel, in_vain, pointwise_kernel
-from depthwise.backends.cpu.program import Program
-from depthwise.backends.cpu.schedule import Schedule, schedule
+from depthwise.backends.cpu.plan.depthwise import DILATED_COLUMNS, DepthwiseKernel, depthwise_kernel, tap_stride
+from depthwise.backends.cpu.plan.pointwise import MOST_IN_VAIN, TILES, PointwiseKernel, in_vain, pointwise_kernel
+from depthwise.backends.cpu.plan.schedule import Schedule, schedule
+from depthwise.backends.cpu.plan.sizes import lanes_below, three, unaliased
+from depthwise.backends.cpu.run import threads
+from depthwise.backends.cpu.run.program import Program
 from depthwise.backends.eager import ACTIVATIONS
 from depthwise.geometry import Geometry, geometry
 

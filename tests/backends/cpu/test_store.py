@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from depthwise.backends.cpu import machine, store
+from depthwise.backends.cpu import machine
+from depthwise.backends.cpu.run import store
 
 MACHINE = machine.neon()
 CODE = b"\x7fELF and more" * 100

@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 import torch
 
-from depthwise.backends.cpu import jit, machine, threads
-from depthwise.backends.cpu.driver import RUNTIME_FUNCTIONS, RUNTIME_SLOTS, write_module
-from depthwise.backends.cpu.ir import Block, Int
+from depthwise.backends.cpu import machine
+from depthwise.backends.cpu.emit.ir import Block, Int
+from depthwise.backends.cpu.run import jit, threads
+from depthwise.backends.cpu.run.driver import RUNTIME_FUNCTIONS, RUNTIME_SLOTS, write_module
 
 MOST = 16
 SLOTS = (*RUNTIME_SLOTS, "members", "teams", "neighbours", "numbers", "count")

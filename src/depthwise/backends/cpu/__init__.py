@@ -34,8 +34,8 @@ class Cpu(Backend):
     def details(self) -> tuple[str, ...]:
         if _machine_refusal() is not None:
             return ()
-        from . import store, threads
         from .launch import machine
+        from .run import store, threads
 
         target, runtime, usage = machine(), threads.runtime(), store.usage()
         alone = threads.reason()

@@ -16,15 +16,15 @@ from ...geometry import Geometry
 from .. import recall
 from ..base import Activation, Runner, Weights
 from ..formats import memory_format_of
-from . import jit, memory, threads
+from .emit.tile import zero_elements
 from .machine import FLOAT_BYTES, Machine, host
 from .pack import Pack, pack_of
-from .plan import three
-from .plan_depthwise import DepthwiseKernel, depthwise_kernel
-from .plan_pointwise import pointwise_kernel
-from .program import SLOT, Program, Slots
-from .schedule import Schedule, schedule
-from .tile import zero_elements
+from .plan.depthwise import DepthwiseKernel, depthwise_kernel
+from .plan.pointwise import pointwise_kernel
+from .plan.schedule import Schedule, schedule
+from .plan.sizes import three
+from .run import jit, memory, threads
+from .run.program import SLOT, Program, Slots
 
 _X, _OUT, _RESIDUAL = SLOT["x"], SLOT["out"], SLOT["residual"]
 _DEPTHWISE_OUT, _SCRATCH = SLOT["depthwise_out"], SLOT["scratch"]

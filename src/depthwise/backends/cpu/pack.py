@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ...folding import scale_and_shift_of
 from ..base import DepthwiseTensors, Norm, Weights
-from .plan_depthwise import tap_stride
-from .plan_pointwise import PointwiseKernel
+from .plan.depthwise import tap_stride
+from .plan.pointwise import PointwiseKernel
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,11 @@ from functools import reduce
 
 import torch
 
-from . import jit, threads
-from .driver import RUNTIME_FUNCTIONS, RUNTIME_SLOTS, write_module
-from .ir import Block, Int, Vec
+from .emit.ir import Block, Int, Vec
 from .launch import machine
 from .machine import FLOAT_BYTES
+from .run import jit, threads
+from .run.driver import RUNTIME_FUNCTIONS, RUNTIME_SLOTS, write_module
 
 SLOTS = (*RUNTIME_SLOTS, "turns", "memory")
 # Each thread reads and writes memory of its own, well inside L1.

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
-from .machine import FLOAT_BYTES
+from ..machine import FLOAT_BYTES
 
 Case = TypeVar("Case")
 

@@ -20,7 +20,7 @@ import llvmlite
 import platformdirs
 from llvmlite.binding import llvm_version_info
 
-from .machine import Machine
+from ..machine import Machine
 
 MAGIC = b"depthwise kernel 1\n"
 SUFFIX = ".depthwise-kernel"
@@ -148,7 +148,7 @@ def _source_digest(folder: Path) -> str | None:
 
 
 # Read when the modules themselves are, so that a file edited later does not lend its digest to the code of before.
-_SOURCE = _source_digest(Path(__file__).parent)
+_SOURCE = _source_digest(Path(__file__).parents[1])
 
 
 def _identity(key: str, machine: Machine) -> str:

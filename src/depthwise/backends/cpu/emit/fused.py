@@ -10,17 +10,17 @@ The depthwise result is computed once, whatever the number of output channels, a
 
 from __future__ import annotations
 
-from . import depthwise, planar, pointwise
+from ..plan.depthwise import DepthwiseKernel
+from ..plan.pointwise import PointwiseKernel
+from ..plan.sizes import lanes_below
+from . import boxes, depthwise, pointwise
+from .boxes import Box, box_count, box_of, pixels_to_planes, planes_of, planes_to_pixels, write_box
 from .depthwise import Pixels, first_pixel, first_unseen, write_units
 from .ir import Block, Int, Ptr, ceil_div, least
-from .plan import lanes_below
-from .plan_depthwise import DepthwiseKernel
-from .plan_pointwise import PointwiseKernel
-from .planar import Box, box_count, box_of, pixels_to_planes, planes_of, planes_to_pixels, write_box
 from .pointwise import Ahead, Band, write_product
 
 # fetch_next: elements of the next band's input that are fetched for each pixel of this one; 0: none
-SLOTS = (*depthwise.SLOTS, *pointwise.SLOTS, *planar.SLOTS, "whole_rows", "fetch_next")
+SLOTS = (*depthwise.SLOTS, *pointwise.SLOTS, *boxes.SLOTS, "whole_rows", "fetch_next")
 
 
 def write_fused(e: Block, d: DepthwiseKernel, p: PointwiseKernel, thread: Int, threads: Int) -> None:

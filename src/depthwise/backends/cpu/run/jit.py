@@ -13,8 +13,8 @@ from weakref import WeakValueDictionary
 
 import llvmlite.binding as llvm
 
+from ..machine import Machine
 from . import store
-from .machine import Machine
 
 KEPT_MODULES = 512
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from math import prod
 from operator import itemgetter
 
-from ...geometry import Geometry
-from .machine import FLOAT_BYTES, Machine
-from .plan import Axes, fetches_next, lanes_below, pointwise_bytes, three, unaliased, weights_stay
-from .plan_depthwise import runs_direct
-from .plan_pointwise import in_vain, usual_heights
+from ....geometry import Geometry
+from ..machine import FLOAT_BYTES, Machine
+from .depthwise import runs_direct
+from .pointwise import in_vain, usual_heights
+from .sizes import Axes, fetches_next, lanes_below, pointwise_bytes, three, unaliased, weights_stay
 
 # A parallel region costs a few microseconds; below this many multiply-adds one thread is done sooner.
 SERIAL_MACS = 100_000

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil, prod
 
-from ...geometry import Geometry
-from ..base import Activation
-from .machine import Machine
-from .plan import LINE_ELEMENTS, activation_name, lanes_below, unaliased, weights_stay
+from ....geometry import Geometry
+from ...base import Activation
+from ..machine import Machine
+from .sizes import LINE_ELEMENTS, activation_name, lanes_below, unaliased, weights_stay
 
 # Heights x vectors of the register tile, most often the first heights, for few pixels the second: rows·vectors
 # accumulators, one panel row of vectors and one splat must fit. By 5 rows few pixels leave few over: 512 to 512 and

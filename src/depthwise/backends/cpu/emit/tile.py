@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..plan.depthwise import DepthwiseKernel
 from .ir import Block, Bool, Int, Ptr, Vec, ceil_div, greatest, least, select
-from .plan_depthwise import DepthwiseKernel
 
 
 @dataclass(frozen=True, slots=True)

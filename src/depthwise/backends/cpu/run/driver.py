@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from .ir import Block, Int, Module
+from ..emit.ir import Block, Int, Module
 
 # Those of the first slots; the number of threads to ask for comes after them.
 RUNTIME_FUNCTIONS = ("omp_get_thread_num", "omp_get_num_threads", "GOMP_barrier", "GOMP_parallel")

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Literal
 
+from ..plan.depthwise import DepthwiseKernel
 from .activations import activated
 from .ir import Block, Int, Ptr, Vec, ceil_div, greatest, least, select
-from .plan_depthwise import DepthwiseKernel
 
 _Side = Literal["left", "inside", "right"]
 

@@ -19,10 +19,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..plan.pointwise import PointwiseKernel
+from ..plan.sizes import LINE_ELEMENTS
 from .activations import activated
 from .ir import Block, Bool, Int, Ptr, ceil_div, greatest, least, select
-from .plan import LINE_ELEMENTS
-from .plan_pointwise import PointwiseKernel
 
 SLOTS = ("pointwise_weight", "pointwise_bias", "residual", "out", "pixels", "bands", "panel_chunks")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import gcd, inf, prod
 
-from ...geometry import Geometry
-from ..base import Activation
-from .machine import FLOAT_BYTES, Machine
-from .plan import LINE_ELEMENTS, Axes, activation_name, fetches_next, lanes_below, three
+from ....geometry import Geometry
+from ...base import Activation
+from ..machine import FLOAT_BYTES, Machine
+from .sizes import LINE_ELEMENTS, Axes, activation_name, fetches_next, lanes_below, three
 
 # For few taps and for many: a sum is one chain of multiply-adds, and long chains need more of them side by side. For
 # many there are choices, the widest first: see _columns.

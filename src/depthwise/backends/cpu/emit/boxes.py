@@ -17,9 +17,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 
+from ..plan.depthwise import DepthwiseKernel
 from .depthwise import Pixels, Place, Rows, first_filter, image_rows, write_rows
 from .ir import Block, Int, Ptr, Vec, ceil_div, greatest, least
-from .plan_depthwise import DepthwiseKernel
 
 # z_bands: runs of output planes; boxes: of each of them; box_pixels: the most that one has; in_scratch: elements that a
 # packed box may need

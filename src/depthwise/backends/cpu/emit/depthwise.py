@@ -22,9 +22,9 @@ from functools import reduce
 from operator import and_
 from typing import Protocol, Self
 
+from ..plan.depthwise import TAPS_AT_ONCE, DepthwiseKernel, usual_edges
 from .activations import activated
 from .ir import Block, Bool, Int, Ptr, Vec, ceil_div, greatest, least
-from .plan_depthwise import TAPS_AT_ONCE, DepthwiseKernel, usual_edges
 from .tile import ANY_EDGES, Edges, Strip, Taps, rows_of, sums, sums_of_rows, valid
 
 SLOTS = (

@@ -8,16 +8,17 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass
 
-from . import fused, jit
-from .depthwise import write_depthwise
+from ..emit import fused
+from ..emit.boxes import write_planar_depthwise
+from ..emit.depthwise import write_depthwise
+from ..emit.direct import write_planes
+from ..emit.fused import write_fused, write_planar_fused
+from ..emit.pointwise import write_pointwise
+from ..machine import Machine
+from ..plan.depthwise import DepthwiseKernel
+from ..plan.pointwise import PointwiseKernel
+from . import jit
 from .driver import RUNTIME_SLOTS, Stage, write_module
-from .fused import write_fused, write_planar_fused
-from .machine import Machine
-from .plan_depthwise import DepthwiseKernel
-from .plan_pointwise import PointwiseKernel
-from .planar import write_planar_depthwise
-from .planes import write_planes
-from .pointwise import write_pointwise
 
 SLOTS = (*RUNTIME_SLOTS, *fused.SLOTS)
 Slots = ctypes.c_int64 * len(SLOTS)

@@ -7,9 +7,9 @@ plan_pointwise.py.
 
 from __future__ import annotations
 
-from ...geometry import Geometry
-from ..base import Activation
-from .machine import FLOAT_BYTES, Machine
+from ....geometry import Geometry
+from ...base import Activation
+from ..machine import FLOAT_BYTES, Machine
 
 # Of a window or an image: z y x, with extent 1 for those that a rank lacks.
 Axes = tuple[int, int, int]
