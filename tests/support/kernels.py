@@ -20,8 +20,8 @@ from depthwise.backends.cpu import launch, machine
 from depthwise.backends.cpu.launch import Decision, Launch
 from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.cpu.pack import Pack, pack_of
-from depthwise.backends.cpu.plan import schedule
-from depthwise.backends.cpu.plan.pointwise import TILES
+from depthwise.backends.cpu.plan import tuning
+from depthwise.backends.cpu.plan.tuning import tuning_of
 from depthwise.backends.cpu.run import memory as buffers
 from depthwise.backends.cpu.run import threads
 from depthwise.backends.cpu.run.program import Program
@@ -220,19 +220,23 @@ def decide(layer: Layer, given: Input, x: Tensor, target: Machine) -> Decision:
 
     No call is too small for its threads. With a small cache, bands begin within rows rather than two stages run.
     """
+    tuned = replace(
+        tuning_of(target),
+        serial_macs=0,
+        far_strip_rows=2,
+        fewest_pixels=2,
+        fewest_pixels_far=2,
+        two_stages=100.0 if given.small_cache else 1.0,
+    )
     seen = replace(target, l1_bytes=SMALL_CACHE, l2_bytes=SMALL_CACHE) if given.small_cache else target
     with (
         patch.object(threads, "team_size", lambda: given.threads),
-        patch.object(schedule, "SERIAL_MACS", 0),
-        patch.object(schedule, "FAR_STRIP_ROWS", 2),
-        patch.object(schedule, "FEWEST_PIXELS", 2),
-        patch.object(schedule, "FEWEST_PIXELS_FAR", 2),
-        patch.object(schedule, "TWO_STAGES", 100.0 if given.small_cache else 1.0),
+        patch.dict(tuning.ROWS, {target.kind: tuned}),
     ):
         decision = launch.decide(geometry_of(layer, given), x, layer.activations, residual=layer.residual, target=seen)
     pointwise = decision.program.pointwise
     if pointwise is not None:
-        pointwise = replace(pointwise, heights=TILES[target.isa][pointwise.vectors][0])
+        pointwise = replace(pointwise, heights=tuning_of(target).tiles[pointwise.vectors][0])
     return replace(decision, program=replace(decision.program, machine=target, pointwise=pointwise))
 
 

@@ -20,8 +20,7 @@ from depthwise.backends.cpu import launch, machine
 from depthwise.backends.cpu.emit.activations import EPS, ERROR_BOUNDS
 from depthwise.backends.cpu.launch import Decision
 from depthwise.backends.cpu.machine import Machine
-from depthwise.backends.cpu.plan import depthwise as plan_depthwise
-from depthwise.backends.cpu.plan.pointwise import TILES
+from depthwise.backends.cpu.plan import tuning
 from depthwise.backends.cpu.run.program import Program
 from depthwise.backends.eager import activate
 from depthwise.geometry import per_axis
@@ -157,7 +156,8 @@ PLANES = [
 @pytest.mark.parametrize("layer", PLANES, ids=str)
 def test_planes_of_every_width(monkeypatch: pytest.MonkeyPatch, layer: Layer, target: Machine) -> None:
     """Those too that boxes are quicker for."""
-    monkeypatch.setattr(plan_depthwise, "DIRECT_SHARES", {target.isa: {plan_depthwise.MOST_DIRECT: (0, 0)}})
+    always = replace(tuning.tuning_of(target), direct_shares={tuning.MOST_DIRECT: (0, 0)})
+    monkeypatch.setitem(tuning.ROWS, target.kind, always)
     least = layer.reach[-1] - 1 + target.vector_lanes
     stride = per_axis(layer.stride, layer.rank, "stride")[-1]
     for columns in range(least, least + 2 * target.vector_lanes + 3):
@@ -183,7 +183,7 @@ def test_planes_two_at_a_time(depth: int, target: Machine) -> None:
 
 @on_each_machine
 def test_every_number_of_pixels_and_every_tile(target: Machine) -> None:
-    for vectors, choices in TILES[target.isa].items():
+    for vectors, choices in tuning.tuning_of(target).tiles.items():
         # Two full panels and the rest of a third, whose last vector overlaps the one before it.
         layer = Layer(5, (1, 1), out_channels=2 * vectors * target.vector_lanes + 3, residual=True)
         for pixels in range(1, 61):

@@ -9,6 +9,7 @@ from itertools import chain, pairwise, product
 from math import prod
 from typing import Any
 
+import llvmlite.binding as llvm
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,10 +18,11 @@ from hypothesis import strategies as st
 from depthwise.backends.base import Activation
 from depthwise.backends.cpu import launch, machine
 from depthwise.backends.cpu.machine import Machine
-from depthwise.backends.cpu.plan.depthwise import DILATED_COLUMNS, DepthwiseKernel, depthwise_kernel, tap_stride
-from depthwise.backends.cpu.plan.pointwise import MOST_IN_VAIN, TILES, PointwiseKernel, in_vain, pointwise_kernel
+from depthwise.backends.cpu.plan.depthwise import DepthwiseKernel, depthwise_kernel, tap_stride
+from depthwise.backends.cpu.plan.pointwise import PointwiseKernel, in_vain, pointwise_kernel
 from depthwise.backends.cpu.plan.schedule import Schedule, schedule
 from depthwise.backends.cpu.plan.sizes import lanes_below, three, unaliased
+from depthwise.backends.cpu.plan.tuning import ROWS, tuning_of
 from depthwise.backends.cpu.run import threads
 from depthwise.backends.cpu.run.program import Program
 from depthwise.backends.eager import ACTIVATIONS
@@ -29,6 +31,29 @@ from depthwise.geometry import Geometry, geometry
 AVX512 = Machine("avx512", 16, 32, "x86_64-unknown-linux-gnu", "skylake-avx512", "")
 MACHINES = [AVX512, machine.avx2(), machine.neon()]
 on_each_machine = pytest.mark.parametrize("target", MACHINES, ids=lambda target: target.isa)
+
+
+def test_every_kind_of_machine_has_a_row() -> None:
+    kinds = {target.kind for target in (*MACHINES, replace(AVX512, in_halves=True))}
+    assert kinds == set(ROWS)
+    assert replace(machine.avx2(), in_halves=True).kind == "avx2"
+
+
+# Features of Zen 4, of Zen 5 and of an Intel Xeon, as LLVM names them.
+@pytest.mark.parametrize(
+    ("features", "in_halves"),
+    [({"sse4a": True}, True), ({"sse4a": True, "avx512vp2intersect": True}, False), ({"amx-tile": True}, False)],
+)
+def test_features_tell_which_cores_multiply_in_halves(
+    features: dict[str, bool], in_halves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = dict.fromkeys(("avx512f", "avx512dq", "avx512bw", "avx512vl"), True) | features
+    monkeypatch.setattr(llvm, "get_host_cpu_features", lambda: llvm.FeatureMap(wide))
+    monkeypatch.setattr(llvm, "get_process_triple", lambda: "x86_64-unknown-linux-gnu")
+    found = machine.host.__wrapped__()
+    assert found is not None
+    assert found.in_halves is in_halves
+    assert found.narrow_lanes == (8 if in_halves else 16)
 
 
 @st.composite
@@ -239,16 +264,17 @@ def test_pixels_done_in_vain(pixels: int, most: int, count: int) -> None:
 def test_tiles_do_little_in_vain(target: Machine, channels: int, pixels: int) -> None:
     g = geometry((8, 1, 1), 1, out_channels=channels)
     k = pointwise_kernel(g, None, target, residual=False, pixels=pixels)
-    usual, few = TILES[target.isa][k.vectors][0], TILES[target.isa][k.vectors][-1]
+    tuning = tuning_of(target)
+    usual, few = tuning.tiles[k.vectors][0], tuning.tiles[k.vectors][-1]
     assert k.heights in (usual, few)
     # No pixel alone, where there are enough for a tile.
     assert pixels < few[-1] or (pixels >= k.heights[-1] and in_vain(pixels, k.heights) * 4 <= pixels)
-    assert pixels < 2 * usual[0] or in_vain(pixels, k.heights) <= MOST_IN_VAIN * pixels
+    assert pixels < 2 * usual[0] or in_vain(pixels, k.heights) <= tuning.pixels_in_vain * pixels
     assert k.lanes * k.group_vectors >= channels >= k.lanes
     assert k.full_panels * k.vectors + k.rest_vectors == k.group_vectors
     assert all(
         rows * vectors + vectors + 1 <= target.vector_registers
-        for vectors, choices in TILES[target.isa].items()
+        for vectors, choices in tuning.tiles.items()
         for rows in chain(*choices)
     )
 
@@ -259,7 +285,7 @@ def test_tiles_do_little_in_vain(target: Machine, channels: int, pixels: int) ->
 )
 def test_halves_of_vectors_where_those_take_half_the_time(outputs: int, lanes: int, vectors: int) -> None:
     g = geometry((8, 56, 56), 3, padding=1, out_channels=outputs)
-    k = pointwise_kernel(g, None, replace(AVX512, cpu="znver4"), residual=False, pixels=56)
+    k = pointwise_kernel(g, None, replace(AVX512, in_halves=True), residual=False, pixels=56)
     assert (k.lanes, k.vectors) == (lanes, vectors)
     other = pointwise_kernel(g, None, AVX512, residual=False, pixels=56)
     assert other.lanes == (16 if outputs >= 16 else 8)
@@ -433,8 +459,9 @@ def test_columns_a_dilation_apart_go_together_where_neighbours_share_little(
 
 
 def test_few_columns_a_dilation_apart_are_done_twice() -> None:
-    for count in range(DILATED_COLUMNS[-1], 500):
-        assert any(-count % columns * 6 <= count for columns in DILATED_COLUMNS if columns <= count)
+    choices = tuning_of(AVX512).dilated_columns
+    for count in range(choices[-1], 500):
+        assert any(-count % columns * 6 <= count for columns in choices if columns <= count)
 
 
 @pytest.mark.parametrize(

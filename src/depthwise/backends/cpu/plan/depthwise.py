@@ -3,45 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import gcd, inf, prod
+from math import gcd, prod
 
 from ....geometry import Geometry
 from ...base import Activation
 from ..machine import FLOAT_BYTES, Machine
 from .sizes import LINE_ELEMENTS, Axes, activation_name, fetches_next, lanes_below, three
+from .tuning import MOST_DIRECT, tuning_of
 
-# For few taps and for many: a sum is one chain of multiply-adds, and long chains need more of them side by side. For
-# many there are choices, the widest first: see _columns.
-COLUMNS: dict[str, tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]] = {
-    "avx512": ((7,), ((14, 7), (7,))),
-    "avx2": ((6,), ((6,), (5,))),
-    "neon": ((7,), ((14, 7), (7,))),
-}
-# Of the tiles that divide a row evenly.
-FEWEST_COLUMNS = 3
-# Of a sequence whose results are transposed in registers: whole squares of vectors.
-COLUMNS_TO_PLANES = {"avx512": 16, "avx2": 8, "neon": 8}
-# Where columns lie a dilation apart: from 4 columns on, with one of these at most a sixth more is computed.
-DILATED_COLUMNS = (6, 5, 4)
 # Of an L1 cache of 8 ways, half of which are left to the input.
 L1_SETS, MOST_TAPS_A_SET = 64, 4
-# Taps of a kernel, at most, for vectors of columns.
-MOST_DIRECT = 27
-# Rows of such a tile by the most taps: 64x8x28x28, 3x3x3, took 7 % less time with 7 rows on AVX-512 and 9 % on AVX2, on
-# AVX2 kernels of 16 taps 9 % more (AMD EPYC, Zen 4, 1 thread, 2026-11-28).
-DIRECT_ROWS = {25: 4, MOST_DIRECT: 7}
-# Rows of a tile of two planes: they read four planes, not six, for 3x3x3. Volumes of 28 to 112 columns took 3 to 42 %
-# less time than by planes of 7 rows, with stride 1x2x2 up to 25 %, on AVX2 up to 29 % (AMD EPYC, Zen 4, 1 thread,
-# 2026-11-28).
-PAIRED_ROWS = 4
-# Planes are read as they lie where columns fill at least such a share of the lanes of a row's vectors: by the most
-# taps, for strides 1 and 2. Else pixels in boxes (planar.py) take less time: 128x20x20 to 128x40x40, 5x5, 3 to 28 %
-# less, with stride 2 up to 40, 64x8x20x20, 3x3x3, 47 %, with stride 2 55 (AMD EPYC, Zen 4, 1 thread, 2026-11-28).
-DIRECT_SHARES = {
-    "avx512": {9: (0.6, 0.7), 25: (0.85, 0.95), MOST_DIRECT: (0.7, 0.8)},
-    "avx2": {9: (0.6, 0.85), 25: (inf, inf), MOST_DIRECT: (0.95, inf)},
-    "neon": {9: (0.6, 0.7), 25: (0.85, 0.95), MOST_DIRECT: (0.7, 0.8)},
-}
 # Taps of a kernel, at most, that are written out one after another.
 MOST_UNROLLED = 9
 # Of longer rows than registers have room for, so many taps at a time.
@@ -130,6 +101,7 @@ def depthwise_kernel(
     g: Geometry, activation: Activation, machine: Machine, *, planar: bool, pixel_stride: int | None
 ) -> DepthwiseKernel:
     kernel, stride, dilation = (three(numbers, 1) for numbers in (g.kernel_size, g.stride, g.dilation))
+    tuning = tuning_of(machine)
     lanes, multiplier = lanes_below(g.depthwise_channels, machine.vector_lanes), g.depth_multiplier
     # A multiplier that does not go with the lanes takes its input lane by lane: much code for each load.
     gathers = not planar and lanes % multiplier != 0 and multiplier % lanes != 0
@@ -141,8 +113,8 @@ def depthwise_kernel(
     shares_few = stride[2] == 1 < min(dilation[2], kernel[2]) and under * 3 > columns[0] * kernel[2] * 2
     apart = shares_few and not (gathers or width < columns[-1])
     if apart:
-        under = DILATED_COLUMNS[0] + kernel[2] - 1
-    square = COLUMNS_TO_PLANES[machine.isa]
+        under = tuning.dilated_columns[0] + kernel[2] - 1
+    square = tuning.columns_to_planes
     is_sequence = g.rank == 1 and g.out_channels is None and not planar
     to_planes = is_sequence and g.out_spatial[0] >= square and not (gathers or apart)
     even = () if gathers or apart or to_planes else _even_columns(g, columns, machine)
@@ -162,7 +134,7 @@ def depthwise_kernel(
         lanes=lanes,
         columns=columns,
         evenly=bool(even),
-        dilated_columns=DILATED_COLUMNS if apart else (),
+        dilated_columns=tuning.dilated_columns if apart else (),
         taps=taps,
         # Tiles that look at their edges are of small images, and loops leave out the rows outside these.
         rows_unrolled=few_taps and not (gathers or even),
@@ -183,9 +155,9 @@ def _direct(k: DepthwiseKernel, g: Geometry, machine: Machine) -> DepthwiseKerne
     taps, depth = prod(k.kernel), three(g.out_spatial, 1)[0]
     # Two planes, where they share input planes and little is done twice.
     is_paired = k.dilation[0] == 1 and k.stride[0] < k.kernel[0] and depth > 1 and depth % 2 * 10 <= depth
-    planes, rows = 1, next(rows for most, rows in DIRECT_ROWS.items() if taps <= most)
+    planes, rows = 1, next(rows for most, rows in tuning_of(machine).direct_rows.items() if taps <= most)
     if is_paired:
-        planes, rows = 2, PAIRED_ROWS
+        planes, rows = 2, tuning_of(machine).paired_rows
     return replace(
         k,
         lanes=machine.vector_lanes,
@@ -216,7 +188,7 @@ def _fills_vectors(g: Geometry, machine: Machine) -> bool:
     taps, width, stride = prod(g.kernel_size), g.out_spatial[-1], g.stride[-1]
     if taps > MOST_DIRECT or stride > 2:
         return False
-    least = next(shares[stride - 1] for most, shares in DIRECT_SHARES[machine.isa].items() if taps <= most)
+    least = next(shares[stride - 1] for most, shares in tuning_of(machine).direct_shares.items() if taps <= most)
     return width >= least * _done(width, (machine.vector_lanes,))
 
 
@@ -228,10 +200,7 @@ def edges(g: Geometry) -> tuple[int, int]:
 
 
 def tap_stride(filters: int, taps: int) -> int:
-    """Elements from one tap's weights to the next one's: one line more where else many taps shared few sets of L1.
-
-    1024x7x7, 13x13, whose taps lay 4 KiB apart, took 49 % less time (AMD EPYC, Zen 4, 1 thread, 2026-11-28).
-    """
+    """Elements from one tap's weights to the next one's: one line more where else many taps shared few sets of L1."""
     lines, rest = divmod(filters, LINE_ELEMENTS)
     sets = L1_SETS // gcd(L1_SETS, lines)
     is_crowded = rest == 0 and sets < L1_SETS and taps > MOST_TAPS_A_SET * sets
@@ -251,11 +220,8 @@ def _strip_blocks(g: Geometry, under: int, lanes: int, machine: Machine) -> int:
 
 
 def _columns(kernel: Axes, machine: Machine) -> tuple[int, ...]:
-    """Output columns of a tile, and of tiles for shorter rows.
-
-    28x28, 17x17 and 21x21, took 35 % less time by 7 columns than by 14 (AMD EPYC, Zen 4, 1 thread, 2026-11-28).
-    """
-    few, many = COLUMNS[machine.isa]
+    """Output columns of a tile, and of tiles for shorter rows."""
+    few, many = tuning_of(machine).few_taps, tuning_of(machine).many_taps
     if prod(kernel) <= MOST_UNROLLED:
         return few
     for columns in many:
@@ -273,11 +239,9 @@ def usual_edges(reach: int) -> tuple[int, int]:
 def _even_columns(g: Geometry, usual: tuple[int, ...], machine: Machine) -> tuple[int, ...]:
     """Columns of tiles that divide a row more evenly than the usual ones, () where they are not worth a kernel.
 
-    Rows of 5 were done column by column, and 10 as twice 7: 432x13x5x5, 3x3x3, took 66 to 75 % less time, 1024x8x8 to
-    1024x10x10, 3x3, 25 to 30 %, rows of 15 to 36 up to 15 % (AMD EPYC, Zen 4, 1 thread, 2026-11-28). On AVX2 kernels of
-    3x3 gained as much, of 11x11 to 15x15 lost 4 to 75 %.
+    With the usual ones a row of 5 is done column by column, and one of 10 as twice 7.
     """
-    width, even = g.out_spatial[-1], tuple(range(usual[-1] - 1, FEWEST_COLUMNS - 1, -1))
+    width, even = g.out_spatial[-1], tuple(range(usual[-1] - 1, tuning_of(machine).fewest_columns - 1, -1))
     reach = (g.kernel_size[-1] - 1) * g.dilation[-1]
     if any(own > most for own, most in zip(edges(g), usual_edges(reach), strict=True)):
         return ()
@@ -299,10 +263,6 @@ def _weights(columns: int, machine: Machine) -> int:
 
 
 def _taps(kernel_columns: int, registers: int, *, whole: bool) -> int:
-    """Taps of a kernel's row whose weights stay in registers: of `whole` rows all, where there is room for so many.
-
-    14x14, 9x9 and 13x13, took 55 to 62 % less time than by 8 taps at a time, 28x28, 9x9 to 15x15, 35 to 42 %, sequences
-    15 to 20 % (AMD EPYC, Zen 4, 1 thread, 2026-11-28).
-    """
+    """Taps of a kernel's row whose weights stay in registers: of `whole` rows all, where there is room for so many."""
     some = max(4, min(registers, TAPS_AT_ONCE))
     return kernel_columns if whole and kernel_columns <= registers else min(kernel_columns, some)

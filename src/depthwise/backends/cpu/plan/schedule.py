@@ -11,29 +11,7 @@ from ..machine import FLOAT_BYTES, Machine
 from .depthwise import runs_direct
 from .pointwise import in_vain, usual_heights
 from .sizes import Axes, fetches_next, lanes_below, pointwise_bytes, three, unaliased, weights_stay
-
-# A parallel region costs a few microseconds; below this many multiply-adds one thread is done sooner.
-SERIAL_MACS = 100_000
-# From and to beyond L2, so few rows at a time that memory is walked almost in order: 8x128x56x56, 3x3, took 16 % less
-# time than by whole images (Intel Xeon, 1 thread, nothing in the caches, 2026-11-25).
-FAR_STRIP_ROWS = 4
-# Planes of as many times the size of L2 come from memory. Those of single images, which a third-level cache of 32 MiB
-# held, took 15 % more time when they were fetched ahead (AMD EPYC, Zen 4, 1 thread, 2026-11-27).
-FAR_PLANES = 8
-# Blocks of filters whose sums take about as long as it takes to fetch a line from beyond L2.
-FETCHED_BLOCKS = 16
-# A band of no more pixels is not worth reading all weights for; where they come from beyond L2, one of some more is not
-# either: 49 pixels, 512 to 1024 channels, took 10 % more time in two bands than in two stages (AMD EPYC, Zen 4, 2
-# threads, 2026-11-28).
-FEWEST_PIXELS, FEWEST_PIXELS_FAR = 24, 56
-# The time of two stages, beside even shares of the work: what one thread computed comes to the others from its caches.
-# 49 pixels, 960 to 160 channels, took 5 to 9 % less in two bands (the same machine).
-TWO_STAGES = 1.06
-# Bands of two sizes lose so much of the time, times the share of the rarer size: what one fetches is then not the whole
-# of the next.
-UNEVEN = 0.1
-# A wave of tasks that leaves threads idle for more than this share is cut otherwise.
-LEAST_BALANCE = 0.95
+from .tuning import tuning_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +54,12 @@ def schedule(g: Geometry, batch: int, machine: Machine, threads: int, *, planar_
     """Cut a depthwise convolution, or a separable one, into tasks for `threads` threads."""
     out = batch * prod(g.out_spatial)
     macs = out * g.depthwise_channels * (g.kernel_area + (g.out_channels or 0))
-    if macs < SERIAL_MACS:
+    tuning = tuning_of(machine)
+    if macs < tuning.serial_macs:
         threads = 1
     moved_bytes = FLOAT_BYTES * batch * (prod(g.input_size) + prod(g.output_size))
     if planar_in and runs_direct(g, machine):
-        return Schedule(threads, fetch_in=int(moved_bytes > FAR_PLANES * machine.l2_bytes))
+        return Schedule(threads, fetch_in=int(moved_bytes > tuning.far_planes * machine.l2_bytes))
     if planar_out:
         s = _boxes(g, batch, machine, threads, planar_in=planar_in)
         return replace(s, fetch_in=int(g.rank == 1 and not planar_in and moved_bytes > machine.l2_bytes))
@@ -90,17 +69,17 @@ def schedule(g: Geometry, batch: int, machine: Machine, threads: int, *, planar_
     if moved_bytes <= machine.l2_bytes:
         return s
     if g.out_channels is None:
-        s = replace(s, plane_rows=_plane_rows(g, machine), strip_rows=FAR_STRIP_ROWS)
+        s = replace(s, plane_rows=_plane_rows(g, machine), strip_rows=tuning.far_strip_rows)
     if s.fused and fetches_next(g, machine):
         return replace(s, fetch_next=g.in_channels * prod(g.stride))
-    return replace(s, fetch_in=max(1, FETCHED_BLOCKS // -(-g.depthwise_channels // machine.vector_lanes)))
+    return replace(s, fetch_in=max(1, tuning.fetched_blocks // -(-g.depthwise_channels // machine.vector_lanes)))
 
 
 def _depthwise(g: Geometry, batch: int, machine: Machine, threads: int) -> Schedule:
     rows = batch * prod(g.out_spatial[:-1])
     segments = _segments(g, rows, threads, g.out_spatial[-1])
     blocks = -(-g.depthwise_channels // machine.vector_lanes)
-    chunks = min(threads, blocks) if _balance(rows * segments, threads) < LEAST_BALANCE else 1
+    chunks = min(threads, blocks) if _balance(rows * segments, threads) < tuning_of(machine).least_balance else 1
     return Schedule(threads, segments=segments, chunks=chunks)
 
 
@@ -123,7 +102,8 @@ def _separable(g: Geometry, batch: int, machine: Machine, threads: int) -> Sched
     ]
     bands = -(-max(1, -(-pixels // target)) // threads) * threads
     tile = -(-pixels // bands)
-    fewest = FEWEST_PIXELS if pointwise_bytes(g) < 2 * machine.l2_bytes else FEWEST_PIXELS_FAR
+    tuning = tuning_of(machine)
+    fewest = tuning.fewest_pixels if pointwise_bytes(g) < 2 * machine.l2_bytes else tuning.fewest_pixels_far
     if threads > 1 and segments == 1 and tile > fewest:
         # Bands that begin and end within a row compute some of its depthwise pixels in vain.
         in_vain = g.kernel_area / (g.kernel_area + g.output_size[0] / g.groups) * width / tile
@@ -131,16 +111,14 @@ def _separable(g: Geometry, batch: int, machine: Machine, threads: int) -> Sched
         cut = Schedule(threads, bands=bands, whole_rows=0, tile_pixels=tile, scratch_elements=elements)
         choices.append((1 + in_vain, cut))
     if threads > 1:
-        choices.append((TWO_STAGES, _two_stages(g, machine, threads, segments, pixels)))
+        choices.append((tuning.two_stages, _two_stages(g, machine, threads, segments, pixels)))
     return min(choices, key=itemgetter(0))[1]
 
 
 def _bands(g: Geometry, machine: Machine, units: int, unit_pixels: int, threads: int, target: int) -> int:
     """Bands of about `target` pixels that leave the fewest pixels over from tiles, and are of as many units each.
 
-    What one band fetches of the next is as much as it has itself: Xception's blocks on 147x147 and 74x74 pixels took 3
-    to 7 % less time than by bands of one and of two rows. Rows of 45 pixels, of which tiles leave 3 over, took 6 % less
-    by three than by one (AMD EPYC, Zen 4, 1 thread, 2026-11-28).
+    What one band fetches of the next is as much as it has itself.
     """
     heights, usual = usual_heights(g, machine), max(1, target // unit_pixels)
 
@@ -153,7 +131,7 @@ def _bands(g: Geometry, machine: Machine, units: int, unit_pixels: int, threads:
         in_each = in_vain(size * unit_pixels, heights), in_vain((size + 1) * unit_pixels, heights)
         over = (in_each[0] * (count - larger) + in_each[1] * larger) / (units * unit_pixels)
         uneven = min(larger, count - larger) / count if fetches_next(g, machine) else 0.0
-        return over + UNEVEN * uneven, abs(each - usual)
+        return over + tuning_of(machine).uneven * uneven, abs(each - usual)
 
     most = max(1, target * 3 // 2 // unit_pixels)
     return bands(min(range(max(1, usual // 2), most + 1), key=cost))
@@ -185,8 +163,7 @@ def _boxes(g: Geometry, batch: int, machine: Machine, threads: int, *, planar_in
     segments = max(1, round(width / target)) if width >= 2 * target else 1
     bands = height if segments > 1 else min(height, -(-height * width // target))
     if g.out_channels is not None:
-        # As many boxes for each thread; depthwise alone, there are blocks of channels to deal out. Xception's blocks on
-        # 19x19 pixels, once 7 boxes, took 9 to 12 % less time (AMD EPYC, Zen 4, 2 threads, 2026-11-28).
+        # As many boxes for each thread; depthwise alone, there are blocks of channels to deal out.
         others = batch * depth * segments
         fewest = min(height, max(bands, -(-threads // others)))
         bands = next((n for n in range(fewest, height + 1) if n * others % threads == 0), fewest)
@@ -220,8 +197,7 @@ def _covered(g: Geometry, outputs: Axes, *, whole: bool) -> int:
 def _segments(g: Geometry, rows: int, threads: int, target: int) -> int:
     """Pieces of a row, of `target` pixels or more: one, unless rows are long or few.
 
-    A piece goes alone, without the rows below it: depthwise alone on 600 to 1024 columns took 7 to 18 % less time by
-    whole rows (AMD EPYC, Zen 4, 1 thread, 2026-11-28).
+    A piece goes alone, without the rows below it, which would share its input.
     """
     width = g.out_spatial[-1]
     wanted = max(width // target, -(-2 * threads // max(1, rows)) if threads > 1 else 1)
