@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import sys
 import threading
 import timeit
@@ -19,11 +18,11 @@ import depthwise
 from depthwise import SeparableConv1d, SeparableConv2d, backend, functional
 from depthwise.backends import recall
 from depthwise.backends.cpu import launch, machine
-from depthwise.backends.cpu.launch import Layout, layout_of
+from depthwise.backends.cpu.lower import Layout, layout_of
 from depthwise.backends.cpu.run import memory, threads
-from depthwise.backends.cpu.run.program import Slots
 from depthwise.backends.formats import memory_format_of
-from depthwise.geometry import geometry
+from depthwise.geometry import Geometry, geometry
+from tests.support.kernels import plan_of
 
 pytestmark = pytest.mark.skipif(machine.host() is None, reason="no generator serves this machine")
 
@@ -37,6 +36,11 @@ def ones(*size: int) -> Tensor:
 
 def last(*size: int) -> Tensor:
     return torch.ones(size).movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+def pixel_of(x: Tensor, padding: int = 0) -> Geometry:
+    """A convolution of `x` with a window of one pixel."""
+    return geometry(x.shape[1:], 1, padding=padding)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +61,7 @@ def last(*size: int) -> Tensor:
     ids=lambda value: str(tuple(value.stride())) if isinstance(value, Tensor) else "",
 )
 def test_what_lies_side_by_side_is_read_as_it_lies(x: Tensor, layout: Layout) -> None:
-    found = layout_of(x, memory_format_of(x), 81)
+    found = layout_of(pixel_of(x), x.stride(), memory_format_of(x))
     assert found.copied is None
     assert found.planar_in == layout.planar_in or x.shape[1] == 1
     last_format = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
@@ -67,9 +71,9 @@ def test_what_lies_side_by_side_is_read_as_it_lies(x: Tensor, layout: Layout) ->
 @pytest.mark.parametrize("size", [(2, 8, 1, 1), (2, 8, 1)])
 def test_one_pixel_lies_alike_in_all_formats(size: tuple[int, ...]) -> None:
     x = ones(*size)
-    found = layout_of(x, memory_format_of(x), 1)
+    found = layout_of(pixel_of(x), x.stride(), memory_format_of(x))
     assert (found.planar_in, found.planar_out) == (False, False)
-    assert layout_of(x, memory_format_of(x), 9).planar_out
+    assert layout_of(pixel_of(x, padding=1), x.stride(), memory_format_of(x)).planar_out
     run, convolve = (
         (SeparableConv2d, functional.depthwise_conv2d)
         if x.dim() == 4
@@ -81,7 +85,8 @@ def test_one_pixel_lies_alike_in_all_formats(size: tuple[int, ...]) -> None:
 
 
 def test_what_does_not_is_copied_and_told() -> None:
-    found = layout_of(ones(2, 8, 9, 18)[..., ::2], torch.contiguous_format, 36)
+    x = ones(2, 8, 9, 18)[..., ::2]
+    found = layout_of(pixel_of(x), x.stride(), torch.contiguous_format)
     assert found.copied == "neither channels nor columns lie side by side in strides (1296, 162, 18, 2)"
     assert (found.planar_in, found.planar_out) == (True, True)
 
@@ -179,9 +184,9 @@ def test_the_number_of_threads_is_torchs(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_little_work_stays_on_one_thread() -> None:
     torch.set_num_threads(2)
     g = geometry((16, 4, 4), 3, padding=1, out_channels=16)
-    assert launch.decide(g, last(1, 16, 4, 4), (None, None), residual=False).schedule.threads == 1
+    assert launch.decide(g, last(1, 16, 4, 4), (None, None), residual=False).program.team == 1
     g = geometry((64, 56, 56), 3, padding=1, out_channels=64)
-    assert launch.decide(g, last(1, 64, 56, 56), (None, None), residual=False).schedule.threads == 2
+    assert launch.decide(g, last(1, 64, 56, 56), (None, None), residual=False).program.team == 2
 
 
 # Shorter than a vector, a result passes through memory on its way to the planes.
@@ -189,8 +194,9 @@ def test_little_work_stays_on_one_thread() -> None:
 def test_what_goes_to_planes_from_registers_has_no_scratch(length: int, from_registers: bool) -> None:
     x = torch.ones(1, length, 64).transpose(1, 2)
     found = launch.decide(geometry((64, length), 3, padding=1), x, (None, None), residual=False)
-    assert found.program.depthwise.to_planes is from_registers
-    assert (found.schedule.scratch_elements == 0) is from_registers
+    (stage,) = found.program.stages
+    assert plan_of(found.program).to_planes is from_registers
+    assert (stage.cut.scratch_elements == 0) is from_registers
 
 
 @pytest.mark.parametrize("team", [1, 2])
@@ -283,13 +289,13 @@ def raw_kernel(x: Tensor) -> Callable[[], object]:
     """The generated code alone, at the only call that is kept."""
     (kept,) = {kept for settings in recall._settings.values() for kept in settings.kept}
     run: launch.Launch = kept.runner.__self__  # type: ignore[attr-defined]
-    slots = Slots.from_buffer_copy(run._template)
-    out, scratch = run.run(x, None), memory.scratch(max(4 * run._elements, 64))
-    slots[launch._X], slots[run._out_slot] = x.data_ptr(), out.data_ptr()
-    slots[launch._SCRATCH] = scratch.address
+    (cells, address), out, scratch = run._table.copy(), run.run(x, None), memory.scratch(max(4 * run._elements, 64))
+    cells[run._x], cells[run._out] = x.data_ptr(), out.data_ptr()
+    for place, begin in run._inner:
+        cells[place] = scratch.address + begin
     # The addresses are good as long as what they are of is held.
-    held = slots, out, scratch
-    serial, address = run._serial, ctypes.addressof(held[0])
+    held = cells, out, scratch
+    serial = run._serial
 
     def call() -> object:
         return serial(address), held

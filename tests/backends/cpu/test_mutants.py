@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from depthwise.backends.cpu import launch, pack
+from depthwise.backends.cpu import lower, pack
 from depthwise.backends.cpu.emit import boxes, depthwise, direct, fused, ir, pointwise, tile
 from depthwise.backends.cpu.emit.ir import Block, Int, Vec
 from depthwise.backends.cpu.run import jit, program
 from tests.support.kernels import HERE, NAN, Input, Layer, Memory, assert_exact
 
-MODULES = (ir, tile, depthwise, pointwise, boxes, direct, fused, program, pack, launch)
+MODULES = (ir, tile, depthwise, pointwise, boxes, direct, fused, program, pack, lower)
 
 _BLOCK = Layer(9, (3, 2), out_channels=19, activations=(("relu", 0.0), ("leaky_relu", 0.25)), residual=True)
 # Every emitter, tails in every dimension, and all that a mutant may leave out.
@@ -198,7 +198,7 @@ MUTANTS: dict[str, tuple[ModuleType | type, str, Mutant]] = {
         "gather",
         lambda right: lambda e, base, offsets: right(e, base, [*offsets[1:], offsets[0]]),
     ),
-    "stride and dilation mistaken": (launch, "depthwise_kernel", swapped_window),
+    "stride and dilation mistaken": (lower, "depthwise_plan", swapped_window),
     "no depthwise bias": (pack, "pack_depthwise", without_bias),
     "no pointwise bias": (pack, "pack_pointwise", without_bias),
     "taps in another order": (pack, "pack_depthwise", changed(lambda packed, *_: (packed[0].flip(0), packed[1]))),

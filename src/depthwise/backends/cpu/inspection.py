@@ -11,7 +11,8 @@ from ...errors import DepthwiseError
 from ...geometry import Geometry
 from ..base import Activation
 from . import machine
-from .launch import Decision, decide
+from .launch import decide
+from .lower import Decision
 
 MACHINES = {"avx2": machine.avx2, "neon": machine.neon}
 
@@ -25,8 +26,8 @@ class Inspection:
     @property
     def plan(self) -> str:
         """The constants of each loop nest, then the numbers of this call."""
-        program = self.decision.program
-        parts = [part for part in (program.depthwise, program.pointwise, self.decision.schedule) if part is not None]
+        stages = self.decision.program.stages
+        parts = [part for stage in stages for part in (*stage.kernel.plans, stage.cut)]
         lines = [self.decision.name]
         for part in parts:
             lines.append(f"\n{type(part).__name__}")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from ...folding import scale_and_shift_of
 from ..base import DepthwiseTensors, Norm, Weights
-from .plan.depthwise import tap_stride
-from .plan.pointwise import PointwiseKernel
+from .plan.filters import tap_stride
+from .plan.pointwise import PointwisePlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +22,14 @@ class Pack:
     pointwise_weight: Tensor | None = None
     pointwise_bias: Tensor | None = None
 
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Those there are, by the kernels' names of pointers to them."""
+        all_four = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: tensor for name, tensor in all_four.items() if tensor is not None}
 
-def pack_of(weights: Weights, pointwise: PointwiseKernel | None) -> Pack:
+
+def pack_of(weights: Weights, pointwise: PointwisePlan | None) -> Pack:
     """Pack the weights of a call, its batch norms folded in."""
     with torch.no_grad():
         if isinstance(weights, DepthwiseTensors):
@@ -57,7 +63,7 @@ def unpack_depthwise(packed: Tensor, filters: int, kernel_size: tuple[int, ...])
     return weight.contiguous()
 
 
-def pack_pointwise(weight: Tensor, bias: Tensor | None, k: PointwiseKernel) -> tuple[Tensor, Tensor]:
+def pack_pointwise(weight: Tensor, bias: Tensor | None, k: PointwisePlan) -> tuple[Tensor, Tensor]:
     """The panels of every group, full ones before the group's rest, and the bias of every vector.
 
     weight: (out_channels, group_inputs, 1, ...)
@@ -85,7 +91,7 @@ def _copy(tensor: Tensor) -> Tensor:
     return tensor.clone(memory_format=torch.contiguous_format).resolve_neg()
 
 
-def unpack_pointwise(packed: Tensor, k: PointwiseKernel) -> Tensor:
+def unpack_pointwise(packed: Tensor, k: PointwisePlan) -> Tensor:
     """The weight that `pack_pointwise` was given, as (out_channels, group_inputs)."""
     full = k.full_panels * k.vectors
     rows = packed.unflatten(0, (k.groups, -1))
@@ -98,7 +104,7 @@ def unpack_pointwise(packed: Tensor, k: PointwiseKernel) -> Tensor:
     return weight.flatten(0, 1)
 
 
-def _columns(k: PointwiseKernel) -> Tensor:
+def _columns(k: PointwisePlan) -> Tensor:
     """Output channels, within a group, of each lane of its vectors."""
     starts = [min(vector * k.lanes, k.group_outputs - k.lanes) for vector in range(k.group_vectors)]
     return torch.tensor(starts, device="cpu")[:, None] + torch.arange(k.lanes, device="cpu")

@@ -17,13 +17,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 
-from ..plan.depthwise import DepthwiseKernel
-from .depthwise import Pixels, Place, Rows, first_filter, image_rows, write_rows
+from ..plan.depthwise import DepthwisePlan
+from .depthwise import FETCHED, POINTERS, Pixels, Place, Rows, first_filter, image_rows, write_rows
 from .ir import Block, Int, Ptr, Vec, ceil_div, greatest, least
+from .kernel import VIEW, Kernel, Plan
 
 # z_bands: runs of output planes; boxes: of each of them; box_pixels: the most that one has; in_scratch: elements that a
 # packed box may need
-SLOTS = ("batch", "z_bands", "boxes", "box_pixels", "in_scratch", "scratch", "scratch_elements")
+BOXES = ("batch", "segments", "z_bands", "boxes", "box_pixels", "in_scratch", "scratch_elements")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,24 +69,41 @@ def box_count(e: Block) -> Int:
     return e.number("batch") * e.number("z_bands") * e.number("boxes")
 
 
-def write_planar_depthwise(e: Block, k: DepthwiseKernel, thread: Int, threads: Int) -> None:
+@dataclass(frozen=True)
+class BoxedDepthwiseKernel(Kernel):
     """Tasks: blocks of filters, and in each every box; of pixels that lie together, boxes, and in each every block."""
-    boxes = box_count(e)
-    tasks = boxes * k.blocks
-    scratch = e.pointer("scratch") + thread * e.number("scratch_elements")
-    result = scratch + e.number("in_scratch")
-    with e.loop(thread * tasks // threads, (thread + 1) * tasks // threads) as task:
-        by_block = task.index // boxes, task.index % boxes
-        by_box = task.index % k.blocks, task.index // k.blocks
-        block, index = by_block if k.planar else by_box
-        box = box_of(e, index)
-        o = first_filter(k, block)
-        planes = planes_of(e, e.pointer("depthwise_out"), box, k.filters, o, k.lanes)
-        if k.to_planes:
-            write_box(e, k, box, block, scratch, Planes(planes))
-        else:
-            write_box(e, k, box, block, scratch, Pixels(result - o, k.lanes))
-            pixels_to_planes(e, result, k.lanes, box.pixels, planes)
+
+    pointers = (*POINTERS, "scratch", "out")
+    numbers = (*VIEW, *FETCHED, *BOXES)
+
+    depthwise: DepthwisePlan
+
+    @property
+    def label(self) -> str:
+        return f"dw_f32_{self.depthwise.name}_to_planes"
+
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        return (self.depthwise,)
+
+    def write(self, e: Block, thread: Int, threads: Int) -> None:
+        k = self.depthwise
+        boxes = box_count(e)
+        tasks = boxes * k.blocks
+        scratch = e.pointer("scratch") + thread * e.number("scratch_elements")
+        result = scratch + e.number("in_scratch")
+        with e.loop(thread * tasks // threads, (thread + 1) * tasks // threads) as task:
+            by_block = task.index // boxes, task.index % boxes
+            by_box = task.index % k.blocks, task.index // k.blocks
+            block, index = by_block if k.planar else by_box
+            box = box_of(e, index)
+            o = first_filter(k, block)
+            planes = planes_of(e, e.pointer("out"), box, k.filters, o, k.lanes)
+            if k.to_planes:
+                write_box(e, k, box, block, scratch, Planes(planes))
+            else:
+                write_box(e, k, box, block, scratch, Pixels(result - o, k.lanes))
+                pixels_to_planes(e, result, k.lanes, box.pixels, planes)
 
 
 def planes_of(e: Block, base: Ptr, box: Box, channels: int, o: Int, lanes: int) -> list[Ptr]:
@@ -120,7 +138,7 @@ class Planes(Place):
                 (start + (self.pixel + i)).store(row)
 
 
-def write_box(e: Block, k: DepthwiseKernel, box: Box, block: Int, scratch: Ptr, out: Place) -> None:
+def write_box(e: Block, k: DepthwisePlan, box: Box, block: Int, scratch: Ptr, out: Place) -> None:
     """One block of filters of a box; `out` is the place of its first pixel."""
     covered = _packed(e, k, box, first_filter(k, block), scratch) if k.planar else None
     height, width = box.y_stop - box.y_start, box.x_stop - box.x_start
@@ -145,7 +163,7 @@ class _Covered:
     width: Int
 
 
-def _packed(e: Block, k: DepthwiseKernel, box: Box, o: Int, scratch: Ptr) -> _Covered:
+def _packed(e: Block, k: DepthwisePlan, box: Box, o: Int, scratch: Ptr) -> _Covered:
     """Bring what the box's windows cover to scratch, pixel by pixel, the channels of one block of filters together."""
     covered = _covered(e, k, box)
     image = e.pointer("x") + box.n * e.number("x_n")
@@ -162,7 +180,7 @@ def _packed(e: Block, k: DepthwiseKernel, box: Box, o: Int, scratch: Ptr) -> _Co
     return covered
 
 
-def _packed_rows(e: Block, k: DepthwiseKernel, box: Box, covered: _Covered, scratch: Ptr, z: Int) -> Rows:
+def _packed_rows(e: Block, k: DepthwisePlan, box: Box, covered: _Covered, scratch: Ptr, z: Int) -> Rows:
     """The box's output rows in plane z, from scratch."""
     iz, iy = z * k.stride[0] - e.number("pad_z"), box.y_start * k.stride[1] - e.number("pad_y")
     y_stride = covered.width * k.lanes
@@ -181,7 +199,7 @@ def _packed_rows(e: Block, k: DepthwiseKernel, box: Box, covered: _Covered, scra
     )
 
 
-def _covered(e: Block, k: DepthwiseKernel, box: Box) -> _Covered:
+def _covered(e: Block, k: DepthwisePlan, box: Box) -> _Covered:
     z, depth = _span(k, 0, box.z_start, box.z_stop, e.number("pad_z"), e.number("in_z"))
     y, height = _span(k, 1, box.y_start, box.y_stop, e.number("pad_y"), e.number("in_y"))
     x, width = _span(k, 2, box.x_start, box.x_stop, e.number("pad_x"), e.number("in_x"))
@@ -189,7 +207,7 @@ def _covered(e: Block, k: DepthwiseKernel, box: Box) -> _Covered:
     return _Covered(z, depth, y, height, whole.pick(0, x), whole.pick(e.number("in_x"), width))
 
 
-def _span(k: DepthwiseKernel, axis: int, start: Int, stop: Int, padding: Int, size: Int) -> tuple[Int, Int]:
+def _span(k: DepthwisePlan, axis: int, start: Int, stop: Int, padding: Int, size: Int) -> tuple[Int, Int]:
     """First input inside the image that the outputs [start, stop) see along an axis, and how many."""
     first = start * k.stride[axis] - padding
     last = (stop - 1) * k.stride[axis] - padding + ((k.kernel[axis] - 1) * k.dilation[axis] + 1)

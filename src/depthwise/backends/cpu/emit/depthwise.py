@@ -22,16 +22,16 @@ from functools import reduce
 from operator import and_
 from typing import Protocol, Self
 
-from ..plan.depthwise import TAPS_AT_ONCE, DepthwiseKernel, usual_edges
+from ..plan.depthwise import TAPS_AT_ONCE, DepthwisePlan, usual_edges
 from .activations import activated
 from .ir import Block, Bool, Int, Ptr, Vec, ceil_div, greatest, least
+from .kernel import VIEW, Kernel, Plan
 from .tile import ANY_EDGES, Edges, Strip, Taps, rows_of, sums, sums_of_rows, valid
 
-SLOTS = (
-    *("x", "x_n", "x_c", "x_z", "x_y", "x_x", "in_z", "in_y", "in_x", "out_z", "out_y", "out_x"),
-    *("pad_z", "pad_y", "pad_x", "depthwise_weight", "depthwise_bias", "depthwise_out", "rows", "segments", "chunks"),
-    *("plane_rows", "strip_rows", "fetch_in", "zeros"),
-)
+POINTERS = ("x", "zeros", "depthwise_weight", "depthwise_bias")
+# Beside those of a view: how units of rows are cut, and fetched ahead.
+UNITS = ("rows", "segments", "plane_rows", "strip_rows")
+FETCHED = ("fetch_rows", "fetch_planes", "fetch_blocks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,26 +83,47 @@ class Pixels(Place):
             (start + i * apart * self.stride).store(vector)
 
 
-def write_depthwise(e: Block, k: DepthwiseKernel, out_stride: int, thread: Int, threads: Int) -> None:
-    """Tasks: chunks of blocks, and in each every unit."""
-    chunks, units = e.number("chunks"), e.number("rows") * e.number("segments")
-    tasks = chunks * units
-    start, stop = thread * tasks // threads, (thread + 1) * tasks // threads
-    with e.loop(start // units, ceil_div(stop, units)) as chunk:
-        begun = chunk.index * units
-        first, last = greatest(start - begun, 0), least(stop - begun, units)
-        blocks = chunk.index * k.blocks // chunks, (chunk.index + 1) * k.blocks // chunks
-        out = Pixels(e.pointer("depthwise_out"), out_stride).after(first_pixel(e, k, first))
-        write_units(e, k, (first, last), blocks, out)
+@dataclass(frozen=True)
+class DepthwiseKernel(Kernel):
+    """Channels-last pixels. Tasks: chunks of blocks, and in each every unit.
+
+    out_stride: elements from one pixel of the result to the next
+    """
+
+    pointers = (*POINTERS, "out")
+    numbers = (*VIEW, *UNITS, *FETCHED, "chunks")
+
+    depthwise: DepthwisePlan
+    out_stride: int
+
+    @property
+    def label(self) -> str:
+        return f"dw_f32_{self.depthwise.name}_o{self.out_stride}"
+
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        return (self.depthwise,)
+
+    def write(self, e: Block, thread: Int, threads: Int) -> None:
+        k = self.depthwise
+        chunks, units = e.number("chunks"), e.number("rows") * e.number("segments")
+        tasks = chunks * units
+        start, stop = thread * tasks // threads, (thread + 1) * tasks // threads
+        with e.loop(start // units, ceil_div(stop, units)) as chunk:
+            begun = chunk.index * units
+            first, last = greatest(start - begun, 0), least(stop - begun, units)
+            blocks = chunk.index * k.blocks // chunks, (chunk.index + 1) * k.blocks // chunks
+            out = Pixels(e.pointer("out"), self.out_stride).after(first_pixel(e, k, first))
+            write_units(e, k, (first, last), blocks, out)
 
 
-def first_pixel(e: Block, k: DepthwiseKernel, unit: Int) -> Int:
+def first_pixel(e: Block, k: DepthwisePlan, unit: Int) -> Int:
     """Index, over the whole batch, of the first output pixel of a unit: a segment of a row."""
     width, segments = e.number("out_x"), e.number("segments")
     return _row_in_turn(e, k, unit // segments) * width + unit % segments * width // segments
 
 
-def _row_in_turn(e: Block, k: DepthwiseKernel, turn: Int) -> Int:
+def _row_in_turn(e: Block, k: DepthwisePlan, turn: Int) -> Int:
     """Index, over the whole batch, of the output row whose turn it is: some rows of all planes go before others.
 
     Where the planes that a window sees do not fit in L2, they would come from beyond it for each plane of results: ten
@@ -117,12 +138,12 @@ def _row_in_turn(e: Block, k: DepthwiseKernel, turn: Int) -> Int:
     return (band // bands * depth + z) * height + band % bands * rows + y
 
 
-def first_filter(k: DepthwiseKernel, block: Int) -> Int:
+def first_filter(k: DepthwisePlan, block: Int) -> Int:
     """The first filter of a block; the last block overlaps the one before it where filters do not fill it."""
     return least(block * k.lanes, k.filters - k.lanes)
 
 
-def write_units(e: Block, k: DepthwiseKernel, units: tuple[Int, Int], blocks: tuple[Int, Int], out: Place) -> None:
+def write_units(e: Block, k: DepthwisePlan, units: tuple[Int, Int], blocks: tuple[Int, Int], out: Place) -> None:
     """The units [first, last), `strip_rows` rows at a time; `out` is the place of the first pixel."""
     first, last = units
     height = e.number("out_y" if k.rank < 3 else "plane_rows")
@@ -137,7 +158,7 @@ def write_units(e: Block, k: DepthwiseKernel, units: tuple[Int, Int], blocks: tu
             write_rows(e, k, rows, blocks, out.after(first_pixel(e, k, unit.index) - origin))
 
 
-def _rows_from(e: Block, k: DepthwiseKernel, unit: Int, count: Int) -> Rows:
+def _rows_from(e: Block, k: DepthwisePlan, unit: Int, count: Int) -> Rows:
     """`count` rows of a channels-last input, from a unit on."""
     width, segments = e.number("out_x"), e.number("segments")
     row, segment = _row_in_turn(e, k, unit // segments), unit % segments
@@ -147,14 +168,14 @@ def _rows_from(e: Block, k: DepthwiseKernel, unit: Int, count: Int) -> Rows:
     return image_rows(e, k, (n, z, y), count, columns)
 
 
-def first_unseen(e: Block, k: DepthwiseKernel, unit: Int) -> Ptr:
+def first_unseen(e: Block, k: DepthwisePlan, unit: Int) -> Ptr:
     """The first input pixel that a unit reads and the one before it does not."""
     rows = _rows_from(e, k, unit, e.whole(1))
     overlap = max(0, (k.kernel[1] - 1) * k.dilation[1] + 1 - k.stride[1])
     return rows.tap + (rows.y_stride * overlap + (rows.start * k.stride[2] - e.number("pad_x")) * rows.x_stride)
 
 
-def image_rows(e: Block, k: DepthwiseKernel, place: tuple[Int, Int, Int], count: Int, columns: tuple[Int, Int]) -> Rows:
+def image_rows(e: Block, k: DepthwisePlan, place: tuple[Int, Int, Int], count: Int, columns: tuple[Int, Int]) -> Rows:
     """The columns [start, stop) of `count` output rows from n z y on, from a channels-last input."""
     n, z, y = place
     iz, iy = z * k.stride[0] - e.number("pad_z"), y * k.stride[1] - e.number("pad_y")
@@ -172,7 +193,7 @@ def image_rows(e: Block, k: DepthwiseKernel, place: tuple[Int, Int, Int], count:
     )
 
 
-def write_rows(e: Block, k: DepthwiseKernel, rows: Rows, blocks: tuple[Int, Int], out: Place) -> None:
+def write_rows(e: Block, k: DepthwisePlan, rows: Rows, blocks: tuple[Int, Int], out: Place) -> None:
     """The blocks [first, last) of some rows; `out` is the place of the first row's column `start`."""
     width, apart = rows.stop - rows.start, k.dilation[2]
     if not k.dilated_columns:
@@ -188,7 +209,7 @@ def write_rows(e: Block, k: DepthwiseKernel, rows: Rows, blocks: tuple[Int, Int]
 
 def _write_columns(
     e: Block,
-    k: DepthwiseKernel,
+    k: DepthwisePlan,
     rows: Rows,
     blocks: tuple[Int, Int],
     out: Place,
@@ -222,7 +243,7 @@ def _write_columns(
     e.choose(cases, otherwise, write_tiles)
 
 
-def _tiles(k: DepthwiseKernel, count: Int, apart: int) -> tuple[list[tuple[Bool, int]], int]:
+def _tiles(k: DepthwisePlan, count: Int, apart: int) -> tuple[list[tuple[Bool, int]], int]:
     """How many columns a tile may have for `count` of them, each with when it has, and how many it has otherwise."""
 
     def fits(columns: int, share: int) -> Bool:
@@ -242,7 +263,7 @@ def _tiles(k: DepthwiseKernel, count: Int, apart: int) -> tuple[list[tuple[Bool,
     return [(fits(widest, 4) if others else count >= widest, widest), *((count >= n, n) for n in others)], 1
 
 
-def _by_edges(e: Block, k: DepthwiseKernel, ix: Int, tile: tuple[int, int], write: Callable[[Edges], None]) -> None:
+def _by_edges(e: Block, k: DepthwisePlan, ix: Int, tile: tuple[int, int], write: Callable[[Edges], None]) -> None:
     """Write a strip for each way in which a tile may lie over the image's edges."""
     columns, apart = tile
     reach = (k.kernel[2] - 1) * k.dilation[2]
@@ -262,7 +283,7 @@ def _by_edges(e: Block, k: DepthwiseKernel, ix: Int, tile: tuple[int, int], writ
     e.choose(cases, ANY_EDGES, write)
 
 
-def _write_strip(e: Block, k: DepthwiseKernel, rows: Rows, strip: Strip, blocks: tuple[Int, Int], out: Place) -> None:
+def _write_strip(e: Block, k: DepthwisePlan, rows: Rows, strip: Strip, blocks: tuple[Int, Int], out: Place) -> None:
     width = rows.stop - rows.start
     z = valid(rows.z, e.number("in_z"), k, 0) if k.rank > 2 else (e.whole(0), e.whole(1))
     apart = k.rows_apart
@@ -286,16 +307,12 @@ def _write_strip(e: Block, k: DepthwiseKernel, rows: Rows, strip: Strip, blocks:
             place.put([activated(vector, k.activation) for vector in tile], o, strip.apart)
 
 
-def _ahead(e: Block, k: DepthwiseKernel) -> tuple[Int, Int]:
+def _ahead(e: Block, k: DepthwisePlan) -> tuple[Int, Int]:
     """How many planes and rows of results lie between the one that is done and the one that is fetched for."""
-    rows = e.number("fetch_in")
-    if k.rank < 3:
-        return e.whole(0), rows
-    next_plane = e.number("plane_rows") < e.number("out_y")
-    return next_plane.pick(1, 0), next_plane.pick(0, rows)
+    return e.whole(0) if k.rank < 3 else e.number("fetch_planes"), e.number("fetch_rows")
 
 
-def _fetch_rows_ahead(e: Block, k: DepthwiseKernel, rows: Rows, strip: Strip, start: Ptr, out: Place, o: Int) -> None:
+def _fetch_rows_ahead(e: Block, k: DepthwisePlan, rows: Rows, strip: Strip, start: Ptr, out: Place, o: Int) -> None:
     """Fetch what a row further down, or in the next plane, reads first: the hardware sees such short runs too late.
 
     8x128x56x56, 3x3, from memory: 1.16 ms instead of 1.84 (Intel Xeon, AVX-512, 1 thread, 2026-11-25). Where the result
@@ -305,7 +322,7 @@ def _fetch_rows_ahead(e: Block, k: DepthwiseKernel, rows: Rows, strip: Strip, st
     planes, further = _ahead(e, k)
     if k.rank > 2:
         start = start + rows.z_stride * (planes * k.stride[0] + (k.kernel[0] - 1) * k.dilation[0])
-    with e.when(e.number("fetch_in") > 0):
+    with e.when(planes + further > 0):
         for y in range(min(k.stride[1], (k.kernel[1] - 1) * k.dilation[1] + 1)):
             below = further * (k.stride[1] * k.rows_apart) + ((k.kernel[1] - 1) * k.dilation[1] - y)
             line = start + (rows.y_stride * below + strip.ix * strip.x_stride)
@@ -316,12 +333,12 @@ def _fetch_rows_ahead(e: Block, k: DepthwiseKernel, rows: Rows, strip: Strip, st
                 (out.start + (o + column * strip.apart * out.stride)).prefetch(2)
 
 
-def _fetch_blocks_ahead(e: Block, k: DepthwiseKernel, strip: Strip, start: Ptr, o: Int) -> None:
-    """Fetch what the block of filters `fetch_in` after this one reads first, where pixels of a sequence lie far apart.
+def _fetch_blocks_ahead(e: Block, k: DepthwisePlan, strip: Strip, start: Ptr, o: Int) -> None:
+    """Fetch what the block of filters `fetch_blocks` further on reads first: pixels of a sequence lie far apart.
 
     8x1024x1024, k = 4, seen through `transpose`: 5.0 ms instead of 6.5 (AMD EPYC, Zen 4, 1 thread, 2026-11-28).
     """
-    ahead = e.number("fetch_in")
+    ahead = e.number("fetch_blocks")
     with e.when(ahead > 0):
         overlap = max(0, (k.kernel[2] - 1) * k.dilation[2] + strip.apart * (1 - k.stride[2]))
         line = start + (o + ahead * k.lanes) // k.multiplier + (strip.ix + overlap) * strip.x_stride

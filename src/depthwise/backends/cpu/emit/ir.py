@@ -106,7 +106,7 @@ class Block:
         value, cell = f"%slot.{name}", f"%cell.{name}"
         if name not in self._entry:
             self._entry[name] = [
-                f"  {cell} = getelementptr ptr, ptr %slots, i64 {self._slots[name]}",
+                f"  {cell} = getelementptr ptr, ptr %frame, i64 {self._slots[name]}",
                 f"  {value} = load {kind}, ptr {cell}",
             ]
         return value

@@ -19,13 +19,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..plan.pointwise import PointwiseKernel
+from ..plan.pointwise import PointwisePlan
 from ..plan.sizes import LINE_ELEMENTS
 from .activations import activated
 from .ir import Block, Bool, Int, Ptr, ceil_div, greatest, least, select
+from .kernel import Kernel, Plan
 
-SLOTS = ("pointwise_weight", "pointwise_bias", "residual", "out", "pixels", "bands", "panel_chunks")
-
+POINTERS = ("pointwise_weight", "pointwise_bias", "residual", "out")
 
 # How far ahead weights are fetched, in input channels: the hardware's own prefetching stops at the end of each page.
 # MobileNetV1's blocks took 1 to 5 % less time (AMD EPYC, Zen 4, 1 thread, 2026-11-23).
@@ -59,23 +59,40 @@ class Band:
     ahead: Ahead | None = None
 
 
-def write_pointwise(e: Block, k: PointwiseKernel, thread: Int, threads: Int) -> None:
+@dataclass(frozen=True)
+class PointwiseKernel(Kernel):
     """Tasks: chunks of panels x chunks of pixels."""
-    pixels, bands, chunks = e.number("pixels"), e.number("bands"), e.number("panel_chunks")
-    tasks = bands * chunks
-    with e.loop(thread * tasks // threads, (thread + 1) * tasks // threads) as task:
-        chunk, index = task.index // bands, task.index % bands
-        first, last = index * pixels // bands, (index + 1) * pixels // bands
-        band = Band(
-            e.pointer("depthwise_out") + first * k.pixel_stride,
-            last - first,
-            e.pointer("out") + first * k.out_channels,
-            e.pointer("residual") + first * k.out_channels,
-        )
-        write_product(e, k, band, (chunk * k.panels // chunks, (chunk + 1) * k.panels // chunks))
+
+    pointers = ("x", *POINTERS)
+    numbers = ("pixels", "bands", "panel_chunks")
+
+    pointwise: PointwisePlan
+
+    @property
+    def label(self) -> str:
+        return f"pw_f32_{self.pointwise.name}"
+
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        return (self.pointwise,)
+
+    def write(self, e: Block, thread: Int, threads: Int) -> None:
+        k = self.pointwise
+        pixels, bands, chunks = e.number("pixels"), e.number("bands"), e.number("panel_chunks")
+        tasks = bands * chunks
+        with e.loop(thread * tasks // threads, (thread + 1) * tasks // threads) as task:
+            chunk, index = task.index // bands, task.index % bands
+            first, last = index * pixels // bands, (index + 1) * pixels // bands
+            band = Band(
+                e.pointer("x") + first * k.pixel_stride,
+                last - first,
+                e.pointer("out") + first * k.out_channels,
+                e.pointer("residual") + first * k.out_channels,
+            )
+            write_product(e, k, band, (chunk * k.panels // chunks, (chunk + 1) * k.panels // chunks))
 
 
-def write_product(e: Block, k: PointwiseKernel, band: Band, panels: tuple[Int, Int]) -> None:
+def write_product(e: Block, k: PointwisePlan, band: Band, panels: tuple[Int, Int]) -> None:
     """The panels [first, last) of a band."""
     if k.pixels_first:
         _each_tile(
@@ -99,7 +116,7 @@ class _Panel:
     first_input: Int
 
 
-def _each_panel(e: Block, k: PointwiseKernel, panels: tuple[Int, Int], write: Callable[[_Panel], None]) -> None:
+def _each_panel(e: Block, k: PointwisePlan, panels: tuple[Int, Int], write: Callable[[_Panel], None]) -> None:
     """Full panels first, numbered through all groups, then each group's rest."""
     first, last = panels
     full = k.groups * k.full_panels
@@ -111,7 +128,7 @@ def _each_panel(e: Block, k: PointwiseKernel, panels: tuple[Int, Int], write: Ca
             write(_panel(e, k, panel.index, (panel.index - full, e.whole(k.full_panels * k.vectors)), k.rest_vectors))
 
 
-def _panel(e: Block, k: PointwiseKernel, number: Int, place: tuple[Int, Int], vectors: int) -> _Panel:
+def _panel(e: Block, k: PointwisePlan, number: Int, place: tuple[Int, Int], vectors: int) -> _Panel:
     """The `vectors` vectors from place = (group, vector) on."""
     group, vector = place
     start = group * k.group_vectors + vector
@@ -127,7 +144,7 @@ def _panel(e: Block, k: PointwiseKernel, number: Int, place: tuple[Int, Int], ve
     )
 
 
-def _each_tile(k: PointwiseKernel, band: Band, write: Callable[[Int, int], None]) -> None:
+def _each_tile(k: PointwisePlan, band: Band, write: Callable[[Int, int], None]) -> None:
     """Tiles by their first pixel and their height, of two neighbouring heights; single pixels where there are few."""
     pixels, least_height = band.pixels, k.heights[-1]
     e = pixels.block
@@ -146,7 +163,7 @@ def _each_tile(k: PointwiseKernel, band: Band, write: Callable[[Int, int], None]
         write(pixel.index, 1)
 
 
-def _write_tile(e: Block, k: PointwiseKernel, band: Band, panel: _Panel, m: Int, rows: int) -> None:
+def _write_tile(e: Block, k: PointwisePlan, band: Band, panel: _Panel, m: Int, rows: int) -> None:
     vectors = panel.vectors
     a = band.a + (m * k.pixel_stride + panel.first_input)
     # Loaded here: kept from tile to tile, it would take registers from the sums.
@@ -180,7 +197,7 @@ def _write_tile(e: Block, k: PointwiseKernel, band: Band, panel: _Panel, m: Int,
             (results[j] + i * k.out_channels).store(activated(value, k.activation))
 
 
-def _fetching(k: PointwiseKernel, band: Band, panel: _Panel, m: Int, rows: int) -> Callable[[Int], None]:
+def _fetching(k: PointwisePlan, band: Band, panel: _Panel, m: Int, rows: int) -> Callable[[Int], None]:
     """What a tile does at each input channel so that memory beyond L2 is not waited for.
 
     The tile's first panels fetch what of the next band's input belongs to its pixels, some lines for each channel;

@@ -1,18 +1,17 @@
-"""The plan of a depthwise kernel: tiles, what is written out, what is fetched."""
+"""The plan of a depthwise kernel over pixels: tiles, what is written out, what is fetched."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from math import gcd, prod
+from dataclasses import dataclass
+from math import prod
 
 from ....geometry import Geometry
 from ...base import Activation
 from ..machine import FLOAT_BYTES, Machine
-from .sizes import LINE_ELEMENTS, Axes, activation_name, fetches_next, lanes_below, three
-from .tuning import MOST_DIRECT, tuning_of
+from .filters import Filters
+from .sizes import Axes, columns_done, fetches_next, lanes_below, seen_outside, three
+from .tuning import tuning_of
 
-# Of an L1 cache of 8 ways, half of which are left to the input.
-L1_SETS, MOST_TAPS_A_SET = 64, 4
 # Taps of a kernel, at most, that are written out one after another.
 MOST_UNROLLED = 9
 # Of longer rows than registers have room for, so many taps at a time.
@@ -20,7 +19,7 @@ TAPS_AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True)
-class DepthwiseKernel:
+class DepthwisePlan(Filters):
     """The constants of a depthwise loop nest.
 
     lanes:   output channels per vector
@@ -29,26 +28,15 @@ class DepthwiseKernel:
              most "same" padding
     dilated_columns: the same for tiles of columns a dilation apart, which share inputs; () where there are none
     taps:    columns of the kernel written out one after another; longer kernels loop
-    rows_unrolled: the rows of the kernel are written out too; of planes, all weights stay in registers
+    rows_unrolled: the rows of the kernel are written out too
     strip_blocks: blocks of filters that a strip of rows does together
-    fetches: the input of later rows, of the next block of a sequence, or the next plane (planes.py), is fetched ahead
-             where the schedule says so
+    fetches: the input of later rows, or of the next block of a sequence, is fetched ahead where the cut says so
     fetches_out: the place of later rows' result too
-    planar:  the input is contiguous, one plane per channel
+    planar:  the input is contiguous, one plane per channel, and comes to pixels in boxes
     to_planes: the results of a sequence whose pixels lie together go to planes from registers
-    edges:   and read as it lies (planes.py): vectors are columns, `columns` the rows of a tile, and so many columns
-             before and after a row are seen outside the image; None: not so
-    planes:  of the result that such a tile has these rows of
     pixel_stride: elements from one input pixel to the next; None where it is a slot
     """
 
-    rank: int
-    channels: int
-    multiplier: int
-    kernel: Axes
-    stride: Axes
-    dilation: Axes
-    activation: Activation
     lanes: int
     columns: tuple[int, ...]
     evenly: bool
@@ -60,46 +48,25 @@ class DepthwiseKernel:
     fetches_out: bool
     planar: bool
     to_planes: bool
-    edges: tuple[int, int] | None
-    planes: int
     pixel_stride: int | None
 
     @property
     def name(self) -> str:
-        extents = "x".join(map(str, self.kernel[3 - self.rank :]))
         layout = "_planar" if self.planar else f"p{self.pixel_stride or 0}"
-        if self.edges is not None:
-            layout += f"e{self.edges[0]}x{self.edges[1]}"
-        if self.planes > 1:
-            layout += f"z{self.planes}"
-        window = f"k{extents}_s{_digits(self.stride)}_d{_digits(self.dilation)}_c{self.channels}m{self.multiplier}"
         tile = "x".join(map(str, (f"v{self.lanes}", *self.columns)))
         tile += "e" * self.evenly + "".join(f"d{n}" for n in self.dilated_columns)
         flags = f"{'f' * self.fetches}{'o' * self.fetches_out}{'r' * self.to_planes}"
         nest = f"t{self.taps}{'u' * self.rows_unrolled}b{self.strip_blocks}{flags}"
-        return f"{window}_{activation_name(self.activation)}_{tile}{nest}{layout}"
-
-    @property
-    def filters(self) -> int:
-        return self.channels * self.multiplier
-
-    @property
-    def tap_stride(self) -> int:
-        return tap_stride(self.filters, prod(self.kernel))
-
-    @property
-    def rows_apart(self) -> int:
-        """How far apart output rows are that share input rows: a dilated kernel is a plain one on rows so far apart."""
-        return self.dilation[1] if self.stride[1] == 1 else 1
+        return f"{self.window_name}_{tile}{nest}{layout}"
 
     @property
     def blocks(self) -> int:
         return -(-self.filters // self.lanes)
 
 
-def depthwise_kernel(
+def depthwise_plan(
     g: Geometry, activation: Activation, machine: Machine, *, planar: bool, pixel_stride: int | None
-) -> DepthwiseKernel:
+) -> DepthwisePlan:
     kernel, stride, dilation = (three(numbers, 1) for numbers in (g.kernel_size, g.stride, g.dilation))
     tuning = tuning_of(machine)
     lanes, multiplier = lanes_below(g.depthwise_channels, machine.vector_lanes), g.depth_multiplier
@@ -123,7 +90,7 @@ def depthwise_kernel(
     whole = (kernel[2] * 3 <= width * 5 or is_one_tile) and (not apart or kernel[2] <= MOST_UNROLLED)
     taps = min(kernel[2], 2) if gathers else _taps(kernel[2], _weights(columns[0], machine), whole=whole)
     few_taps = kernel[2] <= taps and g.rank < 3 and prod(kernel) <= MOST_UNROLLED
-    k = DepthwiseKernel(
+    return DepthwisePlan(
         rank=g.rank,
         channels=g.in_channels,
         multiplier=multiplier,
@@ -143,72 +110,8 @@ def depthwise_kernel(
         fetches_out=g.rank > 1 and not planar and g.out_channels is None,
         planar=planar,
         to_planes=to_planes,
-        edges=None,
-        planes=1,
         pixel_stride=pixel_stride,
     )
-    return _direct(k, g, machine) if planar and runs_direct(g, machine) else k
-
-
-def _direct(k: DepthwiseKernel, g: Geometry, machine: Machine) -> DepthwiseKernel:
-    """The kernel that reads planes as they lie."""
-    taps, depth = prod(k.kernel), three(g.out_spatial, 1)[0]
-    # Two planes, where they share input planes and little is done twice.
-    is_paired = k.dilation[0] == 1 and k.stride[0] < k.kernel[0] and depth > 1 and depth % 2 * 10 <= depth
-    planes, rows = 1, next(rows for most, rows in tuning_of(machine).direct_rows.items() if taps <= most)
-    if is_paired:
-        planes, rows = 2, tuning_of(machine).paired_rows
-    return replace(
-        k,
-        lanes=machine.vector_lanes,
-        columns=(rows,),
-        evenly=False,
-        dilated_columns=(),
-        taps=k.kernel[2],
-        # Beside weights and sums a register for an input and one to spare.
-        rows_unrolled=taps + planes * rows + 2 <= machine.vector_registers,
-        strip_blocks=1,
-        # Rows taken one after another the hardware fetches ahead itself.
-        fetches=k.stride[1] > 1 or k.dilation[1] > 1 or is_paired,
-        edges=edges(g),
-        planes=planes,
-    )
-
-
-def runs_direct(g: Geometry, machine: Machine) -> bool:
-    """Whether a contiguous depthwise convolution is computed from planes as they lie."""
-    reach = (g.kernel_size[-1] - 1) * g.dilation[-1]
-    # The first and the last tile of a row have each but one edge, narrower than a vector.
-    is_long = g.out_spatial[-1] >= machine.vector_lanes + reach
-    has_edges = max(edges(g)) <= min(reach, machine.vector_lanes - 1)
-    return g.out_channels is None and is_long and has_edges and _fills_vectors(g, machine)
-
-
-def _fills_vectors(g: Geometry, machine: Machine) -> bool:
-    taps, width, stride = prod(g.kernel_size), g.out_spatial[-1], g.stride[-1]
-    if taps > MOST_DIRECT or stride > 2:
-        return False
-    least = next(shares[stride - 1] for most, shares in tuning_of(machine).direct_shares.items() if taps <= most)
-    return width >= least * _done(width, (machine.vector_lanes,))
-
-
-def edges(g: Geometry) -> tuple[int, int]:
-    """How many columns before and after a row of the image its first and its last output see."""
-    before, reach = g.padding[-1][0], (g.kernel_size[-1] - 1) * g.dilation[-1]
-    last = (g.out_spatial[-1] - 1) * g.stride[-1] + reach - before
-    return before, max(0, last - (g.input_size[-1] - 1))
-
-
-def tap_stride(filters: int, taps: int) -> int:
-    """Elements from one tap's weights to the next one's: one line more where else many taps shared few sets of L1."""
-    lines, rest = divmod(filters, LINE_ELEMENTS)
-    sets = L1_SETS // gcd(L1_SETS, lines)
-    is_crowded = rest == 0 and sets < L1_SETS and taps > MOST_TAPS_A_SET * sets
-    return filters + LINE_ELEMENTS if is_crowded else filters
-
-
-def _digits(axes: Axes) -> str:
-    return "x".join(map(str, axes))
 
 
 def _strip_blocks(g: Geometry, under: int, lanes: int, machine: Machine) -> int:
@@ -243,18 +146,13 @@ def _even_columns(g: Geometry, usual: tuple[int, ...], machine: Machine) -> tupl
     """
     width, even = g.out_spatial[-1], tuple(range(usual[-1] - 1, tuning_of(machine).fewest_columns - 1, -1))
     reach = (g.kernel_size[-1] - 1) * g.dilation[-1]
-    if any(own > most for own, most in zip(edges(g), usual_edges(reach), strict=True)):
+    if any(own > most for own, most in zip(seen_outside(g), usual_edges(reach), strict=True)):
         return ()
     if width < usual[-1]:
         return even
     # Of a separable one's time the depthwise step is too little.
     has_room = g.out_channels is None and g.kernel_size[-1] <= _weights(usual[0], machine)
-    return even if has_room and _done(width, even) * 10 <= _done(width, usual) * 9 else ()
-
-
-def _done(width: int, choices: tuple[int, ...]) -> int:
-    """Columns that are done, some of them twice, where a row is cut into tiles of one choice."""
-    return min(-(-width // columns) * columns for columns in choices if columns <= width)
+    return even if has_room and columns_done(width, even) * 10 <= columns_done(width, usual) * 9 else ()
 
 
 def _weights(columns: int, machine: Machine) -> int:

@@ -8,12 +8,12 @@ from math import ceil, prod
 from ....geometry import Geometry
 from ...base import Activation
 from ..machine import Machine
-from .sizes import LINE_ELEMENTS, activation_name, lanes_below, unaliased, weights_stay
+from .sizes import LINE_ELEMENTS, activation_name, lanes_below, weights_stay
 from .tuning import Tuning, tuning_of
 
 
 @dataclass(frozen=True, slots=True)
-class PointwiseKernel:
+class PointwisePlan:
     """The constants of a pointwise loop nest: (pixels, in_channels) x (in_channels, out_channels) in each group.
 
     lanes, vectors, heights: register tiles are so many pixels, the most first, x `vectors` vectors of `lanes` channels
@@ -70,15 +70,15 @@ class PointwiseKernel:
         return self.groups * (self.full_panels + (self.rest_vectors > 0))
 
 
-def pointwise_kernel(
-    g: Geometry, activation: Activation, machine: Machine, *, residual: bool, pixels: int
-) -> PointwiseKernel:
-    """The kernel for tiles of a band of `pixels` pixels."""
+def pointwise_plan(
+    g: Geometry, activation: Activation, machine: Machine, *, residual: bool, pixels: int, pixel_stride: int
+) -> PointwisePlan:
+    """The plan for tiles of a band of `pixels` pixels, `pixel_stride` elements apart."""
     lanes, vectors, count = _vectors(g, machine)
     tuning = tuning_of(machine)
     usual, few = tuning.tiles[vectors][0], tuning.tiles[vectors][-1]
     heights = usual if pixels >= usual[-1] and in_vain(pixels, usual) <= tuning.pixels_in_vain * pixels else few
-    return PointwiseKernel(
+    return PointwisePlan(
         in_channels=g.depthwise_channels,
         out_channels=g.output_size[0],
         groups=g.groups,
@@ -89,7 +89,7 @@ def pointwise_kernel(
         heights=heights,
         pixels_first=weights_stay(g, machine),
         fetched_lines=_fetched_lines(g, heights[0], ceil(count / vectors), tuning) if weights_stay(g, machine) else 0,
-        pixel_stride=unaliased(g.depthwise_channels),
+        pixel_stride=pixel_stride,
     )
 
 

@@ -1,53 +1,72 @@
-"""The driver of a program: its stages one by one, or in a team of OpenMP threads with a barrier between them.
+"""The driver: runs any program, its stages one by one, or in a team of OpenMP threads with barriers between them.
 
-    serial(slots):    for stage in stages: stage(slots, 0, 1)
-    parallel(slots):  in a team of threads: for stage in stages: stage(slots, thread, threads); barrier
+    serial(table):    for stage in stages: stage.code(stage.frame, 0, 1)
+    parallel(table):  in a team of threads:
+                          for stage in stages:
+                              barrier, but before the first and between stages of one thread
+                              if thread < stage.team: stage.code(stage.frame, thread, min(threads, stage.team))
 
-The runtime's functions come in slots, so that a module names no symbol outside it.
+A table is an array of cells of 8 bytes: HEADER, a ROW for each stage, then the stages' frames. The runtime's functions
+and the kernels come as addresses in it, so that the driver names no symbol outside and is compiled once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from ..emit.ir import Block, Int, Module, greatest, least
+from ..machine import Machine
+from . import jit
 
-from ..emit.ir import Block, Int, Module
-
-# Those of the first slots; the number of threads to ask for comes after them.
+# threads: how many the team has, to be asked for; stages: how many rows follow
 RUNTIME_FUNCTIONS = ("omp_get_thread_num", "omp_get_num_threads", "GOMP_barrier", "GOMP_parallel")
-RUNTIME_SLOTS = (*RUNTIME_FUNCTIONS, "threads")
+HEADER = (*RUNTIME_FUNCTIONS, "threads", "stages")
+# code: address of the kernel; frame: cells from the table to its frame; team: of how many threads at most
+ROW = ("code", "frame", "team")
 
-Stage = Callable[[Block, Int, Int], None]
+
+def driver(machine: Machine) -> jit.Code:
+    return jit.load("driver", machine, driver_ir)
 
 
-def write_module(name: str, slots: Sequence[str], stages: Sequence[Stage]) -> str:
-    """IR of a program, whose every stage is `void stage(ptr slots, i64 thread, i64 threads)`."""
-    module = Module(name)
-    for index, emit in enumerate(stages):
-        block = Block(module, f"stage{index}", ("ptr %slots", "i64 %thread", "i64 %threads"), slots)
-        emit(block, block.argument("thread"), block.argument("threads"))
-        block.close("internal ")
-    _write_serial(module, len(stages), slots)
-    _write_parallel(module, len(stages), slots)
+def driver_ir() -> str:
+    module = Module("driver")
+    _write_serial(module)
+    _write_parallel(module)
     return str(module)
 
 
-def _write_serial(module: Module, stages: int, slots: Sequence[str]) -> None:
-    block = Block(module, "serial", ("ptr %slots",), slots)
-    for stage in range(stages):
-        block.write(f"call void @stage{stage}(ptr %slots, i64 0, i64 1)")
-    block.close()
+def _write_serial(module: Module) -> None:
+    e = Block(module, "serial", ("ptr %frame",), HEADER)
+    with e.loop(0, e.number("stages")) as stage:
+        _call(e, stage.index, e.whole(0), e.whole(1))
+    e.close()
 
 
-def _write_parallel(module: Module, stages: int, slots: Sequence[str]) -> None:
-    block = Block(module, "member", ("ptr %slots",), slots)
-    number, team = (block.value(f"call i32 {block.runtime(name)}()") for name in RUNTIME_FUNCTIONS[:2])
-    thread, threads = (block.value(f"sext i32 {value} to i64") for value in (number, team))
-    for stage in range(stages):
-        if stage:
-            block.write(f"call void {block.runtime('GOMP_barrier')}()")
-        block.write(f"call void @stage{stage}(ptr %slots, i64 {thread}, i64 {threads})")
-    block.close("internal ")
-    block = Block(module, "parallel", ("ptr %slots",), slots)
-    asked = block.value(f"trunc i64 {block.number('threads').value} to i32")
-    block.write(f"call void {block.runtime('GOMP_parallel')}(ptr @member, ptr %slots, i32 {asked}, i32 0)")
-    block.close()
+def _write_parallel(module: Module) -> None:
+    e = Block(module, "member", ("ptr %frame",), HEADER)
+    number, size = (e.value(f"call i32 {e.runtime(name)}()") for name in RUNTIME_FUNCTIONS[:2])
+    thread, threads = (Int(e, e.value(f"sext i32 {value} to i64")) for value in (number, size))
+    with e.loop(0, e.number("stages")) as stage:
+        team = _cell(e, stage.index, "team")
+        # Before the first stage this reads the header.
+        before = _cell(e, stage.index - 1, "team")
+        with e.when((stage.index > 0) & (greatest(team, before) > 1)):
+            e.write(f"call void {e.runtime('GOMP_barrier')}()")
+        with e.when(thread < team):
+            _call(e, stage.index, thread, least(threads, team))
+    e.close("internal ")
+    e = Block(module, "parallel", ("ptr %frame",), HEADER)
+    asked = e.value(f"trunc i64 {e.number('threads').value} to i32")
+    e.write(f"call void {e.runtime('GOMP_parallel')}(ptr @member, ptr %frame, i32 {asked}, i32 0)")
+    e.close()
+
+
+def _call(e: Block, stage: Int, thread: Int, threads: Int) -> None:
+    code = e.value(f"inttoptr i64 {_cell(e, stage, 'code').value} to ptr")
+    frame = e.value(f"getelementptr i64, ptr %frame, i64 {_cell(e, stage, 'frame').value}")
+    e.write(f"call void {code}(ptr {frame}, i64 {thread.value}, i64 {threads.value})")
+
+
+def _cell(e: Block, stage: Int, name: str) -> Int:
+    index = stage * len(ROW) + (len(HEADER) + ROW.index(name))
+    address = e.value(f"getelementptr i64, ptr %frame, i64 {index.value}")
+    return Int(e, e.value(f"load i64, ptr {address}"))
