@@ -74,7 +74,7 @@ def pack_pointwise(weight: Tensor, bias: Tensor | None, k: PointwisePlan) -> tup
         # The last vector of a group overlaps the one before it.
         columns = (k.group_outputs * torch.arange(k.groups, device="cpu")[:, None] + _columns(k).flatten()).flatten()
         rows, flat = rows[columns], flat[columns]
-    # As a matrix, which torch transposes four times as fast as in more axes (AMD EPYC, Zen 4, 1 thread, 2026-11-28).
+    # As a matrix, which torch transposes faster than in more axes.
     grouped = _copy(rows.t()).unflatten(1, (k.groups, k.group_vectors * k.lanes))
     width = k.vectors * k.lanes
     panels = grouped[:, :, : k.full_panels * width].unflatten(2, (k.full_panels, width)).permute(1, 2, 0, 3).flatten(1)

@@ -7,11 +7,10 @@
                     for o in blocks:
                         out[y, x + i·apart, o] = activation(sums of the tile)      (tile.py)
 
-Columns are neighbours, or lie a dilation `apart` where they share more inputs so: 256x33x33, 3x3 with dilation 6, took
-42 % less time (AMD EPYC, Zen 4, 1 thread, 2026-11-28). Down a strip two of three input rows are still in L1 from the
-row above; `strip_blocks` is chosen so that they, and the weights, fit there. The last tile of a row and the last block
-of filters overlap the ones before them, so that nothing is masked and there is no remainder code: what is computed
-twice has the same bits. Domain: any window, any multiplier; lanes <= filters.
+Columns are neighbours, or lie a dilation `apart` where they share more inputs so. Down a strip two of three input rows
+are still in L1 from the row above; `strip_blocks` is chosen so that they, and the weights, fit there. The last tile of
+a row and the last block of filters overlap the ones before them, so that nothing is masked and there is no remainder
+code: what is computed twice has the same bits. Domain: any window, any multiplier; lanes <= filters.
 """
 
 from __future__ import annotations
@@ -126,9 +125,7 @@ def first_pixel(e: Block, k: DepthwisePlan, unit: Int) -> Int:
 def _row_in_turn(e: Block, k: DepthwisePlan, turn: Int) -> Int:
     """Index, over the whole batch, of the output row whose turn it is: some rows of all planes go before others.
 
-    Where the planes that a window sees do not fit in L2, they would come from beyond it for each plane of results: ten
-    volumes, 3x3x3, nothing in the caches, took up to 35 % less time so, 9 % in mean (AMD EPYC, Zen 4, 1 thread,
-    2026-11-28).
+    Where the planes that a window sees do not fit in L2, they would come from beyond it for each plane of results.
     """
     if k.rank < 3:
         return turn
@@ -315,9 +312,8 @@ def _ahead(e: Block, k: DepthwisePlan) -> tuple[Int, Int]:
 def _fetch_rows_ahead(e: Block, k: DepthwisePlan, rows: Rows, strip: Strip, start: Ptr, out: Place, o: Int) -> None:
     """Fetch what a row further down, or in the next plane, reads first: the hardware sees such short runs too late.
 
-    8x128x56x56, 3x3, from memory: 1.16 ms instead of 1.84 (Intel Xeon, AVX-512, 1 thread, 2026-11-25). Where the result
-    of that row will lie too: 8 images, kernels from 3x3 to 7x7, took 4 to 18 % less time (AMD EPYC, Zen 4, 1 thread,
-    2026-11-27). Of a volume's planes only the last is new: six volumes took 0 to 10 % less with both.
+    Where the result of that row will lie too: a store waits until its line has come. Of a volume's planes only the last
+    is new.
     """
     planes, further = _ahead(e, k)
     if k.rank > 2:
@@ -334,10 +330,7 @@ def _fetch_rows_ahead(e: Block, k: DepthwisePlan, rows: Rows, strip: Strip, star
 
 
 def _fetch_blocks_ahead(e: Block, k: DepthwisePlan, strip: Strip, start: Ptr, o: Int) -> None:
-    """Fetch what the block of filters `fetch_blocks` further on reads first: pixels of a sequence lie far apart.
-
-    8x1024x1024, k = 4, seen through `transpose`: 5.0 ms instead of 6.5 (AMD EPYC, Zen 4, 1 thread, 2026-11-28).
-    """
+    """Fetch what the block of filters `fetch_blocks` further on reads first: pixels of a sequence lie far apart."""
     ahead = e.number("fetch_blocks")
     with e.when(ahead > 0):
         overlap = max(0, (k.kernel[2] - 1) * k.dilation[2] + strip.apart * (1 - k.stride[2]))

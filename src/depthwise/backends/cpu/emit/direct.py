@@ -149,9 +149,7 @@ def _write_columns(e: Block, k: DirectPlan, tile: _Tile, x: Int, side: _Side) ->
 def _fetch_next_planes(e: Block, k: DirectPlan, place: tuple[Int, Int, Int], y: Int, rows: int, out: Ptr) -> None:
     """Fetch the same rows of the input planes that come next, and the place of their results.
 
-    8x256x33x33, 3x3, took 19 to 47 % less time with dilation 2, 8 to 47 % with 6, 8x128x56x56 at stride 2 11 to 39 %;
-    at stride 1, where nothing is fetched, it would take 3 to 14 % more. Planes done two at a time took 10 to 33 % less
-    (AMD EPYC, Zen 4, 1 thread, 2026-11-27 and 28).
+    Not at stride 1, where rows follow one another: the hardware sees those itself.
     """
     n, o, z = place
     with e.when(e.number("fetch_planes") > 0):
@@ -186,8 +184,7 @@ def _load(e: Block, k: DirectPlan, place: Ptr, offset: int, side: _Side) -> Vec:
         end = (lanes - 1) * stride + (k.kernel[2] - 1) * k.dilation[2] - left - right
     inside = [begin <= column <= end for column in columns]
     if stride == k.dilation[1] == 1:
-        # Loads under a mask touch the lines of the rows before and after: at hand here, but not where rows are apart
-        # (8x256x33x33, 3x3 with dilation 6, took 50 % more time so, AMD EPYC, Zen 4, 1 thread, 2026-11-28).
+        # Loads under a mask touch the lines of the rows before and after: at hand here, but not where rows are apart.
         return (place + columns[0]).load_where(inside)
     # The first and the last vector inside the image; at stride 1 they are one, or one of them has all that is needed.
     low, high = max(columns[0], begin), min(columns[-1], end) - (lanes - 1)

@@ -28,7 +28,6 @@ from .kernel import Kernel, Plan
 POINTERS = ("pointwise_weight", "pointwise_bias", "residual", "out")
 
 # How far ahead weights are fetched, in input channels: the hardware's own prefetching stops at the end of each page.
-# MobileNetV1's blocks took 1 to 5 % less time (AMD EPYC, Zen 4, 1 thread, 2026-11-23).
 PREFETCH_INPUTS = 24
 
 
@@ -172,8 +171,7 @@ def _write_tile(e: Block, k: PointwisePlan, band: Band, panel: _Panel, m: Int, r
     places = [m * k.out_channels + column for column in panel.columns]
     results = [band.out + place for place in places]
     if not k.pixels_first:
-        # Where the results lie comes while they are computed: Xception's blocks on 37x37 to 10x10 pixels took 0 to 2 %
-        # less time (AMD EPYC, Zen 4, 1 and 2 threads, 2026-11-28).
+        # Where the results lie comes while they are computed.
         for i in range(rows):
             for result in results:
                 (result + i * k.out_channels).prefetch(2)
@@ -200,11 +198,9 @@ def _write_tile(e: Block, k: PointwisePlan, band: Band, panel: _Panel, m: Int, r
 def _fetching(k: PointwisePlan, band: Band, panel: _Panel, m: Int, rows: int) -> Callable[[Int], None]:
     """What a tile does at each input channel so that memory beyond L2 is not waited for.
 
-    The tile's first panels fetch what of the next band's input belongs to its pixels, some lines for each channel;
-    blocks whose input lies beyond L2 took 3 to 17 % less time (Intel Xeon, 2 MiB of L2, 1 thread, 2026-11-25). They
+    The tile's first panels fetch what of the next band's input belongs to its pixels, some lines for each channel. They
     also fetch where the next tile's result will lie, a line for each channel: it must come before what is stored
-    there, and stores that wait for it stop all others; MobileNetV1's first four blocks took 1 to 12 % less time,
-    Xception's 5 to 19 % (AMD EPYC, Zen 4, 1 thread, others at work on its L3, 2026-11-27).
+    there, and stores that wait for it stop all others.
     """
     ahead = band.ahead
     if ahead is None or not k.pixels_first:

@@ -120,8 +120,7 @@ def optimised(text: str, machine: Machine) -> llvm.ModuleRef:
         module.triple = target.triple
         module.data_layout = str(target.target_data)
         # The emitters decide what is unrolled, inlined and a vector; these two tidy up. LLVM's own pipeline (O3) takes
-        # two to three times as long in all, and 24 kernels ran between 6 % faster and 10 % slower, one 33 % slower:
-        # Zen 4, AVX-512 and AVX2, 1 thread, November 2026.
+        # longer, for code that is no faster.
         passes = llvm.create_new_module_pass_manager()
         passes.add_simplify_cfg_pass()
         passes.add_instruction_combine_pass()
