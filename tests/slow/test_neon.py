@@ -56,7 +56,7 @@ DRIVER = """
 #include <stdio.h>
 #include <stdlib.h>
 
-void serial(int64_t *slots);
+int64_t serial(int64_t *slots, int64_t *prints);
 
 int main(int count, char **paths) {
     for (int i = 1; i < count; i++) {
@@ -71,7 +71,8 @@ int main(int count, char **paths) {
         if (fread(floats, 4, sizes[1], file) != sizes[1]) return 4;
         for (int64_t s = 0; s < sizes[0]; s++)
             if (places[s]) slots[s] += (intptr_t)floats;
-        serial(slots);
+        int64_t none = 0;
+        serial(slots, &none);
         fseek(file, start, SEEK_SET);
         if (fwrite(floats, 4, sizes[1], file) != sizes[1] || fclose(file)) return 5;
         free(floats), free(places), free(slots);
@@ -111,8 +112,9 @@ class Recording:
         self.program = decision.program
         vars(self.program)["code"] = NoCode()
 
-        def record(serial: object, parallel: object, address: int, team: int) -> None:
+        def record(serial: object, parallel: object, address: int, prints: int, team: int) -> int:
             self.slots = list(Slots.from_address(address))
+            return 0
 
         with patch.object(threads, "launch", record):
             self.result = run_decision(decision, geometry_of(layer, given), x, numbers, self.arena)

@@ -103,14 +103,17 @@ PLANTED: dict[str, tuple[Layer, Input, str, int]] = {
 }
 
 
+Entry = Callable[[int, int], int]
+
+
 def run_planted(name: str, target: Machine) -> None:
     layer, given, slot, change = PLANTED[name]
     launch = threads.launch
 
-    def told_wrong(serial: Callable[[int], object], parallel: Callable[[int], object], slots: int, team: int) -> None:
+    def told_wrong(serial: Entry, parallel: Entry, slots: int, prints: int, team: int) -> int:
         pointer = slot in ("x", "out", "residual", "scratch") or slot.startswith(("depthwise_", "pointwise_"))
         Slots.from_address(slots)[SLOT[slot]] += change * (FLOAT_BYTES if pointer else 1)
-        launch(serial, parallel, slots, team)
+        return launch(serial, parallel, slots, prints, team)
 
     with patch.object(threads, "launch", told_wrong):
         check(layer, given, target, "before" if change < 0 else "after")

@@ -19,6 +19,7 @@ from depthwise.backends.cpu.driver import RUNTIME_SLOTS, write_module
 from depthwise.backends.cpu.ir import Block, Int, Vec
 from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.eager import ACTIVATIONS, activate
+from depthwise.backends.weights import NO_PRINTS
 
 SLOTS = (*RUNTIME_SLOTS, "x", "out", "count")
 INF, NAN = math.inf, math.nan
@@ -62,7 +63,7 @@ def run(code: jit.Code, x: Tensor) -> Tensor:
     """`x`, a multiple of 16 numbers, through `code`."""
     out = torch.full_like(x, NAN)
     slots = (ctypes.c_int64 * len(SLOTS))(*(0 for _ in RUNTIME_SLOTS), x.data_ptr(), out.data_ptr(), x.numel())
-    threads.ENTRY(code.address("serial"))(ctypes.addressof(slots))
+    threads.ENTRY(code.address("serial"))(ctypes.addressof(slots), NO_PRINTS.address)
     return out
 
 

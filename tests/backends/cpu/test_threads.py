@@ -20,6 +20,7 @@ import torch
 from depthwise.backends.cpu import jit, machine, threads
 from depthwise.backends.cpu.driver import RUNTIME_FUNCTIONS, RUNTIME_SLOTS, write_module
 from depthwise.backends.cpu.ir import Block, Int
+from depthwise.backends.weights import NO_PRINTS
 
 MOST = 16
 SLOTS = (*RUNTIME_SLOTS, "members", "teams", "neighbours", "numbers", "count")
@@ -73,7 +74,7 @@ class Program:
         for array in self.stored.values():
             array[:] = 0
         self.slots[SLOTS.index("threads")] = team
-        threads.launch(self.serial, self.parallel, ctypes.addressof(self.slots), team)
+        threads.launch(self.serial, self.parallel, ctypes.addressof(self.slots), NO_PRINTS.address, team)
 
     def ran_as_a_team_of(self) -> int:
         """The number of threads that ran, once every one of them is accounted for."""

@@ -1,7 +1,10 @@
 """The driver of a program: its stages one by one, or in a team of OpenMP threads with a barrier between them.
 
-    serial(slots):    for stage in stages: stage(slots, 0, 1)
-    parallel(slots):  in a team of threads: for stage in stages: stage(slots, thread, threads); barrier
+    serial(slots, prints):    if changed(prints): return 1
+                              for stage in stages: stage(slots, 0, 1)
+    parallel(slots, prints):  if changed(prints): return 1
+                              in a team of threads: for stage in stages: stage(slots, thread, threads); barrier
+    changed(prints):          whether one of the printed words is not what it was; see ../weights.py
 
 The runtime's functions come in slots, so that a module names no symbol outside it.
 """
@@ -28,14 +31,50 @@ def write_module(name: str, slots: Sequence[str], stages: Sequence[Stage]) -> st
         block.close("internal ")
     _write_serial(module, len(stages), slots)
     _write_parallel(module, len(stages), slots)
+    module.functions += [_CHANGED, *(_ENTRY.format(name=name) for name in ("serial", "parallel"))]
     return str(module)
 
 
+_CHANGED = """define internal i1 @changed(ptr %prints) {
+entry:
+  %count = load i64, ptr %prints
+  br label %next
+next:
+  %index = phi i64 [ 0, %entry ], [ %after, %word ]
+  %done = icmp eq i64 %index, %count
+  br i1 %done, label %end, label %word
+word:
+  %pair = shl i64 %index, 1
+  %cell = getelementptr i64, ptr %prints, i64 %pair
+  %place = getelementptr i64, ptr %cell, i64 1
+  %expected = getelementptr i64, ptr %cell, i64 2
+  %address = load ptr, ptr %place
+  %was = load i32, ptr %expected
+  %is = load i32, ptr %address
+  %after = add i64 %index, 1
+  %same = icmp eq i32 %was, %is
+  br i1 %same, label %next, label %end
+end:
+  %changed = phi i1 [ false, %next ], [ true, %word ]
+  ret i1 %changed
+}"""
+_ENTRY = """define i64 @{name}(ptr %slots, ptr %prints) {{
+  %changed = call i1 @changed(ptr %prints)
+  br i1 %changed, label %end, label %run
+run:
+  call void @run_{name}(ptr %slots)
+  br label %end
+end:
+  %result = zext i1 %changed to i64
+  ret i64 %result
+}}"""
+
+
 def _write_serial(module: Module, stages: int, slots: Sequence[str]) -> None:
-    block = Block(module, "serial", ("ptr %slots",), slots)
+    block = Block(module, "run_serial", ("ptr %slots",), slots)
     for stage in range(stages):
         block.write(f"call void @stage{stage}(ptr %slots, i64 0, i64 1)")
-    block.close()
+    block.close("internal ")
 
 
 def _write_parallel(module: Module, stages: int, slots: Sequence[str]) -> None:
@@ -47,7 +86,7 @@ def _write_parallel(module: Module, stages: int, slots: Sequence[str]) -> None:
             block.write(f"call void {block.runtime('GOMP_barrier')}()")
         block.write(f"call void @stage{stage}(ptr %slots, i64 {thread}, i64 {threads})")
     block.close("internal ")
-    block = Block(module, "parallel", ("ptr %slots",), slots)
+    block = Block(module, "run_parallel", ("ptr %slots",), slots)
     asked = block.value(f"trunc i64 {block.number('threads').value} to i32")
     block.write(f"call void {block.runtime('GOMP_parallel')}(ptr @member, ptr %slots, i32 {asked}, i32 0)")
-    block.close()
+    block.close("internal ")

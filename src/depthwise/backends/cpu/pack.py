@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -13,14 +15,23 @@ from .plan_depthwise import tap_stride
 from .plan_pointwise import PointwiseKernel
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Pack:
-    """Weights and biases in the order of the kernels: contiguous float32, copies of what they were made from."""
+    """Weights and biases in the order of the kernels: contiguous float32, copies of what they were made from.
+
+    number: no other pack has it
+    """
 
     depthwise_weight: Tensor
     depthwise_bias: Tensor
     pointwise_weight: Tensor | None = None
     pointwise_bias: Tensor | None = None
+    number: int = field(default_factory=count(1).__next__)
+
+    @cached_property
+    def addresses(self) -> tuple[int, ...]:
+        tensors = self.depthwise_weight, self.depthwise_bias, self.pointwise_weight, self.pointwise_bias
+        return tuple(0 if tensor is None else tensor.data_ptr() for tensor in tensors)
 
 
 def pack_of(weights: Weights, pointwise: PointwiseKernel | None) -> Pack:

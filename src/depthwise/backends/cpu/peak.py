@@ -10,6 +10,7 @@ from functools import reduce
 
 import torch
 
+from ..weights import NO_PRINTS
 from . import jit, threads
 from .driver import RUNTIME_FUNCTIONS, RUNTIME_SLOTS, write_module
 from .ir import Block, Int, Vec
@@ -85,6 +86,6 @@ def _rate(name: str, body: _Body, sums: int, work: int, threads_asked: int, seco
     until = time.perf_counter() + seconds
     while time.perf_counter() < until or len(took) < 3:
         start = time.perf_counter()
-        threads.launch(serial, parallel, ctypes.addressof(slots), threads_asked)
+        threads.launch(serial, parallel, ctypes.addressof(slots), NO_PRINTS.address, threads_asked)
         took.append(time.perf_counter() - start)
     return work * _TURNS * threads_asked / statistics.median(took) * 1e-9

@@ -41,6 +41,12 @@ class Program:
         return "_".join([*parts, *(["planar"] if self.planar_out else [])]) + f"__{self.machine.isa}"
 
     @property
+    def packing(self) -> tuple[object, ...]:
+        """What the order of packed weights goes by."""
+        d, p = self.depthwise, self.pointwise
+        return d.tap_stride, *((p.groups, p.lanes, p.vectors) if p else ())
+
+    @property
     def stages(self) -> list[Stage]:
         d, p = self.depthwise, self.pointwise
         if p is None:
