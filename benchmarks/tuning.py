@@ -20,6 +20,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from depthwise.backends import calls
 from depthwise.backends.cpu.launch import machine
 from depthwise.backends.cpu.plan.tuning import ROWS, Tuning, tuning_of
 from depthwise.bench.calls import Call, ours
@@ -77,13 +78,14 @@ TRIALS = (
 def prepared(trial: Trial, case: Case) -> dict[tuple[str, str], Call]:
     """Calls that have run once: with the row as it is, and with the other value."""
     kind, row = machine().kind, tuning_of(machine())
-    calls = {}
+    found = {}
     for name, tuned in ("as it is", row), ("other", replace(row, **{trial.number: trial.other(row)})):
         call = ours(case, tensors_of(case), trial.layout)
-        with patch.dict(ROWS, {kind: tuned}):
+        # Each of its own plan, which would be remembered by the problem's value.
+        with patch.dict(ROWS, {kind: tuned}), patch.object(calls, "bound", lambda _, bind: bind()):
             call()
-        calls[name, trial.layout] = call
-    return calls
+        found[name, trial.layout] = call
+    return found
 
 
 def measured(trial: Trial, case: Case, effort: Effort) -> tuple[float, float]:

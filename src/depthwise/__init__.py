@@ -2,7 +2,7 @@
 
 from . import blocks, functional
 from .backends import backend
-from .backends.recall import repack_
+from .backends.weights import repack_
 from .count import count
 from .errors import DepthwiseError
 from .explain import explain

@@ -15,13 +15,13 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from .backends import BACKENDS, CPU, Choice, asked_backend
-from .backends.base import Call
+from .backends.problem import Problem
 from .geometry import geometry
 from .layers.separable import _SeparableConv
 from .tracing import InputSize, Trace, trace
 
 # The layer that stands for all where no model is given: 3x3, 32 to 64 channels, float32, on the CPU.
-EXAMPLE = Call("separable", geometry((32, 112, 112), 3, padding=1, out_channels=64), torch.float32, "cpu")
+EXAMPLE = Problem("separable", geometry((32, 112, 112), 3, padding=1, out_channels=64), torch.float32, "cpu")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,13 @@ from torch import Size, Tensor
 from torch.compiler import is_dynamo_compiling
 
 from . import backends, operators
-from .backends.base import Activation, DepthwiseTensors, Norm, Runner, SeparableTensors
+from .backends import calls
+from .backends.base import DepthwiseTensors, Norm, SeparableTensors, Weights
+from .backends.calls import OfOne, Setting, is_plain_window
 from .backends.eager import ACTIVATIONS, DEFAULT_SLOPES
-from .backends.recall import Key, Tensors, is_plain_window
+from .backends.problem import Activation
+from .backends.tensors import Tensors, is_autocasting
+from .backends.weights import Identities
 from .errors import DepthwiseError
 from .geometry import AXES, Geometry, IntOrTuple, Padding, geometry
 
@@ -203,24 +207,18 @@ def depthwise_conv(
 ) -> Tensor:
     """`depthwise_conv1d`, `2d` or `3d` by rank; in_channels: those that `x` must have."""
     tensors, window = (weight, bias), (stride, padding, dilation)
-    key: Key = ()
+    setting: Setting = ()
     if not is_dynamo_compiling():
-        key = (id(weight), id(bias), id(stride), id(padding), id(dilation), rank, in_channels)
-    run = backends.recalled(key, x, None, tensors, window)
-    if run is not None:
-        return run(x, None)
-    batch, unbatched = batched(x, rank)
+        setting = (id(stride), id(padding), id(dilation), rank, in_channels)
+        out = _found((id(weight), id(bias)), setting, x, None, tensors, window)
+        if out is not None:
+            return out
+    batch, _ = batched(x, rank)
     check_channels(batch, in_channels)
     _check_tensors(batch, {"weight": weight}, {"bias": bias})
     shapes = Shapes(batch.shape, weight.shape, _shape(bias))
     g = _settled(rank, shapes, stride, padding, dilation, 1)
-    run = operators.runner(batch, DepthwiseTensors(weight, bias), g)
-    if run is None:
-        out = operators.depthwise(batch, weight, bias, g)
-        return out.squeeze(0) if unbatched else out
-    run = _of_one(run) if unbatched else run
-    backends.remember(key, x, None, tensors, window, run)
-    return run(x, None)
+    return _computed(setting, x, None, tensors, window, DepthwiseTensors(weight, bias), g)
 
 
 def separable_conv(
@@ -243,20 +241,20 @@ def separable_conv(
     depthwise_weight, depthwise_bias, pointwise_weight, pointwise_bias = weights
     # In the order of SeparableTensors.weights: what is kept for the one is found by the other.
     tensors: Tensors = weights
-    values: Key = (rank, in_channels, residual is None, *activations)
+    values: Setting = (rank, in_channels, residual is None, *activations)
     for norm in norms:
         tensors = (*tensors, *(norm.tensors if norm else ()))
         values += (norm and norm.eps,)
-    key: Key = ()
+    setting: Setting = ()
     if not is_dynamo_compiling():
         stride, padding, dilation, groups = window
-        key = (id(depthwise_weight), id(depthwise_bias), id(pointwise_weight), id(pointwise_bias))
+        identities: Identities = (id(depthwise_weight), id(depthwise_bias), id(pointwise_weight), id(pointwise_bias))
         if norms:
-            key = tuple(map(id, tensors))
-        key = (*key, id(stride), id(padding), id(dilation), id(groups), *values)
-    run = backends.recalled(key, x, residual, tensors, window)
-    if run is not None:
-        return run(x, residual)
+            identities = tuple(map(id, tensors))
+        setting = (id(stride), id(padding), id(dilation), id(groups), *values)
+        out = _found(identities, setting, x, residual, tensors, window)
+        if out is not None:
+            return out
     batch, unbatched = batched(x, rank)
     check_channels(batch, in_channels)
     _check_tensors(
@@ -271,22 +269,43 @@ def separable_conv(
     first, last = (activation_of(name) for name in activations)
     filters, biases = (depthwise_weight, pointwise_weight), (depthwise_bias, pointwise_bias)
     inputs = SeparableTensors(*filters, *biases, first, last, added, *norms)
-    run = operators.runner(batch, inputs, g)
-    if run is None:
-        out = operators.separable(batch, inputs, g)
-        return out.squeeze(0) if unbatched else out
-    run = _of_one(run) if unbatched else run
-    backends.remember(key, x, residual, tensors, window, run)
-    return run(x, residual)
+    return _computed(setting, x, residual, tensors, window, inputs, g)
 
 
-def _of_one(run: Runner) -> Runner:
-    """The runner of an input and a residual without a batch dimension."""
+def _found(
+    identities: Identities,
+    setting: Setting,
+    x: Tensor,
+    residual: Tensor | None,
+    tensors: Tensors,
+    window: tuple[object, ...],
+) -> Tensor | None:
+    """The result where a call like this one was seen before and may be trusted still."""
+    if backends.is_observed():
+        return None
+    return calls.found(identities, backends.setting_of(setting), x, residual, tensors, window)
 
-    def of_one(x: Tensor, residual: Tensor | None) -> Tensor:
-        return run(x.unsqueeze(0), None if residual is None else residual.unsqueeze(0)).squeeze(0)
 
-    return of_one
+def _computed(
+    setting: Setting,
+    x: Tensor,
+    residual: Tensor | None,
+    tensors: Tensors,
+    window: tuple[object, ...],
+    weights: Weights,
+    g: Geometry,
+) -> Tensor:
+    """The result of a call that was checked; what ran it is kept for calls like it.
+
+    setting: () while torch.compile traces
+    """
+    unbatched = x.dim() == g.rank + 1
+    out, prepared = operators.convolution(x.unsqueeze(0) if unbatched else x, weights, g)
+    if prepared is not None and setting:
+        if unbatched:
+            prepared = prepared._replace(bound=OfOne(prepared.bound))
+        calls.keep(backends.setting_of(setting), x, residual, tensors, window, prepared)
+    return out.squeeze(0) if unbatched else out
 
 
 class Shapes(NamedTuple):
@@ -376,7 +395,7 @@ def _check_tensors(x: Tensor, required: dict[str, Tensor], optional: dict[str, T
         if tensor.device != x.device:
             raise DepthwiseError(f"{name} is on {tensor.device} and x on {x.device}; move one with .to(device)")
         # autocast, where it is on, brings the dtypes together.
-        if tensor.dtype != x.dtype and not operators.is_autocasting(x):
+        if tensor.dtype != x.dtype and not is_autocasting(x):
             raise DepthwiseError(f"{name} has dtype {tensor.dtype} and x {x.dtype}; convert one with .to(dtype)")
 
 

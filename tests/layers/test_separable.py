@@ -135,7 +135,7 @@ def operations(layer: nn.Module, x: Tensor) -> set[str]:
     choices: list[Choice] = []
     with observed_choices(choices.append):
         layer(x)
-    return {choice.call.operation for choice in choices}
+    return {choice.problem.operation for choice in choices}
 
 
 X = torch.randn(2, 4, 9, 9)

@@ -65,7 +65,7 @@ DRIVER = (
 #include <stdio.h>
 #include <stdlib.h>
 
-void serial(int64_t *table);
+int64_t serial(int64_t *table, int64_t *prints);
 void kernel0(void), kernel1(void);
 void (*kernels[])(void) = {kernel0, kernel1};
 
@@ -84,7 +84,8 @@ int main(int count, char **paths) {
             if (places[s]) table[s] += (intptr_t)floats;
         for (int64_t s = 0; s < table[STAGES]; s++)
             table[HEADER + ROW * s] = (intptr_t)kernels[s];
-        serial(table);
+        int64_t none = 0;
+        serial(table, &none);
         fseek(file, start, SEEK_SET);
         if (fwrite(floats, 4, sizes[1], file) != sizes[1] || fclose(file)) return 5;
         free(floats), free(places), free(table);
@@ -127,8 +128,9 @@ class Recording:
         vars(self.program)["codes"] = [NoCode()] * (1 + len(kernels))
         count = len(HEADER) + sum(len(ROW) + len(kernel.slots) for kernel in kernels)
 
-        def record(serial: object, parallel: object, address: int, team: int) -> None:
+        def record(serial: object, parallel: object, address: int, prints: int, team: int) -> int:
             self.cells = list((ctypes.c_int64 * count).from_address(address))
+            return 0
 
         with patch.object(threads, "launch", record):
             self.result = run_decision(decision, geometry_of(layer, given), x, numbers, self.arena)

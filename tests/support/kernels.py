@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from depthwise import reference
-from depthwise.backends.base import Activation, DepthwiseTensors, SeparableTensors, Weights
+from depthwise.backends.base import DepthwiseTensors, SeparableTensors, Weights
 from depthwise.backends.cpu import launch, machine
 from depthwise.backends.cpu.emit.boxes import BoxedDepthwiseKernel
 from depthwise.backends.cpu.emit.depthwise import DepthwiseKernel
@@ -33,7 +33,9 @@ from depthwise.backends.cpu.run import memory as buffers
 from depthwise.backends.cpu.run import threads
 from depthwise.backends.cpu.run.program import Program, Stage
 from depthwise.backends.eager import activate
-from depthwise.backends.formats import memory_format_of
+from depthwise.backends.formats import suggested_format, suggested_strides
+from depthwise.backends.problem import Activation, Operation, Problem
+from depthwise.backends.weights import NO_PRINTS
 from depthwise.geometry import Geometry, IntOrTuple, Padding, geometry, per_axis
 from tests.support.cases import CHANNELS_LAST, small_integers
 
@@ -222,6 +224,16 @@ def input_tensor(layer: Layer, given: Input, x: Tensor) -> Tensor:
     return laid_out(x, given.layout)
 
 
+def problem_of(
+    g: Geometry, x: Tensor, activations: tuple[Activation, Activation] = (None, None), *, residual: bool = False
+) -> Problem:
+    """A convolution of `x`, whose result and residual lie as it does."""
+    result = suggested_strides((x.shape[0], *g.output_size), x)
+    operation: Operation = "depthwise" if g.out_channels is None else "separable"
+    added = result if residual else None
+    return Problem(operation, g, x.dtype, "cpu", x.shape[0], x.stride(), result, activations, added)
+
+
 def decide(layer: Layer, given: Input, x: Tensor, target: Machine) -> Decision:
     """What the backend would run, but for the heights of tiles, the first of the table: one program for all sizes.
 
@@ -240,7 +252,8 @@ def decide(layer: Layer, given: Input, x: Tensor, target: Machine) -> Decision:
         patch.object(threads, "team_size", lambda: given.threads),
         patch.dict(tuning.ROWS, {target.kind: tuned}),
     ):
-        decision = launch.decide(geometry_of(layer, given), x, layer.activations, residual=layer.residual, target=seen)
+        problem = problem_of(geometry_of(layer, given), x, layer.activations, residual=layer.residual)
+        decision = launch.decide(problem, seen)
     pointwise = decision.program.pointwise
     if pointwise is not None:
         pointwise = replace(pointwise, heights=tuning_of(target).tiles[pointwise.vectors][0])
@@ -275,13 +288,13 @@ def program_of(layer: Layer, given: Input, target: Machine) -> Program:
 def run_decision(decision: Decision, g: Geometry, x: Tensor, numbers: Numbers, memory: Memory = HEAP) -> Tensor:
     """The result of `numbers`, whose input is `x`, with every buffer in `memory`."""
     pack = pack_of(numbers.weights, decision.program.pointwise)
-    kept = {field.name: getattr(pack, field.name) for field in fields(Pack)}
+    kept = {field.name: getattr(pack, field.name) for field in fields(Pack) if field.name != "number"}
     copies: dict[str, Any] = {name: None if tensor is None else memory.place(tensor) for name, tensor in kept.items()}
     x, residual = memory.place(x), numbers.residual
     if residual is not None:
-        residual = memory.place(residual.contiguous(memory_format=memory_format_of(x)))
+        residual = memory.place(residual.contiguous(memory_format=suggested_format(x)))
     with patch.object(buffers, "zeros", lambda count: memory.place(torch.zeros(count))):
-        launched = Launch(decision, Pack(**copies), x, residual, g)
+        launched = Launch(decision, problem_of(g, x, residual=residual is not None))
 
     def scratch(size: int) -> buffers.Buffer:
         floats = memory.floats(-(-size // 4))
@@ -291,7 +304,9 @@ def run_decision(decision: Decision, g: Geometry, x: Tensor, numbers: Numbers, m
         patch.object(buffers, "new_result", lambda size, stride, _: memory.empty_strided(size, stride)),
         patch.object(buffers, "scratch", scratch),
     ):
-        return launched.run(x, residual)
+        out = launched.run(x, residual, Pack(**copies), NO_PRINTS.address)
+    assert out is not None
+    return out
 
 
 def run(layer: Layer, given: Input, numbers: Numbers, target: Machine, memory: Memory = HEAP) -> Tensor:

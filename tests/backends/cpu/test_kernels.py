@@ -24,6 +24,7 @@ from depthwise.backends.cpu.plan import tuning
 from depthwise.backends.cpu.run import jit
 from depthwise.backends.cpu.run.program import Stage
 from depthwise.backends.eager import activate
+from depthwise.backends.problem import problem_of
 from depthwise.geometry import per_axis
 from tests.support.cases import normals, small_integers
 from tests.support.kernels import (
@@ -416,9 +417,12 @@ def test_a_batch_of_none() -> None:
         empty = replace(given, batch=0)
         numbers = numbers_of(layer, empty, small_integers(0))
         x = input_tensor(layer, empty, numbers.x)
-        runner = launch.launch_of(x, numbers.weights, geometry_of(layer, empty))
-        assert runner is not None
-        assert_same(runner(x, numbers.residual), expected_of(layer, empty, numbers), emitter)
+        problem = problem_of(x, numbers.weights, geometry_of(layer, empty))
+        ready = launch.prepared(numbers.weights, problem)
+        assert ready is not None
+        out = ready.run(x, numbers.residual)
+        assert out is not None
+        assert_same(out, expected_of(layer, empty, numbers), emitter)
 
 
 @pytest.mark.skipif(not HERE, reason="no generator serves this machine")
@@ -428,10 +432,13 @@ def test_a_residual_in_another_layout() -> None:
     residual = numbers.residual
     assert residual is not None
     x = input_tensor(layer, given, numbers.x)
-    runner = launch.launch_of(x, numbers.weights, geometry_of(layer, given))
-    assert runner is not None
     for other in (residual, residual.to(memory_format=torch.channels_last), residual.mT.contiguous().mT):
-        assert_same(runner(x, other), expected, str(other.stride()))
+        weights = replace(numbers.separable, residual=other)
+        ready = launch.prepared(weights, problem_of(x, weights, geometry_of(layer, given)))
+        assert ready is not None
+        out = ready.run(x, other)
+        assert out is not None
+        assert_same(out, expected, str(other.stride()))
 
 
 # Kernels beyond any other's, channels too, and multipliers whose filters lie across vectors.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from depthwise import reference
-from depthwise.backends.base import Activation, DepthwiseTensors
+from depthwise.backends.base import DepthwiseTensors
 from depthwise.backends.cpu.emit.depthwise import DepthwiseKernel
 from depthwise.backends.cpu.lower import pointwise_program
 from depthwise.backends.cpu.machine import Machine
@@ -18,6 +18,8 @@ from depthwise.backends.cpu.pack import pack_of, pack_pointwise
 from depthwise.backends.cpu.run import threads
 from depthwise.backends.cpu.run.program import SCRATCH, ZEROS, Program, Stage, Table
 from depthwise.backends.eager import activate
+from depthwise.backends.problem import Activation
+from depthwise.backends.weights import NO_PRINTS
 from depthwise.geometry import geometry
 from tests.support.cases import small_integers
 from tests.support.kernels import HERE, NAN, Input, Layer, assert_same, decide, numbers_of
@@ -38,7 +40,7 @@ def run(program: Program, buffers: Mapping[str, Tensor]) -> None:
         table.fill(name, tensor.data_ptr())
     assert set(table.places) - {ZEROS, *places, *buffers} <= {"residual"}
     _cells, address = table.copy()
-    threads.launch(table.serial, table.parallel, address, program.team)
+    assert threads.launch(table.serial, table.parallel, address, NO_PRINTS.address, program.team) == 0
 
 
 @on_each_machine
@@ -88,7 +90,7 @@ def test_two_layers_in_one_program(team: int, target: Machine) -> None:
     weights = [DepthwiseTensors(small_integers(seed)((9, 1, 3, 3)).sign(), torch.ones(9)) for seed in (1, 2)]
     packs = [pack_of(own, None) for own in weights]
     result = torch.full_like(x, NAN)
-    own = {f"{name}{i}": tensor for i, pack in enumerate(packs, 1) for name, tensor in pack.tensors.items()}
+    own = {f"{name}{i}": getattr(pack, name) for i, pack in enumerate(packs, 1) for name in pack.addresses}
     run(program, {"x": x, "out": result, **own})
     expected = x
     for layer_weights in weights:

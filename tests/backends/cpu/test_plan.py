@@ -39,6 +39,7 @@ from depthwise.backends.cpu.plan.view import View
 from depthwise.backends.cpu.run import threads
 from depthwise.backends.eager import ACTIVATIONS
 from depthwise.geometry import Geometry, geometry
+from tests.support.kernels import problem_of
 
 AVX512 = Machine("avx512", 16, 32, "x86_64-unknown-linux-gnu", "skylake-avx512", "")
 MACHINES = [AVX512, machine.avx2(), machine.neon()]
@@ -352,7 +353,7 @@ def test_plans_are_values() -> None:
     g = geometry((17, 9, 9), 3, padding=1, out_channels=33)
     x = torch.empty(1, 17, 9, 9, device="meta")
     for target in MACHINES:
-        one, two = (launch.decide(g, x, (("relu", 0.0), None), residual=True, target=target) for _ in range(2))
+        one, two = (launch.decide(problem_of(g, x, (("relu", 0.0), None), residual=True), target) for _ in range(2))
         assert one == two
         assert hash(one) == hash(two)
         (stage,) = one.program.stages
@@ -369,7 +370,7 @@ def test_sizes_share_the_code() -> None:
     for batch, height, width in ((1, 9, 28), (3, 9, 28), (2, 14, 14), (1, 28, 56)):
         g = geometry((17, height, width), 3, padding=1, out_channels=32)
         x = torch.empty((batch, *g.input_size), device="meta").to(memory_format=torch.channels_last)
-        program = launch.decide(g, x, (None, None), residual=False).program
+        program = launch.decide(problem_of(g, x)).program
         found.add((program.kernels, program.codes))
     assert len(found) == 1
 
@@ -680,5 +681,5 @@ def test_fifty_sizes_need_at_most_six_programs(
             x = torch.empty((1, *g.input_size), device="meta")
             if layout == "last":
                 x = x.movedim(1, -1).contiguous().movedim(-1, 1)
-            names.add(launch.decide(g, x, (None, None), residual=False, target=own).program.name)
+            names.add(launch.decide(problem_of(g, x), own).program.name)
         assert 1 <= len(names) <= 6, names

@@ -25,6 +25,7 @@ from depthwise.backends.cpu.plan.view import View
 from depthwise.backends.cpu.run import threads
 from depthwise.backends.cpu.run.driver import HEADER, RUNTIME_FUNCTIONS
 from depthwise.backends.cpu.run.program import Program, Stage, Table
+from depthwise.backends.weights import NO_PRINTS
 
 MOST = 16
 ROOT = Path(__file__).parents[3]
@@ -94,7 +95,7 @@ class Team:
         for array in self.stored.values():
             array[:] = 0
         self.cells[HEADER.index("threads")] = team
-        threads.launch(self.table.serial, self.table.parallel, self.address, team)
+        threads.launch(self.table.serial, self.table.parallel, self.address, NO_PRINTS.address, team)
 
     def ran_as_a_team_of(self) -> int:
         """The number of threads that ran, once every one of them is accounted for."""
@@ -151,7 +152,7 @@ def test_each_stage_has_a_team_of_its_own_size(teams: tuple[int, ...]) -> None:
         stored[buffer] = np.zeros(MOST + 1, np.float32)
         table.fill(buffer, stored[buffer].ctypes.data)
     _cells, address = table.copy()
-    threads.launch(table.serial, table.parallel, address, max(teams))
+    threads.launch(table.serial, table.parallel, address, NO_PRINTS.address, max(teams))
     for i, size in enumerate(teams):
         assert np.flatnonzero(stored[f"teams{i}"]).tolist() == [size]
         assert stored[f"members{i}"].sum() == size
@@ -175,7 +176,7 @@ def test_stages_of_other_teams_wait_for_each_other(teams: tuple[int, ...]) -> No
         table.fill(buffer, array.ctypes.data)
     _cells, address = table.copy()
     for _ in range(100):
-        threads.launch(table.serial, table.parallel, address, max(teams))
+        threads.launch(table.serial, table.parallel, address, NO_PRINTS.address, max(teams))
         for i, size in enumerate(teams):
             assert stored[f"neighbours{i}"][:size].tolist() == [1000 + i] * size
 

@@ -9,7 +9,8 @@ import torch
 
 from ...errors import DepthwiseError
 from ...geometry import Geometry
-from ..base import Activation
+from ..formats import suggested_strides
+from ..problem import Activation, Operation, Problem
 from . import machine
 from .launch import decide
 from .lower import Decision
@@ -63,5 +64,9 @@ def inspect(
     x = torch.empty((batch, *g.input_size), device="meta")
     if layout == "channels_last":
         x = x.movedim(1, -1).contiguous().movedim(-1, 1)
-    target = None if isa is None else MACHINES[isa]()
-    return Inspection(decide(g, x, activations, residual=residual, target=target))
+    size = (batch, *g.output_size)
+    result = suggested_strides(size, x)
+    operation: Operation = "depthwise" if g.out_channels is None else "separable"
+    added = result if residual else None
+    problem = Problem(operation, g, torch.float32, "cpu", batch, x.stride(), result, activations, added)
+    return Inspection(decide(problem, None if isa is None else MACHINES[isa]()))

@@ -1,44 +1,66 @@
-"""One convolution bound to its program, weights and input sizes: what is left for a call is to fill in pointers."""
+"""One problem bound to its program: what is left for a call is to fill in pointers."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...geometry import Geometry
-from .. import recall
-from ..base import Activation, Runner, Weights
-from ..formats import memory_format_of
+from .. import calls
+from ..base import Weights
+from ..calls import Prepared
+from ..formats import Strides
+from ..problem import Problem
+from ..weights import snapshot
 from .lower import Decision, lower
 from .machine import FLOAT_BYTES, Machine, host
-from .pack import Pack, pack_of
+from .pack import NAMES, Pack, pack_of
 from .run import jit, memory, threads
 from .run.program import ZEROS, Program, Table
 
-_FLOAT32 = torch.float32
+_FLOAT32, _CONTIGUOUS = torch.float32, torch.contiguous_format
 
 
-def launch_of(x: Tensor, weights: Weights, g: Geometry) -> Runner | None:
-    """What runs `x` with these weights as they are now; None where the code for it could not be made."""
-    memory_format = memory_format_of(x, *weights.filters)
-    if x.numel() == 0:
-        return lambda x, _: x.new_empty((x.shape[0], *g.output_size)).contiguous(memory_format=memory_format)
-    residual = weights.residual is not None
-    decision = decide(g, x, weights.activations, residual=residual, memory_format=memory_format)
-    if not _compiles(decision.program):
-        return None
-    kept = None if recall.needs_gradient(x, None, weights.weights) else recall.remembered(weights.weights)
-    key = (weights.operation, g.groups, tuple(norm and norm.eps for norm in weights.norms))
-    pack = None if kept is None else kept.packs.get(key)
-    if pack is None:
-        pack = pack_of(weights, decision.program.pointwise)
-        if kept is not None:
-            kept.packs[key] = pack
-    return Launch(decision, pack, x, weights.residual, g).run
+def prepared(weights: Weights, problem: Problem, *, keeps: bool = True) -> Prepared | None:
+    """What runs a problem with these weights as they are now; None where the code for it could not be made.
+
+    keeps: what is made of the weights may stay for the next call
+    """
+    bound = calls.bound((problem, threads.team_size()), lambda: _bind(problem))
+    if not isinstance(bound, Launch):
+        return None if bound is None else Prepared(bound, None)
+    key = (bound.packing, tuple(norm and norm.eps for norm in weights.norms))
+
+    def packed() -> Pack:
+        return pack_of(weights, bound.decision.program.pointwise)
+
+    if keeps:
+        own = snapshot(weights.weights)
+        pack = own.packed(key, weights.weights, packed)
+        if pack is not None:
+            return Prepared(bound, pack, own)
+    return Prepared(bound, packed())
+
+
+def _bind(problem: Problem) -> Launch | Empty | None:
+    if not prod(problem.output_size):
+        return Empty(problem)
+    decision = decide(problem)
+    return Launch(decision, problem) if _compiles(decision.program) else None
+
+
+class Empty:
+    """A bound call without a pixel to compute."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._size, self._strides = problem.output_size, problem.result or _dense(problem.output_size, _CONTIGUOUS)
+
+    def run(self, x: Tensor, residual: Tensor | None, pack: object, prints: int) -> Tensor:  # noqa: ARG002
+        return memory.new_result(self._size, self._strides, _FLOAT32)
 
 
 _failed: set[str] = set()
@@ -65,83 +87,89 @@ def machine() -> Machine:
     return found
 
 
-def decide(
-    g: Geometry,
-    x: Tensor,
-    activations: tuple[Activation, Activation],
-    *,
-    residual: bool,
-    memory_format: torch.memory_format | None = None,
-    target: Machine | None = None,
-) -> Decision:
-    """The program and the numbers for an input of these sizes and strides, on `target` or else this machine.
+def decide(problem: Problem, target: Machine | None = None) -> Decision:
+    """The program and the numbers for a problem, on `target` or else this machine."""
+    return lower(problem, target or machine(), threads.team_size())
 
-    memory_format: of the result; None: as the input has it
-    """
-    return lower(
-        g,
-        x.shape[0],
-        x.stride(),
-        activations,
-        residual=residual,
-        memory_format=memory_format or memory_format_of(x),
-        machine=target or machine(),
-        threads=threads.team_size(),
-    )
+
+def _dense(size: Sequence[int], memory_format: torch.memory_format) -> Strides:
+    return torch.empty(size, device="meta", memory_format=memory_format).stride()
 
 
 class Launch:
-    """`run` is a runner: for inputs and residuals of the sizes and strides it was made for."""
+    """A bound call: for inputs and residuals of the sizes and strides of its problem, and weights packed as it says.
 
-    def __init__(self, decision: Decision, pack: Pack, x: Tensor, residual: Tensor | None, g: Geometry) -> None:
+    packing: what tells such a pack from others of the same weights
+    """
+
+    def __init__(self, decision: Decision, problem: Problem) -> None:
         self.decision = decision
-        self.pack = pack
         program, table = decision.program, Table(decision.program)
+        self.packing = program.packing
         self._serial, self._parallel, self._threads = table.serial, table.parallel, program.team
         own, self._elements = program.arena
-        self._size = (x.shape[0], *g.output_size)
+        self._size = problem.output_size
         size = prod(self._size) * FLOAT_BYTES
         self._huge_bytes = size if size >= memory.LEAST_HUGE_BYTES else 0
         self._memory_format = decision.memory_format
-        self._stride = torch.empty(self._size, device="meta").to(memory_format=self._memory_format).stride()
+        dense = _dense(self._size, self._memory_format)
+        self._stride = problem.result or dense
         self._copied = decision.layout.copied is not None
-        self._residual_copied = residual is not None and (
-            residual.is_neg() or not residual.is_contiguous(memory_format=self._memory_format)
-        )
-        # Held here, as the table holds their addresses.
+        self._residual_copied = problem.residual is not None and not _lies_as(problem.residual, dense, self._size)
+        # Held here, as the table holds its address.
         self._zeros = memory.zeros(program.zeros)
         table.fill(ZEROS, self._zeros.data_ptr())
-        for name, tensor in pack.tensors.items():
-            table.fill(name, tensor.data_ptr())
         # Each is read or written by one stage.
         (self._x,), (self._out,) = table.places["x"], table.places["out"]
-        self._residual = table.places.get("residual", (0,))[0]
+        # Without a residual a cell that is written over.
+        (self._residual,) = (self._x,) if problem.residual is None else table.places["residual"]
+        self._weights = [(name, place) for name in NAMES for place in table.places.get(name, ())]
         self._inner = [(place, FLOAT_BYTES * begin) for name, begin in own.items() for place in table.places[name]]
         self._table = table
-        # Those that no call is using; a call on another thread takes others.
-        self._spare: list[tuple[Any, int]] = []
+        # Those that no call is using, with the number of the pack that they point to; a call on another thread takes
+        # others.
+        self._spare: list[tuple[Any, int, int]] = []
 
-    def run(self, x: Tensor, residual: Tensor | None) -> Tensor:
+    def run(self, x: Tensor, residual: Tensor | None, pack: Pack, prints: int) -> Tensor | None:
+        if self._copied:
+            x = x.contiguous(memory_format=self._memory_format)
+        if self._residual_copied and residual is not None:
+            residual = residual.contiguous(memory_format=self._memory_format)
+        read, added = x.data_ptr(), 0 if residual is None else residual.data_ptr()
+        if not (read and (added or residual is None)):
+            # Freed memory: torch has words for it.
+            return None
         out = memory.new_result(self._size, self._stride, _FLOAT32)
         if self._huge_bytes:
             memory.ask_for_huge_pages(out, self._huge_bytes)
-        if self._copied:
-            x = x.contiguous(memory_format=self._memory_format)
+        cells, address, packed = self._take_cells()
+        if packed != pack.number:
+            for name, place in self._weights:
+                cells[place] = pack.addresses[name]
+        cells[self._residual] = added
+        cells[self._x], cells[self._out] = read, out.data_ptr()
+        # Held until the call is over: a large one is nobody else's.
+        held = self._scratch(cells) if self._elements else None
+        changed = threads.launch(self._serial, self._parallel, address, prints, self._threads)
+        del held
+        self._spare.append((cells, address, pack.number))
+        return None if changed else out
+
+    def _scratch(self, cells: Any) -> memory.Buffer:
+        """Memory of this thread's, and its place in the cells."""
+        scratch = memory.scratch(self._elements * FLOAT_BYTES)
+        for place, begin in self._inner:
+            cells[place] = scratch.address + begin
+        return scratch
+
+    def _take_cells(self) -> tuple[Any, int, int]:
+        """Cells but for the addresses of a call, where they lie, and the number of the pack that they point to."""
         try:
-            taken = self._spare.pop()
+            return self._spare.pop()
         except IndexError:
-            taken = self._table.copy()
-        slots, address = taken
-        slots[self._x] = x.data_ptr()
-        slots[self._out] = out.data_ptr()
-        if residual is not None:
-            if self._residual_copied:
-                residual = residual.resolve_neg().contiguous(memory_format=self._memory_format)
-            slots[self._residual] = residual.data_ptr()
-        if self._elements:
-            scratch = memory.scratch(self._elements * FLOAT_BYTES)
-            for place, begin in self._inner:
-                slots[place] = scratch.address + begin
-        threads.launch(self._serial, self._parallel, address, self._threads)
-        self._spare.append(taken)
-        return out
+            return *self._table.copy(), 0
+
+
+def _lies_as(strides: Strides, others: Strides, size: Sequence[int]) -> bool:
+    """Whether a tensor of these strides lies as one of `others` does: in a dimension of one element, all do."""
+    return all(n == 1 or one == other for n, one, other in zip(size, strides, others, strict=True))

@@ -8,7 +8,8 @@ from math import prod
 import torch
 
 from ...geometry import Geometry
-from ..base import Activation
+from ..formats import Strides
+from ..problem import Activation, Problem
 from .emit.boxes import BoxedDepthwiseKernel
 from .emit.depthwise import DepthwiseKernel
 from .emit.direct import DirectKernel
@@ -55,28 +56,15 @@ class Decision:
         return self.program.name + ("" if self.layout.copied is None else f" after a copy: {self.layout.copied}")
 
 
-def lower(
-    g: Geometry,
-    batch: int,
-    strides: tuple[int, ...],
-    activations: tuple[Activation, Activation],
-    *,
-    residual: bool,
-    memory_format: torch.memory_format,
-    machine: Machine,
-    threads: int,
-) -> Decision:
+def lower(problem: Problem, machine: Machine, threads: int) -> Decision:
     """The stages of a depthwise or separable convolution.
 
-    strides:       of the input, in elements
-    memory_format: of the result, and of an input that is copied first
-    threads:       as many as there are; fewer are used where there is little to do
+    threads: as many as there are; fewer are used where there is little to do
     """
-    layout = layout_of(g, strides, memory_format)
-    if layout.copied is not None:
-        strides = _dense(g, channels_last=not layout.planar_in)
+    g, batch, layout = problem.geometry, problem.batch, layout_of(problem)
+    strides = strides_of(problem) if layout.copied is None else _dense(g, channels_last=not layout.planar_in)
     team = team_of(g, batch, machine, threads)
-    call = _Call(g, batch, strides, activations, residual, machine, team)
+    call = _Call(g, batch, strides, problem.activations, problem.residual is not None, machine, team)
     separable = g.out_channels is not None
     if layout.planar_in and runs_direct(g, machine):
         program = _direct(call)
@@ -84,12 +72,13 @@ def lower(
         program = _boxed_separable(call, layout) if separable else _boxed_depthwise(call, layout)
     else:
         program = _separable(call) if separable else _depthwise(call)
-    return Decision(program, layout, memory_format)
+    return Decision(program, layout, problem.memory_format)
 
 
-def layout_of(g: Geometry, strides: tuple[int, ...], memory_format: torch.memory_format) -> Layout:
-    """Read what can be read as it lies, and write the result in `memory_format`."""
-    planar_out = memory_format == torch.contiguous_format
+def layout_of(problem: Problem) -> Layout:
+    """Read what can be read as it lies, and write the result in its memory format."""
+    g, strides = problem.geometry, strides_of(problem)
+    planar_out = problem.memory_format == torch.contiguous_format
     if strides[1] == 1 or (g.in_channels == 1 and not planar_out):
         # One pixel lies alike in all formats.
         return Layout(planar_in=False, planar_out=planar_out and prod(g.out_spatial) > 1)
@@ -101,6 +90,13 @@ def layout_of(g: Geometry, strides: tuple[int, ...], memory_format: torch.memory
     else:
         why = f"neither channels nor columns lie side by side in strides {strides}"
     return Layout(planar_in=planar_out, planar_out=planar_out, copied=why)
+
+
+def strides_of(problem: Problem) -> Strides:
+    """Of the input."""
+    if problem.strides is None:
+        raise RuntimeError("a problem is planned for the strides of its input")
+    return problem.strides
 
 
 def pointwise_program(
@@ -130,7 +126,7 @@ class _Call:
 
     g: Geometry
     batch: int
-    strides: tuple[int, ...]
+    strides: Strides
     activations: tuple[Activation, Activation]
     residual: bool
     machine: Machine
@@ -200,7 +196,7 @@ def _two_stages(call: _Call, d: DepthwisePlan, cut: TwoStages) -> Program:
     return Program((first, last), ((BETWEEN, elements),))
 
 
-def _dense(g: Geometry, *, channels_last: bool) -> tuple[int, ...]:
+def _dense(g: Geometry, *, channels_last: bool) -> Strides:
     """Strides of an input that lies dense in memory."""
     channels, *spatial = g.input_size
     along = [prod(spatial[axis + 1 :]) for axis in range(len(spatial))]

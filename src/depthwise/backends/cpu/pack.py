@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -12,21 +14,27 @@ from ..base import DepthwiseTensors, Norm, Weights
 from .plan.filters import tap_stride
 from .plan.pointwise import PointwisePlan
 
+NAMES = ("depthwise_weight", "depthwise_bias", "pointwise_weight", "pointwise_bias")
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Pack:
-    """Weights and biases in the order of the kernels: contiguous float32, copies of what they were made from."""
+    """Weights and biases in the order of the kernels: contiguous float32, copies of what they were made from.
+
+    number: no other pack has it
+    """
 
     depthwise_weight: Tensor
     depthwise_bias: Tensor
     pointwise_weight: Tensor | None = None
     pointwise_bias: Tensor | None = None
+    number: int = field(default_factory=count(1).__next__)
 
-    @property
-    def tensors(self) -> dict[str, Tensor]:
-        """Those there are, by the kernels' names of pointers to them."""
-        all_four = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: tensor for name, tensor in all_four.items() if tensor is not None}
+    @cached_property
+    def addresses(self) -> dict[str, int]:
+        """Of those there are, by the kernels' names of pointers to them."""
+        tensors = {name: getattr(self, name) for name in NAMES}
+        return {name: tensor.data_ptr() for name, tensor in tensors.items() if tensor is not None}
 
 
 def pack_of(weights: Weights, pointwise: PointwisePlan | None) -> Pack:

@@ -33,6 +33,11 @@ class Filters:
         return tap_stride(self.filters, prod(self.kernel))
 
     @property
+    def packing(self) -> tuple[int, ...]:
+        """What the order of its packed weights goes by."""
+        return (self.tap_stride,)
+
+    @property
     def rows_apart(self) -> int:
         """How far apart output rows are that share input rows: a dilated kernel is a plain one on rows so far apart."""
         return self.dilation[1] if self.stride[1] == 1 else 1

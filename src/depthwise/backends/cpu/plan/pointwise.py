@@ -44,6 +44,11 @@ class PointwisePlan:
         return f"{size}_{activation_name(self.activation)}{residual}_{tile}{memory}"
 
     @property
+    def packing(self) -> tuple[int, ...]:
+        """What the order of its packed weights goes by."""
+        return self.groups, self.lanes, self.vectors
+
+    @property
     def group_inputs(self) -> int:
         return self.in_channels // self.groups
 

@@ -1,10 +1,14 @@
 """The driver: runs any program, its stages one by one, or in a team of OpenMP threads with barriers between them.
 
-    serial(table):    for stage in stages: stage.code(stage.frame, 0, 1)
-    parallel(table):  in a team of threads:
-                          for stage in stages:
-                              barrier, but before the first and between stages of one thread
-                              if thread < stage.team: stage.code(stage.frame, thread, min(threads, stage.team))
+    serial(table, prints):    if changed(prints): return 1
+                              for stage in stages: stage.code(stage.frame, 0, 1)
+    parallel(table, prints):  if changed(prints): return 1
+                              in a team of threads:
+                                  for stage in stages:
+                                      barrier, but before the first and between stages of one thread
+                                      if thread < stage.team:
+                                          stage.code(stage.frame, thread, min(threads, stage.team))
+    changed(prints):          whether one of the printed words is not what it was; see ../../weights.py
 
 A table is an array of cells of 8 bytes: HEADER, a ROW for each stage, then the stages' frames. The runtime's functions
 and the kernels come as addresses in it, so that the driver names no symbol outside and is compiled once.
@@ -31,14 +35,50 @@ def driver_ir() -> str:
     module = Module("driver")
     _write_serial(module)
     _write_parallel(module)
+    module.functions += [_CHANGED, *(_ENTRY.format(name=name) for name in ("serial", "parallel"))]
     return str(module)
 
 
+_CHANGED = """define internal i1 @changed(ptr %prints) {
+entry:
+  %count = load i64, ptr %prints
+  br label %next
+next:
+  %index = phi i64 [ 0, %entry ], [ %after, %word ]
+  %done = icmp eq i64 %index, %count
+  br i1 %done, label %end, label %word
+word:
+  %pair = shl i64 %index, 1
+  %cell = getelementptr i64, ptr %prints, i64 %pair
+  %place = getelementptr i64, ptr %cell, i64 1
+  %expected = getelementptr i64, ptr %cell, i64 2
+  %address = load ptr, ptr %place
+  %was = load i32, ptr %expected
+  %is = load i32, ptr %address
+  %after = add i64 %index, 1
+  %same = icmp eq i32 %was, %is
+  br i1 %same, label %next, label %end
+end:
+  %changed = phi i1 [ false, %next ], [ true, %word ]
+  ret i1 %changed
+}"""
+_ENTRY = """define i64 @{name}(ptr %frame, ptr %prints) {{
+  %changed = call i1 @changed(ptr %prints)
+  br i1 %changed, label %end, label %run
+run:
+  call void @run_{name}(ptr %frame)
+  br label %end
+end:
+  %result = zext i1 %changed to i64
+  ret i64 %result
+}}"""
+
+
 def _write_serial(module: Module) -> None:
-    e = Block(module, "serial", ("ptr %frame",), HEADER)
+    e = Block(module, "run_serial", ("ptr %frame",), HEADER)
     with e.loop(0, e.number("stages")) as stage:
         _call(e, stage.index, e.whole(0), e.whole(1))
-    e.close()
+    e.close("internal ")
 
 
 def _write_parallel(module: Module) -> None:
@@ -54,10 +94,10 @@ def _write_parallel(module: Module) -> None:
         with e.when(thread < team):
             _call(e, stage.index, thread, least(threads, team))
     e.close("internal ")
-    e = Block(module, "parallel", ("ptr %frame",), HEADER)
+    e = Block(module, "run_parallel", ("ptr %frame",), HEADER)
     asked = e.value(f"trunc i64 {e.number('threads').value} to i32")
     e.write(f"call void {e.runtime('GOMP_parallel')}(ptr @member, ptr %frame, i32 {asked}, i32 0)")
-    e.close()
+    e.close("internal ")
 
 
 def _call(e: Block, stage: Int, thread: Int, threads: Int) -> None:

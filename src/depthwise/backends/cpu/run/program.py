@@ -81,6 +81,11 @@ class Program:
         return next((plan for plan in plans if isinstance(plan, PointwisePlan)), None)
 
     @property
+    def packing(self) -> tuple[object, ...]:
+        """What the order of packed weights goes by."""
+        return tuple(plan.packing for kernel in self.kernels for plan in kernel.plans)
+
+    @property
     def zeros(self) -> int:
         return max(stage.zeros for stage in self.stages)
 

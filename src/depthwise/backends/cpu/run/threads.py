@@ -19,7 +19,8 @@ import torch
 
 from .driver import RUNTIME_FUNCTIONS
 
-ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p)  # of a program: of the address of its slots
+# Of the driver: of the addresses of a table and of the prints of its weights; not 0 where these are not there.
+ENTRY = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p)
 
 _NAME = re.compile(r"lib(gomp|iomp5|omp)\b.*\.so")
 _forked = Event()
@@ -57,16 +58,14 @@ def team_size() -> int:
 
 
 def launch(
-    serial: Callable[[int], object], parallel: Callable[[int], object], slots_address: int, threads: int
-) -> None:
-    """Run a program on at most `threads` threads, those that its slots name; the GIL is free meanwhile.
+    serial: Callable[[int, int], int], parallel: Callable[[int, int], int], table: int, prints: int, threads: int
+) -> int:
+    """Run a program on at most `threads` threads, those that its table names; the GIL is free meanwhile.
 
-    serial, parallel: the program's entries, as ctypes functions
+    serial, parallel: the driver's entries, as ctypes functions
+    table, prints:    addresses
     """
-    if threads > 1 and _has_team():
-        parallel(slots_address)
-    else:
-        serial(slots_address)
+    return (parallel if threads > 1 and _has_team() else serial)(table, prints)
 
 
 @cache
