@@ -9,6 +9,8 @@ from pathlib import Path
 
 import llvmlite.binding as llvm
 
+from .apart import apart
+
 KIB = 1024
 FLOAT_BYTES = 4
 
@@ -42,6 +44,10 @@ class Machine:
 @cache
 def host() -> Machine | None:
     """The machine this process runs on; None where no generator serves it."""
+    return apart(_host)
+
+
+def _host() -> Machine | None:
     triple, cpu = llvm.get_process_triple(), llvm.get_host_cpu_name()
     flags = llvm.get_host_cpu_features()
     caches = {"l1_bytes": _cache_bytes(1, 32 * KIB), "l2_bytes": _cache_bytes(2, 512 * KIB)}
