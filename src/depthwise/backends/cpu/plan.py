@@ -7,6 +7,8 @@ plan_pointwise.py.
 
 from __future__ import annotations
 
+from math import gcd
+
 from ...geometry import Geometry
 from ..base import Activation
 from .machine import FLOAT_BYTES, Machine
@@ -29,8 +31,15 @@ def weights_stay(g: Geometry, machine: Machine) -> bool:
 
 
 def fetches_next(g: Geometry, machine: Machine) -> bool:
-    """Whether the pointwise step of one band fetches the next one's input."""
-    return g.out_channels is not None and g.rank == 2 and weights_stay(g, machine)
+    """Whether the pointwise step of one band fetches the next one's input: all that lies between its ends."""
+    windows = zip(g.kernel_size, g.stride, g.dilation, strict=True)
+    sees_all = all(seen(*axis) == axis[1] for axis in windows)
+    return g.out_channels is not None and g.rank == 2 and weights_stay(g, machine) and sees_all
+
+
+def seen(kernel: int, stride: int, dilation: int) -> int:
+    """How many of `stride` neighbouring inputs windows see: those whose place, modulo the stride, a tap has too."""
+    return min(kernel, stride // gcd(stride, dilation))
 
 
 def lanes_below(channels: int, most: int) -> int:
