@@ -21,12 +21,11 @@ from ..weights import snapshot
 from . import jit, memory, threads
 from .machine import FLOAT_BYTES, Machine, host
 from .pack import Pack, pack_of
-from .plan import three
-from .plan_depthwise import DepthwiseKernel, depthwise_kernel
+from .plan import least_steps, three
+from .plan_depthwise import depthwise_kernel
 from .plan_pointwise import pointwise_kernel
 from .program import SLOT, Program, Slots
 from .schedule import Schedule, schedule
-from .tile import zero_elements
 
 _X, _OUT, _RESIDUAL = SLOT["x"], SLOT["out"], SLOT["residual"]
 _DEPTHWISE_OUT, _SCRATCH = SLOT["depthwise_out"], SLOT["scratch"]
@@ -145,7 +144,7 @@ def strides_of(problem: Problem) -> Strides:
 
 def decide(problem: Problem, target: Machine | None = None) -> Decision:
     """The program and the numbers for a problem, on `target` or else this machine."""
-    g, layout, target = problem.geometry, layout_of(problem), target or machine()
+    g, layout, target = least_steps(problem.geometry), layout_of(problem), target or machine()
     s = schedule(
         g, problem.batch, target, threads.team_size(), planar_in=layout.planar_in, planar_out=layout.planar_out
     )
@@ -156,6 +155,7 @@ def decide(problem: Problem, target: Machine | None = None) -> Decision:
         target,
         planar=layout.planar_in,
         pixel_stride=g.in_channels if dense and not layout.planar_in else None,
+        distance=strides_of(problem)[-1],
     )
     if d.to_planes:
         # From registers: nothing passes through memory of the thread's own.
@@ -166,12 +166,6 @@ def decide(problem: Problem, target: Machine | None = None) -> Decision:
         p = pointwise_kernel(g, problem.activations[1], target, residual=residual, pixels=s.tile_pixels)
     program = Program(target, d, p, fused=s.fused and p is not None, planar_out=layout.planar_out)
     return Decision(program, s, layout, problem.memory_format)
-
-
-def _zero_elements(k: DepthwiseKernel, columns: int, column_stride: int) -> int:
-    if k.edges is not None:
-        return columns
-    return zero_elements(k, k.lanes if k.planar else column_stride)
 
 
 def _dense(size: Sequence[int], memory_format: torch.memory_format) -> Strides:
@@ -205,7 +199,7 @@ class Launch:
         size_in = (problem.batch, *problem.geometry.input_size)
         strides = _dense(size_in, self._memory_format) if self._copied else strides_of(problem)
         # Held here, as the slots hold its address.
-        self._zeros = memory.zeros(_zero_elements(program.depthwise, size_in[-1], strides[-1]))
+        self._zeros = memory.zeros(program.depthwise.zero_elements(strides[-1], size_in[-1]))
         slots = Slots()
         for name, value in _numbers(problem, strides, s).items():
             slots[SLOT[name]] = value

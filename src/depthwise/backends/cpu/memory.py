@@ -70,7 +70,7 @@ def _buffer(size: int) -> Buffer:
 
 
 def zeros(elements: int) -> Tensor:
-    """At least so many zeros to read from."""
+    """At least so many zeros to read from: of each power of two one tensor is kept, up to plan_depthwise.MOST_ZEROS."""
     return _zeros(1 << elements.bit_length())
 
 

@@ -7,6 +7,7 @@ plan_pointwise.py.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import gcd
 
 from ...geometry import Geometry
@@ -16,6 +17,8 @@ from .machine import FLOAT_BYTES, Machine
 # Of a window or an image: z y x, with extent 1 for those that a rank lacks.
 Axes = tuple[int, int, int]
 
+# A longer one is as good, unless the input is longer still.
+MOST_STRIDE = 1 << 20
 # Of float32 in a cache line.
 LINE_ELEMENTS = 16
 
@@ -56,6 +59,14 @@ def three(numbers: tuple[int, ...], missing: int) -> Axes:
     """One number per axis z y x."""
     z, y, x = (*(missing,) * (3 - len(numbers)), *numbers)
     return z, y, x
+
+
+def least_steps(g: Geometry) -> Geometry:
+    """The same convolution without strides and dilations beyond all sizes, which would not fit into the code."""
+    padded = (size + before + after for size, (before, after) in zip(g.input_size[1:], g.padding, strict=True))
+    stride = tuple(min(s, max(size, MOST_STRIDE)) for s, size in zip(g.stride, padded, strict=True))
+    dilation = tuple(1 if k == 1 else d for k, d in zip(g.kernel_size, g.dilation, strict=True))
+    return replace(g, stride=stride, dilation=dilation)
 
 
 def activation_name(activation: Activation) -> str:

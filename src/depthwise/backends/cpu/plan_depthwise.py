@@ -46,6 +46,8 @@ DIRECT_SHARES = {
 MOST_UNROLLED = 9
 # Of longer rows than registers have room for, so many taps at a time.
 TAPS_AT_ONCE = 8
+# Numbers that are read in the place of a row outside the image: 4 MiB.
+MOST_ZEROS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +127,23 @@ class DepthwiseKernel:
     def blocks(self) -> int:
         return -(-self.filters // self.lanes)
 
+    def zero_elements(self, distance: int, width: int) -> int:
+        """How many zeros a tile may read in the place of an input row of `width` pixels that lie `distance` apart."""
+        if self.edges is not None:
+            # Without padding before or after, longer rows are never outside: see runs_direct.
+            return min(width, MOST_ZEROS) if self.rank > 1 else 0
+        if self.rank != 2 or not self.rows_unrolled:
+            return 0
+        outputs = max([self.columns[0], *((n - 1) * self.dilation[2] + 1 for n in self.dilated_columns)])
+        columns = (outputs - 1) * self.stride[2] + (self.kernel[2] - 1) * self.dilation[2] + 1
+        distance = self.lanes if self.planar else self.pixel_stride or distance
+        return (columns - 1) * distance + (self.lanes if self.planar else self.channels)
+
 
 def depthwise_kernel(
-    g: Geometry, activation: Activation, machine: Machine, *, planar: bool, pixel_stride: int | None
+    g: Geometry, activation: Activation, machine: Machine, *, planar: bool, pixel_stride: int | None, distance: int = 1
 ) -> DepthwiseKernel:
+    """The kernel for pixels `pixel_stride` apart or, where that is None, for such as lie `distance` apart now."""
     kernel, stride, dilation = (three(numbers, 1) for numbers in (g.kernel_size, g.stride, g.dilation))
     lanes, multiplier = lanes_below(g.depthwise_channels, machine.vector_lanes), g.depth_multiplier
     # A multiplier that does not go with the lanes takes its input lane by lane: much code for each load.
@@ -175,7 +190,10 @@ def depthwise_kernel(
         planes=1,
         pixel_stride=pixel_stride,
     )
-    return _direct(k, g, machine) if planar and runs_direct(g, machine) else k
+    if planar and runs_direct(g, machine):
+        return _direct(k, g, machine)
+    # Loops leave rows outside out, and read no zeros.
+    return k if k.zero_elements(distance, 0) <= MOST_ZEROS else replace(k, rows_unrolled=False)
 
 
 def _direct(k: DepthwiseKernel, g: Geometry, machine: Machine) -> DepthwiseKernel:
@@ -209,7 +227,8 @@ def runs_direct(g: Geometry, machine: Machine) -> bool:
     # The first and the last tile of a row have each but one edge, narrower than a vector.
     is_long = g.out_spatial[-1] >= machine.vector_lanes + reach
     has_edges = max(edges(g)) <= min(reach, machine.vector_lanes - 1)
-    return g.out_channels is None and is_long and has_edges and _fills_vectors(g, machine)
+    is_read_whole = g.input_size[-1] <= MOST_ZEROS or not any(map(any, g.padding[:-1]))
+    return g.out_channels is None and is_long and has_edges and is_read_whole and _fills_vectors(g, machine)
 
 
 def _fills_vectors(g: Geometry, machine: Machine) -> bool:

@@ -32,6 +32,9 @@ TWO_STAGES = 1.06
 # Bands of two sizes lose so much of the time, times the share of the rarer size: what one fetches is then not the whole
 # of the next.
 UNEVEN = 0.1
+# Windows whose stride is more times their reach lie apart, and so many pixels of the input between them, for each that
+# other boxes have of the result, come to scratch with a box at most.
+MOST_APART = 8
 # A wave of tasks that leaves threads idle for more than this share is cut otherwise.
 LEAST_BALANCE = 0.95
 
@@ -183,14 +186,20 @@ def _boxes(g: Geometry, batch: int, machine: Machine, threads: int, *, planar_in
     channels = g.out_channels and unaliased(g.depthwise_channels) + 2 * g.out_channels
     target = max(56, machine.l2_bytes // 4 // (FLOAT_BYTES * (channels or 2 * lanes)))
     segments = max(1, round(width / target)) if width >= 2 * target else 1
-    bands = height if segments > 1 else min(height, -(-height * width // target))
+    windows = zip(*(three(numbers, 1) for numbers in (g.kernel_size, g.stride, g.dilation)), strict=True)
+    z_apart, y_apart, x_apart = (planar_in and s > MOST_APART * ((n - 1) * d + 1) for n, s, d in windows)
+    if x_apart:
+        # What lies between windows comes to scratch with them.
+        segments = max(segments, min(width, width * g.stride[-1] // (MOST_APART * target)))
+    bands = height if segments > 1 or y_apart else min(height, -(-height * width // target))
     if g.out_channels is not None:
         # As many boxes for each thread; depthwise alone, there are blocks of channels to deal out. Xception's blocks on
         # 19x19 pixels, once 7 boxes, took 9 to 12 % less time (AMD EPYC, Zen 4, 2 threads, 2026-11-28).
         others = batch * depth * segments
         fewest = min(height, max(bands, -(-threads // others)))
         bands = next((n for n in range(fewest, height + 1) if n * others % threads == 0), fewest)
-    z_bands = depth if bands * segments > 1 else min(depth, max(threads, -(-depth * height * width // target)))
+    by_planes = bands * segments > 1 or z_apart
+    z_bands = depth if by_planes else min(depth, max(threads, -(-depth * height * width // target)))
     planes, rows, columns = -(-depth // z_bands), -(-height // bands), -(-width // segments)
     pixels = planes * rows * columns
     in_scratch = _covered(g, (planes, rows, columns), whole=segments == 1) * lanes if planar_in else 0
@@ -240,8 +249,9 @@ def _plane_rows(g: Geometry, machine: Machine) -> int:
     def in_rows(rows: int) -> int:
         return (rows - 1) * stride[1] + reach
 
-    for rows in range(height, 0, -1):
-        if height % rows == 0 and planes * in_rows(rows) * row_bytes <= machine.l2_bytes // 2:
+    most = (machine.l2_bytes // 2 // (planes * row_bytes) - reach) // stride[1] + 1
+    for rows in range(min(height, most), 0, -1):
+        if height % rows == 0:
             return rows if in_rows(rows) * stride[0] < kernel[0] * rows * stride[1] else height
     return height
 
