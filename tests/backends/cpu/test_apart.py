@@ -317,3 +317,31 @@ def test_a_process_that_ends_while_it_compiles(at_exit: bool) -> None:
     call(7)
     """
     )
+
+
+def test_what_is_asked_for_when_the_interpreter_ends() -> None:
+    program = """
+        import os, sys
+        from depthwise.backends.cpu.apart import apart
+
+        class Late:
+            def __init__(self):
+                self.finds = apart, sys.is_finalizing, os.write
+
+            def __del__(self):
+                apart, is_finalizing, write = self.finds
+                write(1, b"%d %d" % (is_finalizing(), apart(lambda: 7)))
+
+        late = Late()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    assert subprocess.run(command, timeout=60, check=True, capture_output=True).stdout == b"1 7"
+
+
+@pytest.mark.parametrize("error", [MemoryError, RecursionError, OSError])
+def test_every_error_is_an_answer(error: type[Exception]) -> None:
+    def work() -> None:
+        raise error
+
+    with pytest.raises(error):
+        apart(work)

@@ -6,6 +6,7 @@ Whoever waits for it may be interrupted; the work goes on, and the others that w
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from threading import Lock, Thread, get_ident
 from typing import Any, Generic, TypeVar
@@ -54,11 +55,15 @@ class Task(Generic[T]):
             del self
 
     def _start(self) -> None:
+        if sys.is_finalizing():
+            # A new thread would wait for ever.
+            self._run()
+            return
         _begun.add(self)
         try:
             Thread(target=self._run, name="depthwise-compiler").start()
         except RuntimeError:
-            # At the interpreter's end, or where there are too many, there is no new thread.
+            # Where there are too many, or the main thread has ended, there is no new one.
             self._run()
         except BaseException:
             _begun.discard(self)

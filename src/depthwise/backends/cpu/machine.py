@@ -65,7 +65,7 @@ def _host() -> Machine | None:
 
 def avx2() -> Machine:
     """The least x86 machine that the generator serves, whatever this one is."""
-    return Machine("avx2", 8, 16, llvm.get_process_triple(), "x86-64-v3", "")
+    return Machine("avx2", 8, 16, apart(llvm.get_process_triple), "x86-64-v3", "")
 
 
 def neon() -> Machine:
