@@ -220,7 +220,7 @@ def test_a_cache_that_is_refused_is_told(depthwise: Command, tmp_path: Path, mon
     monkeypatch.setenv("DEPTHWISE_CACHE_DIR", str(tmp_path / "kernels"))
     ran = depthwise("cache")
     assert ran.code == 0
-    assert f"nothing is kept on disk: {store.refusal()}" in ran.out
+    assert f"kernels kept in memory only: {store.refusal()}" in ran.out
     assert store.refusal() is not None
 
 

@@ -13,7 +13,7 @@ import depthwise
 from depthwise import SeparableConv2d, backends, functional
 from depthwise.backends import EAGER
 from depthwise.backends.cpu import machine
-from depthwise.backends.cpu.run import store, threads
+from depthwise.backends.cpu.run import threads
 from depthwise.blocks import InvertedResidual, MobileNetV1Block
 from depthwise.doctor import cpu_name, machine_report, model_report
 from tests.test_backends import Doubling
@@ -106,9 +106,9 @@ def test_this_machine() -> None:
 
 def test_what_is_missing_on_this_machine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "reason", lambda: "there is no such library")
-    monkeypatch.setattr(store, "usage", lambda: store.Usage(None, 0, 0, "the folder is a link"))
+    monkeypatch.setenv("DEPTHWISE_CACHE_DIR", "kernels")
     assert "one thread: there is no such library" in str(machine_report())
-    assert "kernels kept in memory only: the folder is a link" in str(machine_report())
+    assert "kernels kept in memory only: kernels is not an absolute path" in str(machine_report())
 
 
 def test_a_layer_that_refuses_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

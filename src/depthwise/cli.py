@@ -304,7 +304,7 @@ def cache(
     kept = "removed" if clear else "kept"
     typer.echo(f"{usage.folder or 'no folder'}: {usage.entries} kernels, {usage.bytes / 2**20:.1f} MiB {kept}")
     if usage.refusal is not None:
-        typer.echo(f"nothing is kept on disk: {usage.refusal}")
+        typer.echo(store.summary())
 
 
 def main() -> None:

@@ -35,7 +35,7 @@ class Deck:
     @classmethod
     def of(cls, volumes: Volumes, channel: int) -> Deck:
         copies = min(volumes.g.depth_multiplier, COPIES)
-        return cls(tuple(volumes.depthwise_plan(channel, copy) for copy in range(copies)))
+        return cls(tuple(volumes.depthwise_kernel(channel, copy) for copy in range(copies)))
 
     @property
     def step(self) -> float:

@@ -71,7 +71,7 @@ class Shelf:
 
 def least_width(volumes: Volumes) -> float:
     """What the widest of these panels needs."""
-    kernels = (volumes.dense_kernel(), volumes.pointwise_plan())
+    kernels = (volumes.dense_kernel(), volumes.pointwise_kernel())
     shelf = max(Shelf(kernel, COPIES + 1).extent[0] for kernel in kernels)
     return 2 * MARGIN + sum(end_widths(volumes)) + SIGN + shelf + ARROW + 2 * NEAR
 
@@ -90,7 +90,7 @@ def pointwise_panel(volumes: Volumes, step: Step, columns: Columns) -> Panel:
     title = f"Separable, step 2, pointwise: mixing the channels with {plural(step.kernels, 'kernel')} of a single pixel"
     sentence = f"Each kernel takes the weighted sum of {whole} at one pixel: one pixel of its own output channel."
     first, last = volumes.middle(window=True), volumes.output(window=True)
-    return _panel(first, volumes.pointwise_plan(), last, step, columns, heading(title, sentence, columns.width))
+    return _panel(first, volumes.pointwise_kernel(), last, step, columns, heading(title, sentence, columns.width))
 
 
 def _panel(first: Solid, kernel: Solid, last: Solid, step: Step, columns: Columns, head: str) -> Panel:

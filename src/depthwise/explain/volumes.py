@@ -82,10 +82,10 @@ class Volumes:
         colors = hues(range(min(self.g.in_channels, SHOWN)))
         return self._solid((self.g.in_channels, *self.g.kernel_size), colors, REST, strong=True)
 
-    def depthwise_plan(self, channel: int, copy: int) -> Solid:
+    def depthwise_kernel(self, channel: int, copy: int) -> Solid:
         return self._solid((1, *self.g.kernel_size), [hue(channel, copy)], REST, strong=True)
 
-    def pointwise_plan(self) -> Solid:
+    def pointwise_kernel(self) -> Solid:
         colors = self._copied(range(min(self.g.in_channels, SHOWN)))
         return self._solid((self.g.depthwise_channels, *(1,) * self.g.rank), colors, REST, strong=True)
 

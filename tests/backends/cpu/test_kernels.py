@@ -127,6 +127,54 @@ def test_every_width_of_dilated_rows(target: Machine) -> None:
             assert_exact(layer, Input(1, (2, width), ((0, 0), (padding, padding))), target)
 
 
+# Windows, or the taps of one, that lie far apart.
+APART = [
+    (Layer(9, (3, 3), stride=(30, 20)), (150, 170), 1),
+    (Layer(9, (3, 3), stride=(40, 1)), (90, 33), 1),
+    (Layer(9, (3, 3), stride=(1, 40), dilation=(9, 1)), (33, 400), 0),
+    (Layer(9, (3, 3), dilation=(20, 30)), (45, 70), (20, 30)),
+    (Layer(9, (3, 2), 2, stride=(2, 3), dilation=(9, 20)), (33, 70), ((9, 0), (20, 7))),
+    (Layer(9, (3,), stride=100), (3000,), 0),
+    (Layer(9, (31,), stride=64), (700,), 5),
+    (Layer(5, (16, 16), stride=32), (70, 70), 0),
+    (Layer(9, (3,), dilation=200), (500,), 200),
+    (Layer(5, (2, 2, 3), stride=(30, 1, 20), dilation=(1, 8, 1)), (64, 12, 70), 0),
+    (Layer(5, (2, 2, 2), dilation=(7, 1, 9)), (9, 5, 40), (7, 0, 9)),
+    (Layer(9, (3, 3), out_channels=17, stride=(30, 20), residual=True), (150, 170), 1),
+    (Layer(9, (3, 3), out_channels=17, dilation=(20, 30)), (45, 70), (20, 30)),
+    (Layer(9, (3,), out_channels=17, dilation=200), (500,), ((400, 0),)),
+]
+
+
+@on_each_machine
+@pytest.mark.parametrize(("layer", "spatial", "padding"), APART, ids=str)
+def test_windows_and_taps_far_apart(layer: Layer, spatial: tuple[int, ...], padding: Any, target: Machine) -> None:
+    for layout, small_cache in product(("last", "planar", "last_sliced", "planar_sliced"), (False, True)):
+        given = Input(2, spatial, padding, layout, threads=1 + 2 * small_cache, small_cache=small_cache)
+        assert_exact(layer, given, target)
+
+
+@on_each_machine
+@pytest.mark.parametrize("layout", ["last", "planar"])
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_strides_and_dilations_beyond_all_sizes(rank: int, layout: str, target: Machine) -> None:
+    """Of three taps so far apart the middle one sees the image, and of windows so far apart there is the first one."""
+    last = (1,) * (rank - 1)
+    near = Layer(9, (*last, 3), dilation=8)
+    given = Input(1, (*(3,) * (rank - 1), 8), (*(0,) * (rank - 1), 8), layout)
+    numbers, expected = exact_example(near, given)
+    for far in (1000, 2**31 - 1, 2**33, 2**61):
+        layer, padded = replace(near, dilation=(*last, far)), replace(given, padding=(*(0,) * (rank - 1), far))
+        if far < 2**61:
+            assert_same(run(layer, padded, numbers, target), expected, str(layer))
+        once = replace(near, dilation=1, stride=far)
+        found = run(once, replace(given, padding=0), numbers, target)
+        assert_same(found, expected_of(replace(once, stride=8), replace(given, padding=0), numbers), str(once))
+        alone = Layer(9, (1,) * rank, dilation=2 * far)
+        numbers_alone, expected_alone = exact_example(replace(alone, dilation=1), given)
+        assert_same(run(alone, given, numbers_alone, target), expected_alone, str(alone))
+
+
 UNEVEN = [
     *(Layer(9, (2, 3)), Layer(9, (2, 5), stride=2), Layer(9, (1, 4), 2, 12, dilation=2), Layer(9, (1, 13))),
     *(Layer(9, (2, 2, 3), stride=(1, 2, 3)), Layer(9, (4,))),

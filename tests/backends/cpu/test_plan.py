@@ -25,21 +25,21 @@ from depthwise.backends.cpu.emit.kernel import Kernel
 from depthwise.backends.cpu.emit.pointwise import PointwiseKernel
 from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.cpu.plan.bands import Bands, TwoStages, separable_cut
-from depthwise.backends.cpu.plan.boxes import Boxes, boxes_cut
+from depthwise.backends.cpu.plan.boxes import MOST_APART, Boxes, boxes_cut
 from depthwise.backends.cpu.plan.cut import Cut, team_of
 from depthwise.backends.cpu.plan.depthwise import DepthwisePlan, depthwise_plan
 from depthwise.backends.cpu.plan.direct import DirectPlan, Planes, direct_plan, planes_cut, runs_direct
-from depthwise.backends.cpu.plan.filters import tap_stride
+from depthwise.backends.cpu.plan.filters import MOST_ZEROS, tap_stride
 from depthwise.backends.cpu.plan.panels import Panels
 from depthwise.backends.cpu.plan.pointwise import PointwisePlan, in_vain, pointwise_plan
-from depthwise.backends.cpu.plan.sizes import lanes_below, three, unaliased
+from depthwise.backends.cpu.plan.sizes import fetches_next, lanes_below, seen, three, unaliased
 from depthwise.backends.cpu.plan.strips import Strips, strips_cut
 from depthwise.backends.cpu.plan.tuning import ROWS, tuning_of
 from depthwise.backends.cpu.plan.view import View
 from depthwise.backends.cpu.run import threads
 from depthwise.backends.eager import ACTIVATIONS
 from depthwise.geometry import Geometry, geometry
-from tests.support.kernels import problem_of
+from tests.support.kernels import plan_of, problem_of
 
 AVX512 = Machine("avx512", 16, 32, "x86_64-unknown-linux-gnu", "skylake-avx512", "")
 MACHINES = [AVX512, machine.avx2(), machine.neon()]
@@ -683,3 +683,86 @@ def test_fifty_sizes_need_at_most_six_programs(
                 x = x.movedim(1, -1).contiguous().movedim(-1, 1)
             names.add(launch.decide(problem_of(g, x), own).program.name)
         assert 1 <= len(names) <= 6, names
+
+
+STEPS = (1, 2, 3, 7, 64, 1000, 65_537, 10**6)
+
+
+@pytest.mark.parametrize("layout", ["last", "planar"])
+@pytest.mark.parametrize("out_channels", [None, 32])
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_code_and_buffers_are_bounded_by_taps_and_tiles(rank: int, out_channels: int | None, layout: str) -> None:
+    """Whatever stride and dilation are: lines of code, zeros, and numbers of each thread."""
+    lines = {}
+    for taps, (stride, dilation) in product((3, 16), ((s, d) for s in STEPS for d in STEPS if 1 in (s, d) or s == d)):
+        kernel, padding = (*(min(taps, 5),) * (rank - 1), taps), (0,) * (rank - 1) + (dilation,)
+        size = [(k - 1) * dilation + 1 + 5 * stride for k in kernel]
+        # So that sizes fit into a number.
+        size[:-1] = size[:-1] if max(stride, dilation) <= 1000 else [k + 2 for k in kernel[:-1]]
+        steps = [(*(n if max(n, 1) <= 1000 else 1 for _ in range(rank - 1)), n) for n in (stride, dilation)]
+        g = geometry((32, *size), kernel, steps[0], padding, steps[1], out_channels=out_channels)
+        x = torch.empty((8, *g.input_size), device="meta")
+        if layout == "last":
+            x = x.movedim(1, -1).contiguous().movedim(-1, 1)
+        program = launch.decide(problem_of(g, x), AVX512).program
+        k = plan_of(program)
+        lines[taps, stride, dilation] = len(program.ir().splitlines())
+        assert program.zeros <= MOST_ZEROS
+        in_scratch = program.stages[0].cut.numbers.get("in_scratch", 0)
+        assert in_scratch <= k.lanes * prod(size)
+        if stride > 64 and dilation == 1:
+            # Of neighbouring boxes, not of what lies between windows.
+            assert in_scratch <= 64 * k.lanes * prod(kernel) * MOST_APART * 56
+    assert max(lines.values()) < 8000, lines
+    assert max(lines.values()) < 6 * min(lines.values()), lines
+
+
+@pytest.mark.parametrize("taps", [1, 2, 3, 4, 5, 31])
+@pytest.mark.parametrize("dilation", [1, 2, 3, 7])
+def test_what_windows_see_of_neighbours(taps: int, dilation: int) -> None:
+    for stride in (*range(1, 40), 1000):
+        assert seen(taps, stride, dilation) == len({t * dilation % stride for t in range(taps)})
+
+
+@pytest.mark.parametrize(
+    ("stride", "dilation", "lines"), [(1, 1, 1), (2, 1, 2), (3, 1, 3), (4, 1, 3), (1000, 1, 3), (1000, 7, 3), (4, 2, 2)]
+)
+def test_only_lines_that_taps_read_are_fetched(stride: int, dilation: int, lines: int) -> None:
+    def fetched(stride: int, dilation: int) -> int:
+        g = geometry((64, 6 * dilation + 1 + 40 * stride), 3, stride, dilation, dilation)
+        k = depthwise_plan(g, None, AVX512, planar=False, pixel_stride=64)
+        return DepthwiseKernel(AVX512, k, k.filters).ir().count("call void @llvm.prefetch.p0")
+
+    assert fetched(stride, dilation) == lines * fetched(1, 1) > 0
+
+
+def test_bands_whose_input_is_not_read_whole_fetch_it_row_by_row() -> None:
+    for stride, dilation, fetched in ((1, 1, True), (2, 1, True), (3, 1, True), (4, 1, False), (2, 2, False)):
+        g = geometry((64, 112, 112), 3, stride, 1, dilation, out_channels=64)
+        assert fetches_next(g, AVX512) is fetched
+
+
+def test_rows_of_far_pixels_are_left_out_by_loops() -> None:
+    g = geometry((64, 56, 56), 3, padding=1)
+    near, far = (
+        depthwise_plan(g, None, AVX512, planar=False, pixel_stride=None, distance=distance)
+        for distance in (64, 1 << 20)
+    )
+    assert near.rows_unrolled
+    assert near.zero_elements(64) == 8 * 64 + 64
+    assert far == replace(near, rows_unrolled=False)
+    assert far.zero_elements(1 << 20) == 0
+
+
+def test_long_rows_that_may_be_outside_are_not_read_as_planes() -> None:
+    def is_direct(padding: tuple[int, int], width: int) -> bool:
+        return runs_direct(geometry((4, 3, width), 3, padding=padding), AVX512)
+
+    assert is_direct((1, 1), MOST_ZEROS)
+    assert not is_direct((1, 1), MOST_ZEROS + 1)
+    assert is_direct((0, 1), 10 * MOST_ZEROS)
+
+
+def test_the_rows_of_tall_volumes_are_found_at_once() -> None:
+    g = geometry((16, 4, 10**9 + 7, 8), 3, padding=1)
+    assert strips_cut(g, 1, AVX512, 1).plane_rows == 10**9 + 7

@@ -21,6 +21,7 @@ from ..problem import Operation, Problem, problem_of
 from ..tensors import is_listened_to
 from ..weights import gradients_asked
 from .operators import differentiable_depthwise, run_plain
+from .run import executable
 
 
 class Cpu(Backend):
@@ -44,12 +45,12 @@ class Cpu(Backend):
         from .launch import machine
         from .run import store, threads
 
-        target, runtime, usage = machine(), threads.runtime(), store.usage()
+        target, runtime = machine(), threads.runtime()
         alone = threads.reason()
         return (
             f"{target.isa}, {target.vector_lanes} float32 lanes; generated for {target.cpu}",
             f"one thread: {alone}" if alone or runtime is None else f"threads of PyTorch's own {runtime.library}",
-            f"kernels kept in memory only: {usage.refusal}" if usage.refusal else f"kernels kept in {usage.folder}",
+            store.summary(),
         )
 
     def kernel(self, problem: Problem) -> str | None:
@@ -105,8 +106,9 @@ def _alone(g: Geometry) -> Geometry:
 def _machine_refusal() -> str | None:
     try:
         from .machine import host
-    except ImportError as error:
+    # Without the library itself, or with one for another system, llvmlite raises an OSError.
+    except (ImportError, OSError) as error:
         return f"llvmlite cannot be imported: {error}"
     if host() is None:
         return "this CPU has neither AVX2 with FMA, nor AVX-512, nor NEON"
-    return None
+    return executable.refusal()

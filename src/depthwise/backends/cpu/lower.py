@@ -16,7 +16,6 @@ from .emit.direct import DirectKernel
 from .emit.fused import BoxedFusedKernel, FusedKernel
 from .emit.kernel import Kernel
 from .emit.pointwise import PointwiseKernel
-from .emit.tile import zero_elements
 from .machine import Machine
 from .plan.bands import Bands, TwoStages, separable_cut
 from .plan.boxes import boxes_cut
@@ -25,7 +24,7 @@ from .plan.depthwise import DepthwisePlan, depthwise_plan
 from .plan.direct import direct_plan, planes_cut, runs_direct
 from .plan.panels import panels_cut
 from .plan.pointwise import PointwisePlan, pointwise_plan
-from .plan.sizes import unaliased
+from .plan.sizes import least_steps, unaliased
 from .plan.strips import strips_cut
 from .plan.view import view_of
 from .run.program import Program, Stage
@@ -61,7 +60,7 @@ def lower(problem: Problem, machine: Machine, threads: int) -> Decision:
 
     threads: as many as there are; fewer are used where there is little to do
     """
-    g, batch, layout = problem.geometry, problem.batch, layout_of(problem)
+    g, batch, layout = least_steps(problem.geometry), problem.batch, layout_of(problem)
     strides = strides_of(problem) if layout.copied is None else _dense(g, channels_last=not layout.planar_in)
     team = team_of(g, batch, machine, threads)
     call = _Call(g, batch, strides, problem.activations, problem.residual is not None, machine, team)
@@ -141,7 +140,9 @@ class _Call:
         g, pixel = self.g, self.strides[-1]
         is_dense = pixel == g.in_channels or g.input_size[-1] == 1
         pixel_stride = g.in_channels if is_dense and not planar else None
-        return depthwise_plan(g, self.activations[0], self.machine, planar=planar, pixel_stride=pixel_stride)
+        return depthwise_plan(
+            g, self.activations[0], self.machine, planar=planar, pixel_stride=pixel_stride, distance=pixel
+        )
 
     def pointwise(self, pixels: int) -> PointwisePlan:
         stride = unaliased(self.g.depthwise_channels)
@@ -153,12 +154,14 @@ class _Call:
         return Stage(kernel, view_of(self.g, self.batch, self.strides), cut, tuple(buffers.items()), zeros)
 
     def zeros(self, d: DepthwisePlan) -> int:
-        return zero_elements(d, d.lanes if d.planar else self.strides[-1])
+        return d.zero_elements(self.strides[-1])
 
 
 def _direct(call: _Call) -> Program:
     d = direct_plan(call.g, call.activations[0], call.machine)
-    return Program((call.stage(DirectKernel(call.machine, d), planes_cut(*call.sizes), call.g.input_size[-1]),))
+    return Program(
+        (call.stage(DirectKernel(call.machine, d), planes_cut(*call.sizes), d.zero_elements(call.g.input_size[-1])),)
+    )
 
 
 def _boxed_depthwise(call: _Call, layout: Layout) -> Program:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import llvmlite.binding as llvm
 
+from .apart import apart
+
 KIB = 1024
 FLOAT_BYTES = 4
 
@@ -47,6 +49,10 @@ class Machine:
 @cache
 def host() -> Machine | None:
     """The machine this process runs on; None where no generator serves it."""
+    return apart(_host)
+
+
+def _host() -> Machine | None:
     triple, cpu = llvm.get_process_triple(), llvm.get_host_cpu_name()
     flags = llvm.get_host_cpu_features()
     l1_bytes, l2_bytes = _cache_bytes(1, 32 * KIB), _cache_bytes(2, 512 * KIB)
@@ -69,7 +75,7 @@ def _multiplies_in_halves(flags: Mapping[str, bool]) -> bool:
 
 def avx2() -> Machine:
     """The least x86 machine that the generator serves, whatever this one is."""
-    return Machine("avx2", 8, 16, llvm.get_process_triple(), "x86-64-v3", "")
+    return Machine("avx2", 8, 16, apart(llvm.get_process_triple), "x86-64-v3", "")
 
 
 def neon() -> Machine:

@@ -16,10 +16,15 @@ from .plan.pointwise import PointwisePlan
 
 NAMES = ("depthwise_weight", "depthwise_bias", "pointwise_weight", "pointwise_bias")
 
+# Of float32: 2^-126 less the least of them.
+LARGEST_DENORMAL = 2.0**-126 - 2.0**-149
+
 
 @dataclass(frozen=True)
 class Pack:
     """Weights and biases in the order of the kernels: contiguous float32, copies of what they were made from.
+
+    Denormal numbers are zeros in it: many CPUs multiply these a hundred times more slowly.
 
     number: no other pack has it
     """
@@ -61,7 +66,7 @@ def pack_depthwise(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]
     """(taps, tap_stride), rows that end in zeros, and (filters,) from torch's (filters, 1, *kernel)."""
     taps, filters = weight[0].numel(), weight.shape[0]
     packed = weight.new_zeros(taps, tap_stride(filters, taps))
-    packed[:, :filters] = weight.detach().flatten(1).t()
+    torch.hardshrink(weight.detach().flatten(1).t(), LARGEST_DENORMAL, out=packed[:, :filters])
     return packed, _bias(bias, weight)
 
 
@@ -83,7 +88,9 @@ def pack_pointwise(weight: Tensor, bias: Tensor | None, k: PointwisePlan) -> tup
         columns = (k.group_outputs * torch.arange(k.groups, device="cpu")[:, None] + _columns(k).flatten()).flatten()
         rows, flat = rows[columns], flat[columns]
     # As a matrix, which torch transposes faster than in more axes.
-    grouped = _copy(rows.t()).unflatten(1, (k.groups, k.group_vectors * k.lanes))
+    matrix = _copy(rows.t())
+    torch.hardshrink(matrix, LARGEST_DENORMAL, out=matrix)
+    grouped = matrix.unflatten(1, (k.groups, k.group_vectors * k.lanes))
     width = k.vectors * k.lanes
     panels = grouped[:, :, : k.full_panels * width].unflatten(2, (k.full_panels, width)).permute(1, 2, 0, 3).flatten(1)
     rest = grouped[:, :, k.full_panels * width :].transpose(0, 1).flatten(1)
@@ -91,7 +98,9 @@ def pack_pointwise(weight: Tensor, bias: Tensor | None, k: PointwisePlan) -> tup
 
 
 def _bias(bias: Tensor | None, weight: Tensor) -> Tensor:
-    return weight.new_zeros(weight.shape[0]) if bias is None else _copy(bias.detach())
+    if bias is None:
+        return weight.new_zeros(weight.shape[0])
+    return torch.hardshrink(bias.detach(), LARGEST_DENORMAL, out=weight.new_empty(weight.shape[0]))
 
 
 def _copy(tensor: Tensor) -> Tensor:

@@ -44,11 +44,7 @@ ERROR_BOUNDS = {
 
 
 def activated(x: Vec, activation: Activation) -> Vec:
-    """The activation of each lane, torch's NaN and infinities included.
-
-    Where torch's gelu multiplies zero by infinity or overflows, this one has its limits: inf at inf, 0 at -inf. The
-    rest is torch's: silu(-inf) and hardswish(-inf) are NaN.
-    """
+    """The activation of each lane, torch's NaN and infinities included: of -inf silu, hardswish and gelu are NaN."""
     if activation is None:
         return x
     name, slope = activation
@@ -159,12 +155,13 @@ GELU_TO = 8.0
 
 
 def _gelu(x: Vec, _: float) -> Vec:
-    # x · Phi(x) = max(x, 0) - |x| · Phi(-|x|): what is small for x < 0 is not the difference of what is large.
-    a = x.magnitude().at_most(GELU_TO)
-    root = _polynomial(a, GELU_ROOT)
+    # x · Phi(x) = max(x, 0) - |x| · Phi(-|x|): what is small for x < 0 is not the difference of what is large. Of -inf
+    # it is infinity · 0, NaN as torch has it; of inf the zero is left out.
+    outer = x.at_most(GELU_TO).magnitude()
+    root = _polynomial(outer.at_most(GELU_TO), GELU_ROOT)
     square = root * root
     fourth = square * square
-    return (-a).fma(fourth * fourth, x.at_least(0.0))
+    return (-outer).fma(fourth * fourth, x.at_least(0.0))
 
 
 _EMITTERS: dict[str, Callable[[Vec, float], Vec]] = {

@@ -13,6 +13,8 @@ pass through scratch either.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 
@@ -170,13 +172,71 @@ def _packed(e: Block, k: DepthwisePlan, box: Box, o: Int, scratch: Ptr) -> _Cove
     z_stride, y_stride = e.number("x_z"), e.number("x_y")
     # Whole rows that follow one another in memory are as good as one.
     joined = covered.width.equals(y_stride)
+    rows, columns = (box.y_start, box.y_stop), (box.x_start, box.x_stop)
+    if _may_skip(k, 1):
+        joined = joined & ((rows[1] - rows[0]) * k.kernel[1] >= covered.height)
+    if k.dilation[2] > 1:
+        joined = joined & (_run(k, columns) * k.kernel[2] >= covered.width)
     lines = joined.pick(1, covered.height)
     length = joined.pick(covered.height * covered.width, covered.width)
-    with e.loop(0, covered.depth) as z, e.loop(0, lines) as line:
-        offset = (covered.z + z.index) * z_stride + (covered.y + line.index) * y_stride + covered.x
-        place = (z.index * lines + line.index) * length * k.lanes
-        planes_to_pixels(e, [channel + offset for channel in channels], length, scratch + place, k.lanes)
+    planes = (box.z_start, box.z_stop), (covered.z, covered.depth)
+    with _each_seen(e, k, 0, *planes) as z, _each_seen(e, k, 1, rows, (covered.y, lines)) as line:
+        offset = (covered.z + z) * z_stride + (covered.y + line) * y_stride + covered.x
+        place = (z * lines + line) * length * k.lanes
+        with _runs(e, k, columns, covered, length) as (start, count):
+            sources = [channel + (offset + start) for channel in channels]
+            planes_to_pixels(e, sources, count, scratch + (place + start * k.lanes), k.lanes)
     return covered
+
+
+def _may_skip(k: DepthwisePlan, axis: int) -> bool:
+    """Whether windows of neighbouring outputs may have planes or rows between them that nobody reads."""
+    return k.dilation[axis] > 1 or k.stride[axis] > k.kernel[axis]
+
+
+@contextmanager
+def _each_seen(
+    e: Block, k: DepthwisePlan, axis: int, outputs: tuple[Int, Int], covered: tuple[Int, Int]
+) -> Iterator[Int]:
+    """The planes or rows of covered = (first, count) that outputs = [start, stop) see, by their index in it.
+
+    Tap by tap where that is fewer, else all there are.
+    """
+    (start, stop), (first, count) = outputs, covered
+    if not _may_skip(k, axis):
+        with e.loop(0, count) as each:
+            yield each.index
+        return
+    taps, stride = k.kernel[axis], k.stride[axis]
+    by_taps = (stop - start) * taps < count
+    begun = by_taps.pick(start * stride - e.number(("pad_z", "pad_y")[axis]) - first, 0)
+    with e.loop(0, by_taps.pick(taps, 1)) as tap, e.loop(0, by_taps.pick(stop - start, count)) as each:
+        index = begun + tap.index * k.dilation[axis] + each.index * by_taps.pick(stride, 1)
+        with e.when(index.is_index_of(count)):
+            yield index
+
+
+def _run(k: DepthwisePlan, outputs: tuple[Int, Int]) -> Int:
+    """Columns from the first to the last that one tap sees for outputs [start, stop)."""
+    return (outputs[1] - outputs[0] - 1) * k.stride[2] + 1
+
+
+@contextmanager
+def _runs(
+    e: Block, k: DepthwisePlan, outputs: tuple[Int, Int], covered: _Covered, length: Int
+) -> Iterator[tuple[Int, Int]]:
+    """Runs of columns, (start, count), that outputs see: tap by tap where that is fewer, else one of `length`."""
+    if k.dilation[2] == 1:
+        yield e.whole(0), length
+        return
+    run, width = _run(k, outputs), covered.width
+    by_taps = run * k.kernel[2] < width
+    begun = outputs[0] * k.stride[2] - e.number("pad_x") - covered.x
+    with e.loop(0, by_taps.pick(k.kernel[2], 1)) as tap:
+        start = begun + tap.index * k.dilation[2]
+        inside = least(greatest(start, 0), width)
+        count = greatest(least(start + run, width) - inside, 0)
+        yield by_taps.pick(inside, 0), by_taps.pick(count, length)
 
 
 def _packed_rows(e: Block, k: DepthwisePlan, box: Box, covered: _Covered, scratch: Ptr, z: Int) -> Rows:

@@ -15,13 +15,15 @@ code: what is computed twice has the same bits. Domain: any window, any multipli
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import product
 from operator import and_
 from typing import Protocol, Self
 
 from ..plan.depthwise import TAPS_AT_ONCE, DepthwisePlan, usual_edges
+from ..plan.sizes import seen
 from .activations import activated
 from .ir import Block, Bool, Int, Ptr, Vec, ceil_div, greatest, least
 from .kernel import VIEW, Kernel, Plan
@@ -31,6 +33,9 @@ POINTERS = ("x", "zeros", "depthwise_weight", "depthwise_bias")
 # Beside those of a view: how units of rows are cut, and fetched ahead.
 UNITS = ("rows", "segments", "plane_rows", "strip_rows")
 FETCHED = ("fetch_rows", "fetch_planes", "fetch_blocks")
+
+# Lines that a tile asks for one after another; of more it asks in loops over the taps.
+MOST_FETCHED = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,11 +324,14 @@ def _fetch_rows_ahead(e: Block, k: DepthwisePlan, rows: Rows, strip: Strip, star
     if k.rank > 2:
         start = start + rows.z_stride * (planes * k.stride[0] + (k.kernel[0] - 1) * k.dilation[0])
     with e.when(planes + further > 0):
-        for y in range(min(k.stride[1], (k.kernel[1] - 1) * k.dilation[1] + 1)):
-            below = further * (k.stride[1] * k.rows_apart) + ((k.kernel[1] - 1) * k.dilation[1] - y)
-            line = start + (rows.y_stride * below + strip.ix * strip.x_stride)
-            for column in range(strip.columns * k.stride[2]):
-                (line + column * strip.apart * strip.x_stride).prefetch(2)
+        lowest = further * (k.stride[1] * k.rows_apart) + (k.kernel[1] - 1) * k.dilation[1]
+
+        def fetch(y: int | Int, columns: Sequence[int | Int]) -> None:
+            line = start + (rows.y_stride * (lowest - y) + strip.ix * strip.x_stride)
+            for i, x in product(range(strip.columns), columns):
+                (line + (x + i * k.stride[2]) * strip.apart * strip.x_stride).prefetch(2)
+
+        _each_seen(e, k, strip, fetch)
         if k.fetches_out and isinstance(out, Pixels):
             for column in range(strip.columns):
                 (out.start + (o + column * strip.apart * out.stride)).prefetch(2)
@@ -333,7 +341,27 @@ def _fetch_blocks_ahead(e: Block, k: DepthwisePlan, strip: Strip, start: Ptr, o:
     """Fetch what the block of filters `fetch_blocks` further on reads first: pixels of a sequence lie far apart."""
     ahead = e.number("fetch_blocks")
     with e.when(ahead > 0):
-        overlap = max(0, (k.kernel[2] - 1) * k.dilation[2] + strip.apart * (1 - k.stride[2]))
-        line = start + (o + ahead * k.lanes) // k.multiplier + (strip.ix + overlap) * strip.x_stride
-        for column in range(strip.columns * k.stride[2]):
-            (line + column * strip.apart * strip.x_stride).prefetch(2)
+        rightmost = strip.ix + (k.kernel[2] - 1) * k.dilation[2]
+        line = start + (o + ahead * k.lanes) // k.multiplier + rightmost * strip.x_stride
+
+        def fetch(_: int | Int, columns: Sequence[int | Int]) -> None:
+            for i, x in product(range(strip.columns), columns):
+                (line + (i * k.stride[2] - x) * strip.apart * strip.x_stride).prefetch(2)
+
+        _each_seen(e, k, strip, fetch)
+
+
+def _each_seen(
+    e: Block, k: DepthwisePlan, strip: Strip, fetch: Callable[[int | Int, Sequence[int | Int]], None]
+) -> None:
+    """`fetch` what a tile sees first: how far up from its last row, and how far from the first input of each output.
+
+    Of `stride` neighbours these are as many as there are taps at most: inputs between taps nobody reads.
+    """
+    (up, before), rows, columns = k.stride[1:], *(seen(k.kernel[i], k.stride[i], k.dilation[i]) for i in (1, 2))
+    if rows * columns * strip.columns <= MOST_FETCHED:
+        for y in sorted(t * k.dilation[1] % up for t in range(rows)):
+            fetch(y, sorted(t * k.dilation[2] % before for t in range(columns)))
+        return
+    with e.loop(0, rows) as ky, e.loop(0, columns) as kx:
+        fetch(ky.index * k.dilation[1] % up, [kx.index * k.dilation[2] % before])

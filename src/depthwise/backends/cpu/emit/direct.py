@@ -22,6 +22,7 @@ from itertools import product
 from typing import Literal
 
 from ..plan.direct import DirectPlan
+from ..plan.sizes import seen
 from .activations import activated
 from .ir import Block, Int, Ptr, Vec, ceil_div, greatest, least, select
 from .kernel import VIEW, Kernel, Plan
@@ -160,10 +161,16 @@ def _fetch_next_planes(e: Block, k: DirectPlan, place: tuple[Int, Int, Int], y: 
             deepest = (z + k.planes) * k.stride[0] + ((k.kernel[0] - 1) * k.dilation[0] - e.number("pad_z"))
             start = start + deepest * e.number("x_z")
         out = out + e.number("out_y") * width * k.planes
+        count = seen(k.kernel[1], k.stride[1], k.dilation[1])
+        belows: list[int | Int] = list(range(count))
+        if count < k.stride[1]:
+            # Rows between taps nobody reads; those of taps lie so far below one that is no padding.
+            padding = e.number("pad_y") * (k.stride[1] - 1)
+            belows = [(padding + ky * k.dilation[1]) % k.stride[1] for ky in range(count)]
         with e.loop(0, width, k.lanes) as x:
             for p, r in product(range(k.planes), range(rows)):
                 (out + ((e.number("out_y") * p + r * k.rows_apart) * width + x.index)).prefetch(2)
-                for below in range(k.stride[1]):
+                for below in belows:
                     row = y_stride * (r * k.rows_apart * k.stride[1] + below) + e.number("x_z") * (p * k.stride[0])
                     for line in range(k.stride[2]):
                         (start + (row + x.index * k.stride[2] + line * k.lanes)).prefetch(2)

@@ -31,8 +31,8 @@ class Edges:
     checked: bool = False
 
 
-# More than a tile has columns.
-ANY_EDGES = Edges(1 << 30, 1 << 30, checked=True)
+# Of more columns than any window reaches over.
+ANY_EDGES = Edges(1 << 80, 1 << 80, checked=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +77,6 @@ def rows_of(e: Block, k: DepthwisePlan, strip: Strip, taps: Taps) -> list[Ptr]:
     zeros = e.pointer("zeros") - strip.ix * strip.x_stride
     inside = [(taps.y[0] <= ky) & (taps.y[1] > ky) for ky in range(k.kernel[1])]
     return [select(is_inside, taps.start + ky * taps.y_step, zeros) for ky, is_inside in enumerate(inside)]
-
-
-def zero_elements(k: DepthwisePlan, x_stride: int) -> int:
-    """How many zeros a tile may read in the place of an input row."""
-    outputs = max([k.columns[0], *((n - 1) * k.dilation[2] + 1 for n in k.dilated_columns)])
-    columns = (outputs - 1) * k.stride[2] + (k.kernel[2] - 1) * k.dilation[2] + 1
-    return (columns - 1) * x_stride + (k.lanes if k.planar else k.channels)
 
 
 def valid(first: Int, size: Int, k: DepthwisePlan, axis: int) -> tuple[Int, Int]:

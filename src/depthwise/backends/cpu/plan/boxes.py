@@ -9,6 +9,10 @@ from ..machine import FLOAT_BYTES, Machine
 from .cut import Cut
 from .sizes import Axes, lanes_below, moved_bytes, three, unaliased
 
+# Windows whose stride is more times their reach lie apart, and so many pixels of the input between them, for each that
+# other boxes have of the result, come to scratch with a box at most.
+MOST_APART = 8
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Boxes(Cut):
@@ -40,13 +44,19 @@ def boxes_cut(g: Geometry, batch: int, machine: Machine, threads: int, *, planar
     channels = g.out_channels and unaliased(g.depthwise_channels) + 2 * g.out_channels
     target = max(56, machine.l2_bytes // 4 // (FLOAT_BYTES * (channels or 2 * lanes)))
     segments = max(1, round(width / target)) if width >= 2 * target else 1
-    bands = height if segments > 1 else min(height, -(-height * width // target))
+    windows = zip(*(three(numbers, 1) for numbers in (g.kernel_size, g.stride, g.dilation)), strict=True)
+    z_apart, y_apart, x_apart = (planar_in and s > MOST_APART * ((n - 1) * d + 1) for n, s, d in windows)
+    if x_apart:
+        # What lies between windows comes to scratch with them.
+        segments = max(segments, min(width, width * g.stride[-1] // (MOST_APART * target)))
+    bands = height if segments > 1 or y_apart else min(height, -(-height * width // target))
     if g.out_channels is not None:
         # As many boxes for each thread; depthwise alone, there are blocks of channels to deal out.
         others = batch * depth * segments
         fewest = min(height, max(bands, -(-threads // others)))
         bands = next((n for n in range(fewest, height + 1) if n * others % threads == 0), fewest)
-    z_bands = depth if bands * segments > 1 else min(depth, max(threads, -(-depth * height * width // target)))
+    by_planes = bands * segments > 1 or z_apart
+    z_bands = depth if by_planes else min(depth, max(threads, -(-depth * height * width // target)))
     planes, rows, columns = -(-depth // z_bands), -(-height // bands), -(-width // segments)
     pixels = planes * rows * columns
     in_scratch = _covered(g, (planes, rows, columns), whole=segments == 1) * lanes if planar_in else 0

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from ....geometry import Geometry
 from ...base import Activation
 from ..machine import FLOAT_BYTES, Machine
-from .filters import Filters
+from .filters import MOST_ZEROS, Filters
 from .sizes import Axes, columns_done, fetches_next, lanes_below, seen_outside, three
 from .tuning import tuning_of
 
@@ -63,10 +63,20 @@ class DepthwisePlan(Filters):
     def blocks(self) -> int:
         return -(-self.filters // self.lanes)
 
+    def zero_elements(self, distance: int) -> int:
+        """How many zeros a tile may read in the place of an input row of pixels that lie `distance` apart."""
+        if self.rank != 2 or not self.rows_unrolled:
+            return 0
+        outputs = max([self.columns[0], *((n - 1) * self.dilation[2] + 1 for n in self.dilated_columns)])
+        columns = (outputs - 1) * self.stride[2] + (self.kernel[2] - 1) * self.dilation[2] + 1
+        distance = self.lanes if self.planar else self.pixel_stride or distance
+        return (columns - 1) * distance + (self.lanes if self.planar else self.channels)
+
 
 def depthwise_plan(
-    g: Geometry, activation: Activation, machine: Machine, *, planar: bool, pixel_stride: int | None
+    g: Geometry, activation: Activation, machine: Machine, *, planar: bool, pixel_stride: int | None, distance: int = 1
 ) -> DepthwisePlan:
+    """The plan for pixels `pixel_stride` apart or, where that is None, for such as lie `distance` apart now."""
     kernel, stride, dilation = (three(numbers, 1) for numbers in (g.kernel_size, g.stride, g.dilation))
     tuning = tuning_of(machine)
     lanes, multiplier = lanes_below(g.depthwise_channels, machine.vector_lanes), g.depth_multiplier
@@ -90,7 +100,7 @@ def depthwise_plan(
     whole = (kernel[2] * 3 <= width * 5 or is_one_tile) and (not apart or kernel[2] <= MOST_UNROLLED)
     taps = min(kernel[2], 2) if gathers else _taps(kernel[2], _weights(columns[0], machine), whole=whole)
     few_taps = kernel[2] <= taps and g.rank < 3 and prod(kernel) <= MOST_UNROLLED
-    return DepthwisePlan(
+    k = DepthwisePlan(
         rank=g.rank,
         channels=g.in_channels,
         multiplier=multiplier,
@@ -112,6 +122,8 @@ def depthwise_plan(
         to_planes=to_planes,
         pixel_stride=pixel_stride,
     )
+    # Loops leave rows outside out, and read no zeros.
+    return k if k.zero_elements(distance) <= MOST_ZEROS else replace(k, rows_unrolled=False)
 
 
 def _strip_blocks(g: Geometry, under: int, lanes: int, machine: Machine) -> int:

@@ -9,7 +9,7 @@ from ....geometry import Geometry
 from ...base import Activation
 from ..machine import Machine
 from .cut import Cut
-from .filters import Filters
+from .filters import MOST_ZEROS, Filters
 from .sizes import columns_done, moved_bytes, seen_outside, three
 from .tuning import MOST_DIRECT, tuning_of
 
@@ -36,6 +36,11 @@ class DirectPlan(Filters):
     def name(self) -> str:
         tile = f"v{self.lanes}x{self.rows}z{self.planes}e{self.edges[0]}x{self.edges[1]}"
         return f"{self.window_name}_{tile}{'w' * self.weights_stay}{'f' * self.fetches}"
+
+    def zero_elements(self, width: int) -> int:
+        """How many zeros a tile may read in the place of an input row of `width` pixels."""
+        # Without padding before or after, longer rows are never outside: see runs_direct.
+        return min(width, MOST_ZEROS) if self.rank > 1 else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +91,8 @@ def runs_direct(g: Geometry, machine: Machine) -> bool:
     # The first and the last tile of a row have each but one edge, narrower than a vector.
     is_long = g.out_spatial[-1] >= machine.vector_lanes + reach
     has_edges = max(seen_outside(g)) <= min(reach, machine.vector_lanes - 1)
-    return g.out_channels is None and is_long and has_edges and _fills_vectors(g, machine)
+    is_read_whole = g.input_size[-1] <= MOST_ZEROS or not any(map(any, g.padding[:-1]))
+    return g.out_channels is None and is_long and has_edges and is_read_whole and _fills_vectors(g, machine)
 
 
 def _fills_vectors(g: Geometry, machine: Machine) -> bool:

@@ -10,6 +10,8 @@ from .sizes import LINE_ELEMENTS, Axes, activation_name
 
 # Of an L1 cache of 8 ways, half of which are left to the input.
 L1_SETS, MOST_TAPS_A_SET = 64, 4
+# Numbers that are read in the place of a row outside the image: 4 MiB.
+MOST_ZEROS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)

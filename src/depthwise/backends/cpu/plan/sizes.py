@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from math import prod
+from dataclasses import replace
+from math import gcd, prod
 
 from ....geometry import Geometry
 from ...base import Activation
@@ -11,6 +12,8 @@ from ..machine import FLOAT_BYTES, Machine
 # Of a window or an image: z y x, with extent 1 for those that a rank lacks.
 Axes = tuple[int, int, int]
 
+# A longer one is as good, unless the input is longer still.
+MOST_STRIDE = 1 << 20
 # Of float32 in a cache line.
 LINE_ELEMENTS = 16
 
@@ -26,8 +29,15 @@ def weights_stay(g: Geometry, machine: Machine) -> bool:
 
 
 def fetches_next(g: Geometry, machine: Machine) -> bool:
-    """Whether the pointwise step of one band fetches the next one's input."""
-    return g.out_channels is not None and g.rank == 2 and weights_stay(g, machine)
+    """Whether the pointwise step of one band fetches the next one's input: all that lies between its ends."""
+    windows = zip(g.kernel_size, g.stride, g.dilation, strict=True)
+    sees_all = all(seen(*axis) == axis[1] for axis in windows)
+    return g.out_channels is not None and g.rank == 2 and weights_stay(g, machine) and sees_all
+
+
+def seen(kernel: int, stride: int, dilation: int) -> int:
+    """How many of `stride` neighbouring inputs windows see: those whose place, modulo the stride, a tap has too."""
+    return min(kernel, stride // gcd(stride, dilation))
 
 
 def lanes_below(channels: int, most: int) -> int:
@@ -61,6 +71,14 @@ def seen_outside(g: Geometry) -> tuple[int, int]:
 def moved_bytes(g: Geometry, batch: int) -> int:
     """Of input and result."""
     return FLOAT_BYTES * batch * (prod(g.input_size) + prod(g.output_size))
+
+
+def least_steps(g: Geometry) -> Geometry:
+    """The same convolution without strides and dilations beyond all sizes, which would not fit into the code."""
+    padded = (size + before + after for size, (before, after) in zip(g.input_size[1:], g.padding, strict=True))
+    stride = tuple(min(s, max(size, MOST_STRIDE)) for s, size in zip(g.stride, padded, strict=True))
+    dilation = tuple(1 if k == 1 else d for k, d in zip(g.kernel_size, g.dilation, strict=True))
+    return replace(g, stride=stride, dilation=dilation)
 
 
 def activation_name(activation: Activation) -> str:

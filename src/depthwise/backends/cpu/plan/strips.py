@@ -70,7 +70,8 @@ def _plane_rows(g: Geometry, machine: Machine) -> int:
     def in_rows(rows: int) -> int:
         return (rows - 1) * stride[1] + reach
 
-    for rows in range(height, 0, -1):
-        if height % rows == 0 and planes * in_rows(rows) * row_bytes <= machine.l2_bytes // 2:
+    most = (machine.l2_bytes // 2 // (planes * row_bytes) - reach) // stride[1] + 1
+    for rows in range(min(height, most), 0, -1):
+        if height % rows == 0:
             return rows if in_rows(rows) * stride[0] < kernel[0] * rows * stride[1] else height
     return height

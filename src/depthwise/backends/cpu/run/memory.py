@@ -69,7 +69,7 @@ def _buffer(size: int) -> Buffer:
 
 
 def zeros(elements: int) -> Tensor:
-    """At least so many zeros to read from."""
+    """At least so many zeros to read from: of each power of two one tensor is kept, up to plan.filters.MOST_ZEROS."""
     return _zeros(1 << elements.bit_length())
 
 

@@ -1,15 +1,20 @@
 """Machine code kept on disk, in a folder of this user's alone, so that no process compiles what another one did.
 
-An entry is one file: MAGIC, a digest over its identity and its content, and the content, an object file. Its identity
-is whatever the content depends on: LLVM, the machine, the source of this package of generators, and the module's key. A
-file that does not check out is never loaded; it counts as absent and is written anew.
+An entry is one file: MAGIC, a digest over its identity and its content, the same signed with this user's key, and the
+content, an object file. Its identity is whatever the content depends on: LLVM, the machine, the source of this package
+of generators, and the module's key. A file that does not check out is never loaded; it counts as absent and is written
+anew.
+
+The key lies apart from the entries, in the user's folder for such things, so that a file that somebody else brought
+into the folder of entries is not loaded, whoever it seems to belong to. What root filled, as the builder of an image
+does, is taken where DEPTHWISE_CACHE_TRUST=root says so: by its owner, without a signature.
 """
 
 from __future__ import annotations
 
+import hmac
 import os
 import stat
-import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,8 +26,10 @@ import platformdirs
 from llvmlite.binding import llvm_version_info
 
 from ..machine import Machine
+from . import private
+from .private import RefusedError
 
-MAGIC = b"depthwise kernel 1\n"
+MAGIC = b"depthwise kernel 2\n"
 SUFFIX = ".depthwise-kernel"
 LIMIT_BYTES = 256 * 2**20
 
@@ -30,16 +37,13 @@ LIMIT_BYTES = 256 * 2**20
 PRUNE_ONE_IN = 32
 _UNFINISHED = SUFFIX + ".tmp"
 _ABANDONED_SECONDS = 3600
-
-# Windows has neither owners nor permission bits of this kind, nor these flags; there a user's folders are private.
-_POSIX = os.name == "posix"
-# A FIFO in an entry's place would block without O_NONBLOCK.
-_READ = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
+_DIGEST_BYTES = sha256().digest_size
+HEADER_BYTES = len(MAGIC) + 2 * _DIGEST_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Entries of the cache folder and what they weigh; `refusal` says why nothing is kept, or is None."""
+    """Entries of the cache folder and what they weigh; `refusal` says why nothing is added, or is None."""
 
     folder: Path | None
     entries: int
@@ -47,94 +51,155 @@ class Usage:
     refusal: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where entries are, and what tells them from others.
+
+    key:          this user's; None where there is none and entries of root's alone are read
+    trusts_root:  whether those are
+    unwritable:   why nothing is added, or None
+    """
+
+    folder: Path
+    key: bytes | None
+    trusts_root: bool
+    unwritable: str | None
+
+
 def read(key: str, machine: Machine) -> bytes | None:
     """The object file kept for this key, or None."""
-    folder = _usable_folder()
-    if folder is None:
+    place = _place()
+    if isinstance(place, str):
         return None
     identity = _identity(key, machine)
     try:
-        data = _read_own(folder / (identity + SUFFIX))
+        data, own = private.read(place.folder / (identity + SUFFIX), may_be_roots=place.trusts_root)
     except OSError:
         return None
-    size = len(MAGIC) + sha256().digest_size
-    header, content = data[:size], data[size:]
-    return content if header == _header(identity, content) else None
+    content = data[HEADER_BYTES:]
+    digest, signature = _marks(identity, content, place.key)
+    if not data.startswith(MAGIC + digest):
+        return None
+    by_root = place.trusts_root and (not own or os.geteuid() == 0)
+    signed = hmac.compare_digest(data[len(MAGIC) + _DIGEST_BYTES : HEADER_BYTES], signature) and place.key is not None
+    return content if by_root or signed else None
 
 
 def write(key: str, machine: Machine, object_code: bytes) -> None:
     """Keep an object file for this key, where there is a place for it."""
-    folder = _usable_folder()
-    if folder is None:
+    place = _place()
+    if isinstance(place, str) or place.unwritable:
         return
     identity = _identity(key, machine)
+    marks = b"".join(_marks(identity, object_code, place.key))
     # A full disk or a folder removed meanwhile: the cache does without.
     with suppress(OSError):
-        _replace(folder / (identity + SUFFIX), _header(identity, object_code) + object_code)
+        private.replace(place.folder / (identity + SUFFIX), MAGIC + marks + object_code)
         if int(identity[:8], 16) % PRUNE_ONE_IN == 0:
-            _prune(folder)
+            _prune(place.folder)
 
 
 def refusal() -> str | None:
-    """Why nothing is kept on disk, or None where it is. Makes the folder where it is missing."""
-    folder = _named_folder()
-    if folder is None:
-        return "DEPTHWISE_CACHE_DIR turns it off"
-    if _SOURCE is None:
-        return "the source of the code generator cannot be read"
-    if not folder.is_absolute():
-        return f"{folder} is not an absolute path"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.lstat()
-    except OSError as error:
-        return f"{folder} cannot be made: {error.strerror}"
-    if not stat.S_ISDIR(status.st_mode):
-        return f"{folder} is a symbolic link"
-    if not _is_owned(status):
-        return f"{folder} belongs to another user"
-    if not _is_private(status):
-        return f"{folder} can be written by other users; chmod go-w would change that"
-    if not os.access(folder, os.W_OK | os.X_OK):
-        return f"{folder} cannot be written"
-    return None
+    """Why nothing is added on disk, or None where it is. Makes the folder where it is missing."""
+    place = _place()
+    return place if isinstance(place, str) else place.unwritable
+
+
+def summary() -> str:
+    """Where kernels are kept, in a few words."""
+    place = _place()
+    if isinstance(place, str):
+        return f"kernels kept in memory only: {place}"
+    if place.unwritable:
+        return f"kernels read from {place.folder}, others kept in memory only: {place.unwritable}"
+    return f"kernels kept in {place.folder}"
 
 
 def usage() -> Usage:
     """What is kept on disk now."""
-    folder = _usable_folder()
-    entries = [] if folder is None else _files(folder, SUFFIX)
-    return Usage(_named_folder(), len(entries), sum(size for _, size, _ in entries), refusal())
+    place = _place()
+    if isinstance(place, str):
+        return Usage(_named_or_none(), 0, 0, place)
+    return _weighed(place, _files(place.folder, SUFFIX))
 
 
 def clear() -> Usage:
-    """Remove every entry; what was removed."""
-    before = usage()
-    folder = _usable_folder()
-    if folder is not None:
-        for _, _, path in _files(folder, SUFFIX):
-            path.unlink(missing_ok=True)
-        _remove_abandoned(folder)
-    return before
+    """Remove every entry, this user's key, and their folders where nothing else is in them; what was removed."""
+    place = _place()
+    if isinstance(place, str) or place.unwritable:
+        return Usage(_named_or_none(), 0, 0, refusal())
+    removed = []
+    for entry in _files(place.folder, SUFFIX):
+        # Another process may have removed it since, or a file system may be read-only in spite of its bits.
+        with suppress(OSError):
+            entry[-1].unlink()
+            removed.append(entry)
+    _remove_abandoned(place.folder)
+    with suppress(OSError, RefusedError):
+        _key_path().unlink(missing_ok=True)
+        _key_path().parent.rmdir()
+    for folder in (place.folder, *([] if "DEPTHWISE_CACHE_DIR" in os.environ else [place.folder.parent])):
+        with suppress(OSError):
+            folder.rmdir()
+    return _weighed(place, removed)
 
 
-def _usable_folder() -> Path | None:
-    return None if refusal() else _named_folder()
+def _weighed(place: _Place, entries: list[tuple[float, int, Path]]) -> Usage:
+    return Usage(place.folder, len(entries), sum(size for _, size, _ in entries), place.unwritable)
 
 
-def _named_folder() -> Path | None:
+def _place() -> _Place | str:
+    """The place, or why there is none."""
+    try:
+        if _SOURCE is None:
+            return "the source of the code generator cannot be read"
+        trusts_root = _trusts_root()
+        folder = private.folder(_named_folder(), may_be_roots=trusts_root)
+        unwritable = private.unwritable(folder)
+        try:
+            return _Place(folder, private.key(_key_path()), trusts_root, unwritable)
+        except RefusedError as error:
+            if not trusts_root:
+                raise
+            return _Place(folder, None, trusts_root, unwritable or str(error))
+    except RefusedError as error:
+        return str(error)
+
+
+def _trusts_root() -> bool:
+    named = os.environ.get("DEPTHWISE_CACHE_TRUST", "")
+    if named not in ("", "root"):
+        raise RefusedError(f"DEPTHWISE_CACHE_TRUST is root or empty; got {named!r}")
+    return named == "root"
+
+
+def _named_folder() -> Path:
     named = os.environ.get("DEPTHWISE_CACHE_DIR")
-    if named is None:
+    if named in ("", "off"):
+        raise RefusedError("DEPTHWISE_CACHE_DIR turns it off")
+    if named is not None:
+        return Path(named)
+    try:
         return platformdirs.user_cache_path("depthwise", appauthor=False) / "kernels"
-    return None if named in ("", "off") else Path(named)
+    except (RuntimeError, OSError, KeyError) as error:
+        raise RefusedError(_HOMELESS) from error
 
 
-def _is_owned(status: os.stat_result) -> bool:
-    return not _POSIX or status.st_uid == os.geteuid()
+def _named_or_none() -> Path | None:
+    try:
+        return _named_folder()
+    except RefusedError:
+        return None
 
 
-def _is_private(status: os.stat_result) -> bool:
-    return not _POSIX or not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+def _key_path() -> Path:
+    try:
+        return platformdirs.user_state_path("depthwise", appauthor=False) / "key"
+    except (RuntimeError, OSError, KeyError) as error:
+        raise RefusedError(_HOMELESS) from error
+
+
+_HOMELESS = "this user has no home folder; HOME can name one"
 
 
 def _source_digest(folder: Path) -> str | None:
@@ -155,30 +220,11 @@ def _identity(key: str, machine: Machine) -> str:
     return sha256(repr((llvm_version_info, llvmlite.__version__, _SOURCE, machine, key)).encode()).hexdigest()
 
 
-def _header(identity: str, content: bytes) -> bytes:
-    return MAGIC + sha256(identity.encode() + content).digest()
-
-
-def _read_own(path: Path) -> bytes:
-    """The bytes of a regular file that only this user writes; nothing where it is something else."""
-    with os.fdopen(os.open(path, _READ), "rb") as file:
-        status = os.fstat(file.fileno())
-        trusted = stat.S_ISREG(status.st_mode) and _is_owned(status) and _is_private(status)
-        return file.read() if trusted else b""
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file so that every reader sees all of it or what was there before."""
-    # mkstemp's mode is 0600.
-    descriptor, name = tempfile.mkstemp(suffix=_UNFINISHED, dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+def _marks(identity: str, content: bytes, key: bytes | None) -> tuple[bytes, bytes]:
+    """The digest of an entry, and its signature; without a key the digest stands for that."""
+    marked = identity.encode() + content
+    digest = sha256(marked).digest()
+    return digest, digest if key is None else hmac.digest(key, marked, "sha256")
 
 
 def _remove_abandoned(folder: Path) -> None:
