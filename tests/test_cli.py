@@ -166,7 +166,7 @@ def test_a_page_that_cannot_be_written_is_told(depthwise: Command, trained: Path
     (trained / "page.html").mkdir()
     ran = depthwise("separate", "trained:net", "--calibration", "trained:listed", "--report", "page.html")
     assert ran.code == 1
-    assert "error: cannot write page.html: Is a directory" in ran.err
+    assert "error: cannot write page.html: it is a folder" in ran.err
 
 
 def test_a_missing_safetensors_is_named_before_anything_is_done(
@@ -252,7 +252,7 @@ def test_bench(depthwise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (
             ("bench", "--plot", "no/such/folder.svg"),
             1,
-            "error: the plot goes to no/such/folder.svg, and the folder no/such",
+            "error: cannot write no/such/folder.svg: the folder no/such does not exist",
         ),
         (("cache", "--size"), 2, "No such option: --size"),
         (("explain", "3xAx7", "--filters", "8", "--kernel", "3"), 2, "'3xAx7' is not numbers joined by x"),
@@ -263,7 +263,11 @@ def test_bench(depthwise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (("count", MODEL), 2, "needs the model's input, such as --input 3x224x224"),
         (("doctor", MODEL), 2, "needs the model's input"),
         (("count", "resnet", "--input", "3"), 1, "error: a model is timm:NAME or package.module:callable"),
-        (("count", "torch.nn:Conv3d", "--input", "3"), 1, "error: torch.nn:Conv3d raised TypeError"),
+        (
+            ("count", "torch.nn:Conv3d", "--input", "3"),
+            1,
+            "error: torch.nn:Conv3d failed when called without arguments: TypeError",
+        ),
         (("count", "depthwise.demo:nothing", "--input", "3"), 1, "has no attribute 'nothing'"),
         (("separate", MODEL), 2, "MODEL and --calibration go together"),
         (("separate", "--calibration", "math:pi"), 2, "without both, the demo's are taken"),
@@ -275,7 +279,7 @@ def test_bench(depthwise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (
             ("separate", MODEL, "--calibration", "math:pi"),
             1,
-            "error: depthwise.blocks:MobileNetV1Block raised TypeError",
+            "error: depthwise.blocks:MobileNetV1Block failed when called without arguments: TypeError",
         ),
         (
             ("separate", "torch.nn:Identity", "--calibration", "math:pi"),
@@ -285,7 +289,7 @@ def test_bench(depthwise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (
             ("separate", "torch.nn:Identity", "--calibration", "torch:relu"),
             1,
-            "error: torch:relu raised TypeError when called without arguments",
+            "error: torch:relu failed when called without arguments: TypeError",
         ),
         (
             ("separate", MODEL, "--calibration", "math:pi", "--out", "weights.txt"),
@@ -295,7 +299,7 @@ def test_bench(depthwise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (
             ("separate", MODEL, "--calibration", "math:pi", "--report", "no/such/folder.html"),
             1,
-            "error: the report goes to no/such/folder.html, and the folder no/such does not exist",
+            "error: cannot write no/such/folder.html: the folder no/such does not exist",
         ),
         (("nothing",), 2, "No such command 'nothing'"),
     ],

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from torch import nn
 
 from depthwise import DepthwiseError
-from depthwise.loading import load_model
+from depthwise.loading import load_model, load_object
 from tests.support.networks import timm_model
 
 MODULE = """
@@ -23,6 +25,10 @@ def text():
     return "not a model"
 def broken():
     raise KeyError("weights")
+def __getattr__(name):
+    if name == "lazy":
+        raise RuntimeError("first line\\nsecond line")
+    raise AttributeError(f"module 'made_here' has no attribute {name!r}")
 def leaves():
     raise SystemExit(3)
 def needs(width):
@@ -67,20 +73,87 @@ def test_timm() -> None:
     [
         ("resnet", "a model is timm:NAME or package.module:callable; got 'resnet'"),
         (".mm:build", "a model is timm:NAME or package.module:callable; got '.mm:build'"),
-        ("made_here:leaves", "made_here:leaves raised SystemExit when called without arguments: 3"),
+        ("made_here:leaves", "made_here:leaves failed when called without arguments: SystemExit: 3"),
         (":build", "got ':build'"),
         ("not_there:build", "not_there:build does not load: ModuleNotFoundError: .*; pip install not_there, or run"),
         ("half_done:build", "half_done:build does not load: ModuleNotFoundError: No module named 'not_installed_any"),
-        ("made_here:nothing", "made_here:nothing does not load: module 'made_here' has no attribute 'nothing'"),
+        (
+            "made_here:nothing",
+            "made_here:nothing does not load: AttributeError: module 'made_here' has no attribute 'nothing'",
+        ),
+        ("made_here:lazy", "made_here:lazy does not load: RuntimeError: first line second line"),
+        ("m ade:here", "m ade:here does not load: ModuleNotFoundError: No module named 'm ade'$"),
+        ("\udcff:build", "does not load: ModuleNotFoundError"),
         ("made_here:number", "made_here:number is of type int; expected a torch.nn.Module or a callable making one"),
         ("made_here:text", r"made_here:text\(\) made a str; expected a torch.nn.Module"),
-        ("made_here:broken", "made_here:broken raised KeyError when called without arguments: 'weights'"),
-        ("made_here:needs", "made_here:needs raised TypeError when called without arguments: .*width"),
+        ("made_here:broken", "made_here:broken failed when called without arguments: KeyError: 'weights'"),
+        ("made_here:needs", "made_here:needs failed when called without arguments: TypeError: .*width"),
     ],
 )
 def test_what_does_not_load(name: str, message: str) -> None:
     with pytest.raises(DepthwiseError, match=message):
         load_model(name)
+
+
+TIMM = """
+from torch import nn
+def is_model(name):
+    return name.startswith("res")
+def list_models(pattern):
+    return ["resnet18"]
+def create_model(name, pretrained):
+    if "." in name:
+        raise RuntimeError(f"Invalid pretrained tag ({name})")
+    return nn.Identity()
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A timm that is installed, and a folder beside it."""
+    (tmp_path / "installed").mkdir()
+    (tmp_path / "installed" / "timm.py").write_text(TIMM)
+    (tmp_path / "here").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path / "installed"))
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    monkeypatch.chdir(tmp_path / "here")
+    yield tmp_path / "here"
+    sys.modules.pop("timm", None)
+
+
+@pytest.mark.parametrize("place", ["", ".", "full"])
+def test_timm_is_never_of_the_current_folder(stand_in: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    (stand_in / "timm.py").write_text("raise SystemExit('code of the current folder ran')\n")
+    # As `python -m` and PYTHONPATH put it there.
+    monkeypatch.setattr(sys, "path", [str(stand_in) if place == "full" else place, *sys.path])
+    before = list(sys.path)
+    assert isinstance(load_model("timm:resnet18"), nn.Identity)
+    assert sys.path == before
+    sys.modules.pop("timm")
+    with pytest.raises(DepthwiseError, match="code of the current folder ran"):
+        load_object("timm:anything")
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_what_timm_says_is_told_in_one_line() -> None:
+    with pytest.raises(DepthwiseError, match=r"timm:resnet18\.none does not load: RuntimeError: Invalid"):
+        load_model("timm:resnet18.none")
+    with pytest.raises(DepthwiseError, match=r"timm has no model 'vgg'; close: resnet18"):
+        load_model("timm:vgg")
+
+
+def test_where_the_current_folder_is_gone(stand_in: Path) -> None:
+    stand_in.rmdir()
+    assert isinstance(load_model("torch.nn:Identity"), nn.Identity)
+    assert isinstance(load_model("timm:resnet18"), nn.Identity)
+
+
+def test_what_an_import_adds_to_the_path_stays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "adds.py").write_text("import sys\nsys.path.insert(0, '/added/by/adds')\nnumber = 3\n")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = list(sys.path)
+    assert load_object("adds:number") == 3
+    assert sys.path == [*before, "/added/by/adds"]
 
 
 def test_without_timm(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -18,6 +21,7 @@ from rich.table import Table
 from torch import nn
 
 from .errors import DepthwiseError
+from .files import check_writable, write_text
 from .geometry import Padding
 from .loading import load_model
 
@@ -37,9 +41,15 @@ app = typer.Typer(
 def parse_size(text: str) -> tuple[int, ...]:
     """(3, 224, 224) from "3x224x224"; one number is a tuple of one."""
     try:
-        return tuple(int(part) for part in text.lower().split("x"))
+        return tuple(_integer(part) for part in text.lower().split("x"))
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not numbers joined by x, such as 3x224x224") from None
+
+
+def _integer(text: str) -> int:
+    if not re.fullmatch("-?[0-9]{1,40}", text):
+        raise ValueError
+    return int(text)
 
 
 def parse_padding(text: str) -> Padding:
@@ -47,7 +57,7 @@ def parse_padding(text: str) -> Padding:
     if text in ("same", "valid"):
         return text
     try:
-        ends = [tuple(int(amount) for amount in part.split(":")) for part in text.lower().split("x")]
+        ends = [tuple(_integer(amount) for amount in part.split(":")) for part in text.lower().split("x")]
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not 1, 1x2, 3:0 (before:after), same or valid") from None
     # One number is both ends.
@@ -56,10 +66,11 @@ def parse_padding(text: str) -> Padding:
 
 Size = Annotated[Any, typer.Argument(metavar="SIZE", parser=parse_size, help="Input, channels first: 3x224x224.")]
 PER_AXIS: dict[str, Any] = {"metavar": "N", "parser": parse_size}
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="timm:NAME or package.module:callable.")]
-OptionalModel = Annotated[
-    str | None, typer.Argument(metavar="MODEL", help="timm:NAME or package.module:callable.", show_default=False)
-]
+MODEL_HELP = (
+    "timm:NAME or package.module:callable, which is imported and called; the current folder is looked in first."
+)
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
+OptionalModel = Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 Inputs = Annotated[
     list[Any] | None,
@@ -102,6 +113,7 @@ def explain(
     """
     from .explain import explain as explained
 
+    _check_writable(svg, html)
     result = explained(size, filters, kernel, stride, padding, dilation, depth_multiplier=multiplier)
     typer.echo(json.dumps(result.to_dict(), indent=2) if as_json else result.text)
     _write(svg, result.svg)
@@ -191,11 +203,13 @@ def separate(
 
     depthwise separate my_package:load_model --calibration my_package:batches --out net.safetensors --report net.html
     """
-    from .separating import DEMO, run
+    from .separating import DEMO, beside, run
 
     if (model is None) != (calibration is None):
         raise typer.BadParameter("MODEL and --calibration go together; without both, the demo's are taken")
     model, calibration = (model, calibration) if model and calibration else DEMO
+    _check_writable(out, report)
+    _check_writable(out and beside(out))
     result = run(
         stderr,
         model,
@@ -309,11 +323,29 @@ def cache(
 
 def main() -> None:
     """Run the command line; a DepthwiseError is a message, not a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        # What the terminal's encoding has not, or a name that is no text, is shown escaped.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except DepthwiseError as error:
-        stderr.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(1)
+        _fail(str(error))
+    except OSError as error:
+        # Nothing more goes to standard output, which Python would flush once more at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # A reader that has enough is no error to tell.
+        if isinstance(error, BrokenPipeError):
+            sys.exit(1)
+        _fail(f"cannot write {error.filename or 'the result'}: {error.strerror}")
+
+
+def _fail(message: str) -> NoReturn:
+    stderr.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    sys.exit(1)
 
 
 def _input_sizes(inputs: list[Any] | None) -> Any:
@@ -334,11 +366,14 @@ def _working(what: str) -> Iterator[None]:
         yield
 
 
+def _check_writable(*paths: Path | None) -> None:
+    """Raise before the work where its results could not be written."""
+    for path in paths:
+        if path is not None:
+            check_writable(path)
+
+
 def _write(path: Path | None, content: str) -> None:
-    if path is None:
-        return
-    try:
-        path.write_text(content, encoding="utf-8")
-    except OSError as error:
-        raise DepthwiseError(f"cannot write {path}: {error.strerror}") from error
-    stderr.print(f"wrote {escape(str(path))}", highlight=False, soft_wrap=True)
+    if path is not None:
+        write_text(path, content)
+        stderr.print(f"wrote {escape(str(path))}", highlight=False, soft_wrap=True)

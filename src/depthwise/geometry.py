@@ -19,6 +19,9 @@ IntOrTuple = int | Sequence[int]
 Pairs = tuple[tuple[int, int], ...]
 Padding = int | str | Sequence[int] | Sequence[Sequence[int]]
 
+# What tensors and machine code count with.
+LARGEST = 2**63 - 1
+
 AXES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 
 
@@ -203,6 +206,13 @@ def positive(value: object, name: str) -> int:
         raise DepthwiseError(f"{name} must be an integer; got {value!r}") from None
 
 
+def countable(size: Sequence[int], name: str) -> Sequence[int]:
+    """A tensor's size, checked to have no more elements than can be told apart: less than 2^60."""
+    if prod(size) >= 2**60:
+        raise DepthwiseError(f"{name} {'x'.join(map(str, size))} has more elements than any memory; give a smaller one")
+    return size
+
+
 def check_groups(in_channels: int, out_channels: int | None, groups: int) -> None:
     """Check that the pointwise convolution's groups divide its channels."""
     for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
@@ -221,6 +231,8 @@ def _at_least(value: object, least: int, name: str) -> int:
     number = cast(int, value)
     if number < least:
         raise DepthwiseError(f"{name} must be at least {least}; got {number}")
+    if is_int and number > LARGEST:
+        raise DepthwiseError(f"{name} must be less than 2^63; got {number}")
     # numpy's integers become Python's; what comes from a traced size stays symbolic.
     return operator.index(value) if isinstance(value, Integral) and not is_int else number
 

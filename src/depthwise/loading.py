@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from .errors import DepthwiseError
+from .errors import DepthwiseError, said
 
 
 def load_model(name: str) -> nn.Module:
     """The model called `name`, with random weights where it is built here.
 
     name: "timm:NAME" for a model of timm, or "package.module:attribute" for a torch.nn.Module, or for a class or
-          function that makes one when called without arguments; modules of the current folder are found
+          function that makes one when called without arguments; modules of the current folder are found, but timm
+          never is one of them
 
     >>> load_model("torch.nn:Identity")
     Identity()
@@ -26,15 +29,17 @@ def load_model(name: str) -> nn.Module:
     if not (place and colon and attribute) or place.startswith("."):
         raise DepthwiseError(f"a model is timm:NAME or package.module:callable; got {name!r}")
     if place == "timm":
-        return _timm_model(attribute)
-    found = _attribute(_imported(place, name), attribute, name)
-    if isinstance(found, nn.Module):
-        return found
-    if not callable(found):
-        raise DepthwiseError(
-            f"{name} is of type {type(found).__name__}; expected a torch.nn.Module or a callable making one"
-        )
-    model = called(found, name)
+        with _without_current_folder():
+            return _timm_model(attribute)
+    with _with_current_folder():
+        found = _attribute(_imported(place, name), attribute, name)
+        if isinstance(found, nn.Module):
+            return found
+        if not callable(found):
+            raise DepthwiseError(
+                f"{name} is of type {type(found).__name__}; expected a torch.nn.Module or a callable making one"
+            )
+        model = called(found, name)
     if not isinstance(model, nn.Module):
         raise DepthwiseError(f"{name}() made a {type(model).__name__}; expected a torch.nn.Module")
     return model
@@ -49,7 +54,8 @@ def load_object(name: str) -> Any:
     place, colon, attribute = name.partition(":")
     if not (place and colon and attribute) or place.startswith("."):
         raise DepthwiseError(f"a name is package.module:attribute; got {name!r}")
-    return _attribute(_imported(place, name), attribute, name)
+    with _with_current_folder():
+        return _attribute(_imported(place, name), attribute, name)
 
 
 def called(make: Callable[[], Any], name: str) -> Any:
@@ -58,7 +64,7 @@ def called(make: Callable[[], Any], name: str) -> Any:
     try:
         return make()
     except (Exception, SystemExit) as error:
-        raise DepthwiseError(f"{name} raised {type(error).__name__} when called without arguments: {error}") from error
+        raise DepthwiseError(f"{name} failed when called without arguments: {said(error)}") from error
 
 
 def _timm_model(name: str) -> nn.Module:
@@ -67,32 +73,67 @@ def _timm_model(name: str) -> nn.Module:
         close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
         hint = f"; close: {', '.join(close)}" if close else ""
         raise DepthwiseError(f"timm has no model {name!r}{hint}")
-    model: nn.Module = timm.create_model(name, pretrained=False)
+    # A name may have a tag that timm does not know, or a part that is not installed.
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=False)
+    except Exception as error:
+        raise DepthwiseError(f"timm:{name} does not load: {said(error)}") from error
     return model
 
 
 def _imported(module: str, name: str) -> Any:
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)
     try:
         return importlib.import_module(module)
     except (Exception, SystemExit) as error:
         top = module.partition(".")[0]
         advice = ""
-        if isinstance(error, ModuleNotFoundError) and error.name == top:
-            advice = f"; pip install {top}, or run this from its folder"
+        if isinstance(error, ModuleNotFoundError) and error.name == top and top.isidentifier():
+            advice = f"; pip install {top}" + ("" if top == "timm" else ", or run this from its folder")
         elif "torchvision::" in str(error):
             advice = "; the torchvision here was not built for the torch here: install the pair that belongs together"
-        raise DepthwiseError(f"{name} does not load: {type(error).__name__}: {error}{advice}") from error
+        raise DepthwiseError(f"{name} does not load: {said(error)}{advice}") from error
+
+
+@contextmanager
+def _with_current_folder() -> Iterator[None]:
+    """Find modules of the current folder, before all others, as Python does for a script there."""
+    here = _current_folder()
+    with _path([*([] if here is None else [here]), *sys.path]):
+        yield
+
+
+@contextmanager
+def _without_current_folder() -> Iterator[None]:
+    """Find no module of the current folder, though `python -m` or PYTHONPATH would."""
+    here = _current_folder()
+    with _path([place for place in sys.path if place and os.path.realpath(place) != here]):
+        yield
+
+
+@contextmanager
+def _path(places: list[str]) -> Iterator[None]:
+    before = list(sys.path)
+    sys.path[:] = places
+    try:
+        yield
     finally:
-        sys.path.remove(folder)
+        # What an import added itself stays.
+        sys.path[:] = [*before, *(place for place in sys.path if place not in {*before, *places})]
+
+
+def _current_folder() -> str | None:
+    try:
+        return str(Path.cwd())
+    except OSError:  # it was removed
+        return None
 
 
 def _attribute(module: Any, path: str, name: str) -> Any:
     found = module
     for part in path.split("."):
+        # A module may compute its attributes, and fail as it likes.
         try:
             found = getattr(found, part)
-        except AttributeError as error:
-            raise DepthwiseError(f"{name} does not load: {error}") from error
+        except Exception as error:
+            raise DepthwiseError(f"{name} does not load: {said(error)}") from error
     return found

@@ -40,7 +40,9 @@ def fresh() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux's own switch")
 def test_a_process_that_may_not_run_what_it_wrote() -> None:
-    probe = subprocess.run([sys.executable, "-c", FORBID + "print(forbidden)"], capture_output=True, text=True, check=True)
+    probe = subprocess.run(
+        [sys.executable, "-c", FORBID + "print(forbidden)"], capture_output=True, text=True, check=True
+    )
     if probe.stdout != "True\n":
         pytest.skip("this kernel has no PR_SET_MDWE")
     done = subprocess.run([sys.executable, "-c", FORBID + PROGRAM], capture_output=True, text=True, check=False)
@@ -71,5 +73,3 @@ def test_no_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mmap.mmap", fail)
     assert executable.refusal() == "no memory for code: Cannot allocate memory"
     executable.refusal.cache_clear()
-
-

@@ -270,7 +270,9 @@ def test_an_entry_without_this_users_signature_is_ignored(folder: Path, monkeypa
 
 
 @posix
-@pytest.mark.parametrize("kind", ["readable by the group", "linked", "symlink", "directory", "short", "of another user"])
+@pytest.mark.parametrize(
+    "kind", ["readable by the group", "linked", "symlink", "directory", "short", "of another user"]
+)
 def test_a_key_that_is_not_this_users_alone_is_refused(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
