@@ -311,6 +311,86 @@ def test_messages_and_exit_codes(depthwise: Command, arguments: tuple[str, ...],
     assert "Traceback" not in ran.err
 
 
+# Each of them ended in a traceback, in words that are not ours, or after all the work.
+ODD: list[tuple[str, int, str]] = [
+    ("count torch.nn:Identity --input 3x9999999999x9999999999", 1, "more elements than any memory"),
+    ("count torch.nn:Identity --input 3x99999999999999999999x3", 1, "error: input_size must be less than 2^63"),
+    ("doctor torch.nn:Identity --input 9223372036854775807", 1, "more elements than any memory"),
+    ("count torch.nn:Identity --input 3×9×9", 2, "is not numbers joined by x"),
+    ("count torch.nn:Identity --input 1_0", 2, "is not numbers joined by x"),
+    ("count torch.nn:Identity --input ３", 2, "is not numbers joined by x"),
+    ("count leaving:Model --input 3", 1, "error: the model (Model) failed; the model's input was (1, 3), batch first"),
+    ("count leaving:lazy --input 3", 1, "error: leaving:lazy does not load: RuntimeError: one two"),
+    ("inspect 64x56x56 --kernel 99999999999999999999999", 1, "error: kernel_size must be less than 2^63"),
+    ("inspect 99999999999999999999999x56x56 --kernel 3", 1, "error: channels of the input must be less than 2^63"),
+    ("inspect 64x4000000000x4000000000 --kernel 3", 1, "error: the input 1x64x4000000000x4000000000 has more elements"),
+    ("inspect 64x56x56 --kernel 3 --filters 9223372036854775807", 1, "error: the output 1x9223372036854775807x54x54"),
+    ("inspect 64x56x56 --kernel 3 --multiplier 9223372036854775807", 1, "error: the depthwise step's output"),
+    ("inspect 64x56x56 --kernel 3 --padding 9223372036854775807", 1, "error: the depthwise step's output"),
+    ("inspect 64x56x56 --kernel 3 --padding same --stride 9223372036854775807", 1, "error: a step of the stride"),
+    ("inspect 64x56x56 --kernel 3 --padding 2000000000 --dilation 2000000000", 1, "has more elements than any memory"),
+    ("inspect 1000000000x1 --kernel 1 --filters 9000000000", 1, "error: the weight 1000000000x9000000000 has more"),
+    ("explain 3x7x7 --filters 9 --kernel 3 --html .", 1, "error: cannot write .: it is a folder"),
+    (
+        "explain 3x7x7 --filters 9 --kernel 3 --svg /dev/full",
+        1,
+        "error: cannot write /dev/full: No space left on device",
+    ),
+    ("explain 3x7x7 --filters 9 --kernel 3 --svg no/x.svg", 1, "error: cannot write no/x.svg: the folder no does not"),
+    ("demo --report .", 1, "error: cannot write .: it is a folder"),
+    ("separate torch.nn:Identity --calibration math:pi --out .", 1, "error: cannot write .: it is a folder"),
+    ("separate torch.nn:Identity --calibration math:pi --out no/x.pt", 1, "error: cannot write no/x.pt: the folder no"),
+    ("count \udcff:net --input 3", 1, "does not load: ModuleNotFoundError"),
+    ("inspect 64x56x56 --kernel 3 --isa \udcff", 1, "error: isa is one of"),
+]
+
+
+@pytest.mark.parametrize(("line", "code", "message"), ODD, ids=[ascii(line) for line, *_ in ODD])
+def test_odd_command_lines(
+    depthwise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, code: int, message: str
+) -> None:
+    (tmp_path / "leaving.py").write_text(
+        "import torch\nclass Model(torch.nn.Module):\n    def forward(self, x):\n        raise SystemExit(3)\n"
+        "def __getattr__(name):\n    raise RuntimeError('one\\ntwo')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    ran = depthwise(*line.split())
+    assert ran.code == code
+    assert message in ran.err.replace("│ ", "")
+    assert "Traceback" not in ran.err
+    assert {path.name for path in tmp_path.iterdir()} <= {"leaving.py", "__pycache__"}
+
+
+def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        line.replace("depthwise", f"{sys.executable} -m depthwise", 1),
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | environment,
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+def test_a_result_that_cannot_be_written_is_told() -> None:
+    done = shell(f"depthwise {' '.join(EXPLAIN)} > /dev/full")
+    assert (done.returncode, done.stderr) == (1, "error: cannot write the result: No space left on device\n")
+    done = shell(f"depthwise {' '.join(EXPLAIN)} --svg /dev/full")
+    assert (done.returncode, done.stderr) == (1, "error: cannot write /dev/full: No space left on device\n")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell with pipes")
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    assert shell(f"depthwise {' '.join(EXPLAIN)} | true").stderr == ""
+
+
+def test_what_the_terminal_has_no_letters_for_is_escaped(tmp_path: Path) -> None:
+    done = shell(f"depthwise {' '.join(EXPLAIN)}", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert "= 10,275" in done.stdout
+
+
 def test_brackets_in_a_message_are_kept(depthwise: Command) -> None:
     assert (
         "error: a model is timm:NAME or package.module:callable; got '[bold]x'"
