@@ -148,7 +148,7 @@ def test_sizes_that_were_given_compile_nothing_later(compiled: list[str]) -> Non
 
 @needs_machine
 def test_a_size_is_that_of_every_input_like_the_first() -> None:
-    seen = []
+    seen: list[Any] = []
 
     class Watching(Two):
         def forward(self, x: Tensor, scale: Tensor | None = None) -> Any:
@@ -200,6 +200,7 @@ def test_errors() -> None:
         prepare(half, x)
     with pytest.raises(DepthwiseError, match=r"needs example inputs, as the model is called with: prepare\(model, x\)"):
         prepare(network())
+    nothing: Any
     for nothing in ("x", 3, (3, 15, 15), {}):
         with pytest.raises(DepthwiseError, match="needs example inputs, tensors as the model is called with; got "):
             prepare(network(), nothing)

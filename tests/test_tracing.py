@@ -327,8 +327,10 @@ class Keywords(nn.Module):
         self.conv = nn.Conv2d(3, 4, 3)
 
     def forward(self, *, pixels: Tensor, extra: Any = None, scale: float = 1.0) -> Tensor:
-        out = self.conv(pixels) * scale
-        return out if extra is None else out + extra["shift"][0]
+        out: Tensor = self.conv(pixels) * scale
+        if extra is not None:
+            out += extra["shift"][0]
+        return out
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from .tracing import replaced, tensors
 
 # One spatial size, (height, width) or (range(...), range(...)), or one number or range for all of its dimensions.
 Size = int | range | Sequence[int | range]
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +71,13 @@ def prepare(model: nn.Module, *example_inputs: Any, sizes: Iterable[Size] = ()) 
     started = perf_counter()
     _check(model, example_inputs)
     named = len(example_inputs) == 1 and isinstance(example_inputs[0], Mapping)
-    inputs: tuple[tuple[Any, ...], dict[str, Any]] = ((), dict(example_inputs[0])) if named else (example_inputs, {})
+    inputs: Inputs = ((), dict(example_inputs[0])) if named else (example_inputs, {})
     own = next((tuple(x.shape[2:]) for x in tensors(inputs) if x.dim() > 2), None)
     wanted = list(_each_size(sizes, own))
     first = _choices(model, inputs, None)
     kernels = {choice.kernel: None for choice in first}
     for size in wanted:
-        resized = replaced(inputs, lambda x, size=size: _resized(x, size) if tuple(x.shape[2:]) == own else x)
-        kernels |= {choice.kernel: None for choice in _choices(model, resized, size)}
+        kernels |= {choice.kernel: None for choice in _choices(model, _of_size(inputs, own, size), size)}
     done = Prepared(
         convolutions=sum(choice.kernel is not None for choice in first),
         refused=Counter(_why(choice) for choice in first if choice.kernel is None),
@@ -102,9 +102,7 @@ def _check(model: object, example_inputs: tuple[Any, ...]) -> None:
         raise DepthwiseError(f"prepare needs example inputs, tensors as the model is called with; got {kinds}")
 
 
-def _choices(
-    model: nn.Module, inputs: tuple[tuple[Any, ...], dict[str, Any]], size: tuple[int, ...] | None
-) -> list[Choice]:
+def _choices(model: nn.Module, inputs: Inputs, size: tuple[int, ...] | None) -> list[Choice]:
     """Run the model; what was chosen for each convolution of one forward."""
     chosen: list[Choice] = []
     args, kwargs = inputs
@@ -128,7 +126,7 @@ def _why(choice: Choice) -> str:
     return choice.reason if choice.refusals else f"the backend {choice.backend.name!r} was asked for"
 
 
-def _each_size(sizes: Iterable[Size], own: tuple[int, ...] | None) -> Iterator[tuple[int, ...]]:
+def _each_size(sizes: object, own: tuple[int, ...] | None) -> Iterator[tuple[int, ...]]:
     """Every spatial size that is asked for, checked."""
     if not isinstance(sizes, Iterable) or isinstance(sizes, str):
         raise DepthwiseError(f"sizes is a list such as [(224, 224), range(192, 321, 32)]; got {sizes!r}")
@@ -151,9 +149,15 @@ def _amounts(amount: object, size: object) -> Sequence[int]:
     return amount
 
 
+def _of_size(inputs: Inputs, own: tuple[int, ...] | None, size: tuple[int, ...]) -> Inputs:
+    """The inputs, those of the example's own size in another one."""
+    resized: Inputs = replaced(inputs, lambda x: _resized(x, size) if tuple(x.shape[2:]) == own else x)
+    return resized
+
+
 def _resized(x: Tensor, size: tuple[int, ...]) -> Tensor:
     """The numbers of `x` over and over, or some of them, in another spatial size and the same order of strides."""
-    order = sorted(range(x.dim()), key=lambda axis: -x.stride(axis))
+    order = sorted(range(x.dim()), key=x.stride, reverse=True)
     for axis, n in enumerate(size, start=2):
         x = x.index_select(axis, torch.arange(n, device=x.device) % x.shape[axis])
     back = [order.index(axis) for axis in range(x.dim())]
