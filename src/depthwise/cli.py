@@ -17,7 +17,6 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 from torch import nn
 
 from .errors import DepthwiseError
@@ -149,7 +148,7 @@ def doctor(model: OptionalModel = None, inputs: Inputs = None, as_json: Json = F
 
     depthwise doctor timm:mobilenetv2_100 --input 3x224x224
     """
-    from .doctor import machine_report, model_report
+    from .doctor import machine_report, model_report, model_table
 
     if model is None:
         report = machine_report()
@@ -162,12 +161,7 @@ def doctor(model: OptionalModel = None, inputs: Inputs = None, as_json: Json = F
     if as_json:
         typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
         return
-    table = Table("layer", "kind", "backend", "why", box=None, pad_edge=False)
-    table.add_column("kernel", overflow="fold")
-    for row in rows:
-        table.add_row(escape(row.name) or "(the model)", row.kind, row.backend, escape(row.reason), row.kernel or "")
-    # A file or a pipe has no width to wrap at.
-    stdout.print(table, width=None if stdout.is_terminal else 200)
+    typer.echo(model_table(rows))
 
 
 @app.command()
