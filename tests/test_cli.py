@@ -97,6 +97,40 @@ def test_count_json_and_several_inputs(depthwise: Command, tmp_path: Path, monke
     assert json.loads(ran.out)["total"]["additions"] == 48
 
 
+def test_inputs_by_keyword_and_of_another_kind(
+    depthwise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kinds.py").write_text(
+        "import torch\nclass Table(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.table = torch.nn.Embedding(10, 4)\n        self.last = torch.nn.Linear(4, 2)\n"
+        "    def forward(self, tokens, *, scale=None):\n        x = self.last(self.table(tokens))\n"
+        "        return x if scale is None else x * scale\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    one = depthwise("count", "kinds:Table", "--input", "tokens=6:int64", "--backward", "--json")
+    assert (one.code, json.loads(one.out)["total"]["macs"]) == (0, 6 * 8)
+    # The weights of the last layer, and what leads back to the table.
+    assert json.loads(one.out)["backward"]["macs"] == 2 * 6 * 8
+    two = depthwise("count", "kinds:Table", "--input", "tokens=6:int64", "--input", "scale=6x2", "--json")
+    assert json.loads(two.out)["total"]["multiplications"] == 6 * 8 + 12
+    assert (
+        "training step: 144 multiplications"
+        in depthwise("count", "kinds:Table", "--input", "6:int64", "--backward").out
+    )
+    assert depthwise("doctor", "kinds:Table", "--input", "6:int64").code == 0
+    for wrong in (("tokens=6:int64", "6x2"), ("tokens=6:int64", "tokens=6:int64")):
+        ran = depthwise("count", "kinds:Table", *(word for each in wrong for word in ("--input", each)))
+        assert ran.code == 2
+        assert "give every input a keyword of its own, or none" in ran.err.replace("│ ", "")
+
+
+@pytest.mark.parametrize("text", ["=3x9", "a b=3x9", "3x9:int7", "3x9:", "x=", "3:int64:int64"])
+def test_inputs_that_are_none(depthwise: Command, text: str) -> None:
+    ran = depthwise("count", "torch.nn:Identity", "--input", text)
+    assert ran.code == 2
+    assert "is not" in ran.err
+
+
 def test_doctor(depthwise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "eager    runs: PyTorch's own operators" in depthwise("doctor").out
     assert json.loads(depthwise("doctor", "--json").out)["backends"][0]["runs"] is True
@@ -316,6 +350,8 @@ ODD: list[tuple[str, int, str]] = [
     ("count torch.nn:Identity --input 3x9999999999x9999999999", 1, "more elements than any memory"),
     ("count torch.nn:Identity --input 3x99999999999999999999x3", 1, "error: input_size must be less than 2^63"),
     ("doctor torch.nn:Identity --input 9223372036854775807", 1, "more elements than any memory"),
+    ("count torch.nn:Identity --input 3x4000000000x4000000000:int64", 1, "more elements than any memory"),
+    ("count torch.nn:Identity --input 0:int64", 1, "error: input_size must be at least 1; got 0"),
     ("count torch.nn:Identity --input 3×9×9", 2, "is not numbers joined by x"),
     ("count torch.nn:Identity --input 1_0", 2, "is not numbers joined by x"),
     ("count torch.nn:Identity --input ３", 2, "is not numbers joined by x"),

@@ -12,7 +12,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
 from rich.console import Console
@@ -51,6 +51,27 @@ def _integer(text: str) -> int:
     return int(text)
 
 
+class Input(NamedTuple):
+    """What --input says: a size, the keyword it goes by, and a dtype where it is not the model's own."""
+
+    keyword: str | None
+    size: tuple[int, ...]
+    dtype: str | None
+
+
+DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "uint8", "bool")
+
+
+def parse_input(text: str) -> Input:
+    """Input from "3x224x224", "pixels=3x224x224" or "tokens=128:int64"."""
+    keyword, equals, rest = text.rpartition("=")
+    size, colon, dtype = rest.partition(":")
+    if (equals and not keyword.isidentifier()) or (colon and dtype not in DTYPES):
+        kinds = ", ".join(DTYPES)
+        raise typer.BadParameter(f"{text!r} is not 3x224x224, pixels=3x224x224 or 128:int64 (or {kinds})")
+    return Input(keyword or None, parse_size(size), dtype or None)
+
+
 def parse_padding(text: str) -> Padding:
     """Padding from "1", "1x2", "same", "valid", or "3:0" for 3 before and none after."""
     if text in ("same", "valid"):
@@ -73,7 +94,12 @@ OptionalModel = Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 Inputs = Annotated[
     list[Any] | None,
-    typer.Option("--input", metavar="SIZE", parser=parse_size, help="Input without its batch; once for each input."),
+    typer.Option(
+        "--input",
+        metavar="SIZE",
+        parser=parse_input,
+        help="Input without its batch; once for each; NAME=SIZE for a keyword, SIZE:int64 for another dtype.",
+    ),
 ]
 
 
@@ -120,7 +146,14 @@ def explain(
 
 
 @app.command()
-def count(model: Model, inputs: Inputs = None, as_json: Json = False) -> None:
+def count(
+    model: Model,
+    inputs: Inputs = None,
+    backward: Annotated[
+        bool, typer.Option("--backward", help="Count what a training step's gradients multiply too.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Count what a model costs, operator by operator, without running it.
 
     [bold]Examples[/bold]
@@ -128,13 +161,15 @@ def count(model: Model, inputs: Inputs = None, as_json: Json = False) -> None:
     depthwise count timm:mobilenetv2_100 --input 3x224x224
 
     depthwise count my_package.networks:build --input 3x64x64 --input 10 --json
+
+    depthwise count my_package.networks:encoder --input tokens=128:int64 --backward
     """
     from .count import count as counted
 
     sizes = _input_sizes(inputs)
     loaded = _load(model)
     with _working(f"counting {model}"):
-        result = counted(loaded, sizes)
+        result = counted(loaded, sizes, backward=backward)
     typer.echo(json.dumps(result.to_dict(), indent=2) if as_json else result)
 
 
@@ -342,10 +377,29 @@ def _fail(message: str) -> NoReturn:
     sys.exit(1)
 
 
-def _input_sizes(inputs: list[Any] | None) -> Any:
+def _input_sizes(inputs: list[Input] | None) -> Any:
+    """The inputs as `count` takes them."""
     if not inputs:
         raise typer.BadParameter("needs the model's input, such as --input 3x224x224", param_hint="--input")
-    return inputs[0] if len(inputs) == 1 else tuple(inputs)
+    named = [each for each in inputs if each.keyword is not None]
+    if named and len({each.keyword for each in named}) < len(inputs):
+        raise typer.BadParameter("give every input a keyword of its own, or none", param_hint="--input")
+    if named:
+        return {each.keyword: _example(each) for each in named}
+    sizes = tuple(map(_example, inputs))
+    return sizes[0] if len(sizes) == 1 else sizes
+
+
+def _example(given: Input) -> Any:
+    """A size, or where its dtype is given a tensor of it without numbers."""
+    if given.dtype is None:
+        return given.size
+    import torch
+
+    from .geometry import countable, positive
+
+    size = countable([positive(n, "input_size") for n in given.size], "the input")
+    return torch.empty((1, *size), dtype=getattr(torch, given.dtype), device="meta")
 
 
 def _load(name: str) -> nn.Module:

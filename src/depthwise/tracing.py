@@ -81,6 +81,7 @@ class Trace:
     modules:    every module call, outer ones before inner ones
     choices:    (path of the module, choice of a backend) of every convolution that went through the registry
     learned:    storages of the model's parameters
+    trainable:  of those that a gradient is asked of
     batch_size: of the first input tensor
     """
 
@@ -88,6 +89,7 @@ class Trace:
     modules: tuple[ModuleCall, ...]
     choices: tuple[tuple[str, Choice], ...]
     learned: frozenset[StorageWeakRef]
+    trainable: frozenset[StorageWeakRef]
     batch_size: int
 
 
@@ -136,11 +138,12 @@ def trace(
         # The forward is the user's code, and may raise anything.
         except (Exception, SystemExit) as error:
             raise DepthwiseError(_failure(error, recorder.where(), inputs)) from error
-    learned = frozenset(storage(parameter) for parameter in parameters.values())
+    learned = frozenset(map(storage, parameters.values()))
+    trainable = frozenset(storage(fakes(parameter)) for parameter in model.parameters() if parameter.requires_grad)
     first = next(tensors((inputs.args, inputs.kwargs)), None)
     batch_size = first.shape[0] if first is not None and first.ndim else 1
     operators, modules, choices = recorder.operators, recorder.modules, recorder.choices
-    return Trace(tuple(operators), tuple(modules), tuple(choices), learned, batch_size)
+    return Trace(tuple(operators), tuple(modules), tuple(choices), learned, trainable, batch_size)
 
 
 def tensors(value: object) -> Iterator[Tensor]:
