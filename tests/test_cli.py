@@ -11,7 +11,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_model
+from torch.nn import Identity
 
 from depthwise import cli, count, explain, separated_like
 from depthwise.backends.cpu import inspection, machine, store
@@ -186,6 +188,27 @@ def test_separate_json_and_excluded_layers(depthwise: Command, trained: Path) ->
     assert (trained / "net.pt").exists()
 
 
+def test_separate_with_weights_from_a_file(depthwise: Command, trained: Path) -> None:
+    torch.save(
+        {"state_dict": {key: value * 0 for key, value in convolutional().state_dict().items()}}, trained / "w.pt"
+    )
+    options = ("--budget", "0.4", "--weights", "w.pt", "--out", "net.pt")
+    ran = depthwise("separate", "trained:net", "--calibration", "trained:listed", *options)
+    assert ran.code == 0, ran.err
+    assert "random weights" not in ran.err
+    assert all(value.abs().sum() == 0 for key, value in torch.load(trained / "net.pt").items() if key.endswith("bias"))
+    ran = depthwise("separate", "trained:net", "--calibration", "trained:listed", "--weights", "none.pt")
+    assert (ran.code, ran.err) == (1, "error: cannot read none.pt: No such file or directory")
+
+
+def test_separate_says_that_weights_are_random(depthwise: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("depthwise.separating.load_model", lambda name, weights: Identity())
+    ran = depthwise("separate", "timm:resnet18", "--calibration", "math:pi")
+    assert "note: timm:resnet18 has random weights; timm:resnet18?pretrained or --weights FILE gives" in ran.err
+    for options in (("timm:resnet18?pretrained",), ("timm:resnet18", "--weights", "w.pt")):
+        assert "random" not in depthwise("separate", *options, "--calibration", "math:pi").err
+
+
 def test_separate_without_names_takes_the_demos(depthwise: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("depthwise.separating.EFFORT", QUICK)
     monkeypatch.setattr("depthwise.demo.defaults.FULL", QUICK_DEMO)
@@ -304,6 +327,7 @@ def test_bench(depthwise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ),
         (("count", "depthwise.demo:nothing", "--input", "3"), 1, "has no attribute 'nothing'"),
         (("separate", MODEL), 2, "MODEL and --calibration go together"),
+        (("separate", "--weights", "w.pt"), 2, "--weights are those of MODEL; without one the demo's network is taken"),
         (("separate", "--calibration", "math:pi"), 2, "without both, the demo's are taken"),
         (
             ("separate", "torch.nn:Identity", "--calibration", "images"),

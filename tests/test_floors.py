@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "depthwise"
 # Lowest first; within a floor the later may import the earlier. A folder stands for its files, which may import one
 # another. docs/floors.md says what each is for.
 FLOORS = [
-    ["errors", "geometry", "files"],
+    ["errors", "version", "geometry", "files"],
     ["cost", "reference", "factorize", "folding"],
     ["backends"],
     ["operators", "functional"],
@@ -25,7 +25,7 @@ FLOORS = [
     ["cli", "__main__", "__init__"],
 ]
 UNITS = [unit for floor in FLOORS for unit in floor]
-WITHOUT_TORCH = {"errors", "geometry", "files", "cost", "explain"}
+WITHOUT_TORCH = {"errors", "version", "geometry", "files", "cost", "explain"}
 
 
 def unit(path: Path) -> str:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from depthwise import DepthwiseError
@@ -102,6 +105,8 @@ def is_model(name):
 def list_models(pattern):
     return ["resnet18"]
 def create_model(name, pretrained):
+    if pretrained:
+        return nn.ReLU()
     if "." in name:
         raise RuntimeError(f"Invalid pretrained tag ({name})")
     return nn.Identity()
@@ -140,6 +145,87 @@ def test_what_timm_says_is_told_in_one_line() -> None:
         load_model("timm:resnet18.none")
     with pytest.raises(DepthwiseError, match=r"timm has no model 'vgg'; close: resnet18"):
         load_model("timm:vgg")
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_timm_with_its_weights() -> None:
+    assert isinstance(load_model("timm:resnet18?pretrained"), nn.ReLU)
+    for wrong in ("resnet18?", "resnet18?pretrain", "resnet18?pretrained?pretrained"):
+        with pytest.raises(DepthwiseError, match=r"a model of timm is timm:NAME or timm:NAME\?pretrained; got"):
+            load_model(f"timm:{wrong}")
+
+
+def wrapped(state: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What trainers save, by what they call it."""
+    parallel = {f"module.{key}": value for key, value in state.items()}
+    return {
+        "plain": state,
+        "state_dict": {"state_dict": state, "epoch": 3},
+        "model": {"model": state, "optimizer": {"lr": 0.1}},
+        "model_state_dict": {"model_state_dict": state},
+        "of DataParallel": parallel,
+    }
+
+
+@pytest.mark.parametrize("kind", list(wrapped({})))
+def test_weights_of_torch_save(folder: Path, kind: str) -> None:
+    state = nn.Linear(4, 5).state_dict()
+    torch.save(wrapped(state)[kind], folder / "weights.pt")
+    model = load_model("made_here:build", folder / "weights.pt")
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def test_weights_of_safetensors(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = nn.Linear(4, 5).state_dict()
+    save_file(state, folder / "weights.safetensors")
+    assert torch.equal(load_model("made_here:build", folder / "weights.safetensors").weight, state["weight"])
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(DepthwiseError, match=r"weights\.safetensors needs the package safetensors: pip install"):
+        load_model("made_here:build", folder / "weights.safetensors")
+
+
+class Runs:
+    def __reduce__(self) -> Any:
+        return exec, ("raise SystemExit('code in a file ran')",)
+
+
+NOT_READ, NO_STATE, NO_FIT = (
+    "is no file of weights alone: expected",
+    "holds no state dict: expected",
+    "do not fit made_here",
+)
+WRONG: list[tuple[str, Any, str]] = [
+    *((suffix, b"", NOT_READ) for suffix in (".pt", ".safetensors")),
+    *((suffix, b"#!/bin/sh\n" * 100, NOT_READ) for suffix in (".pt", ".safetensors")),
+    (".pt", b"PK\x03\x04" + bytes(100), NOT_READ),
+    (".pt", b"\x80\x02" + bytes(100), NOT_READ),
+    (".pt", Runs(), NOT_READ),
+    (".pt", [1, 2], NO_STATE),
+    (".pt", {"epoch": 3}, NO_STATE),
+    (".pt", {"state_dict": {"weight": 3}}, NO_STATE),
+    *((suffix, {"weight": torch.zeros(3, 3)}, f"{NO_FIT}.*size mismatch") for suffix in (".pt", ".safetensors")),
+    (".pt", {"other": torch.zeros(3)}, f"{NO_FIT}.*Missing key"),
+]
+
+
+@pytest.mark.parametrize(("suffix", "content", "message"), WRONG)
+def test_weights_that_are_none(folder: Path, suffix: str, content: Any, message: str) -> None:
+    path = folder / f"weights{suffix}"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif suffix == ".pt":
+        torch.save(content, path)
+    else:
+        save_file(content, path)
+    with pytest.raises(DepthwiseError, match=message) as told:
+        load_model("made_here:build", path)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["none.pt", "none.safetensors", "."])
+def test_weights_that_are_not_there(folder: Path, name: str) -> None:
+    with pytest.raises(DepthwiseError, match=r"cannot read .*: (No such file or directory|Is a directory)"):
+        load_model("made_here:build", folder / name)
 
 
 def test_where_the_current_folder_is_gone(stand_in: Path) -> None:

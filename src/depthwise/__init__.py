@@ -16,6 +16,7 @@ from .layers import (
 )
 from .preparing import prepare
 from .separate import distill, separate_, separated_like
+from .version import __version__ as __version__
 
 __all__ = [
     "DepthwiseConv1d",

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, NoReturn
 
@@ -22,7 +21,8 @@ from torch import nn
 from .errors import DepthwiseError
 from .files import check_writable, write_text
 from .geometry import Padding
-from .loading import load_model
+from .loading import is_untrained, load_model
+from .version import __version__
 
 # Results go to standard output; progress and errors do not mix with them.
 stdout, stderr = Console(), Console(stderr=True)
@@ -109,7 +109,7 @@ def options(
 ) -> None:
     """Depthwise separable convolutions: what they cost, what runs them, what they deliver."""
     if show_version:
-        typer.echo(version("depthwise"))
+        typer.echo(__version__)
         raise typer.Exit
 
 
@@ -208,6 +208,10 @@ def separate(
             metavar="NAME", help="package.module:attribute: samples, an iterable of batches, or what makes it."
         ),
     ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Trained weights for MODEL: a state dict, .safetensors or of torch.save."),
+    ] = None,
     budget: Annotated[
         float | None, typer.Option(help="Share of the dense multiplications; 0.5 where not given.")
     ] = None,
@@ -230,12 +234,19 @@ def separate(
 
     depthwise separate my_package:load_model --calibration my_package:batches --budget 0.3
 
+    depthwise separate timm:resnet18 --weights resnet18.safetensors --calibration my_package:batches
+
     depthwise separate my_package:load_model --calibration my_package:batches --out net.safetensors --report net.html
     """
     from .separating import DEMO, beside, run
 
     if (model is None) != (calibration is None):
         raise typer.BadParameter("MODEL and --calibration go together; without both, the demo's are taken")
+    if weights is not None and model is None:
+        raise typer.BadParameter("--weights are those of MODEL; without one the demo's network is taken")
+    if weights is None and model is not None and is_untrained(model):
+        note = f"{model} has random weights; {model}?pretrained or --weights FILE gives it trained ones"
+        stderr.print(f"[bold yellow]note:[/] {escape(note)}", highlight=False, soft_wrap=True)
     model, calibration = (model, calibration) if model and calibration else DEMO
     _check_writable(out, report)
     _check_writable(out and beside(out))
@@ -248,6 +259,7 @@ def separate(
         exclude=tuple(exclude or ()),
         out=out,
         page=report,
+        weights=weights,
     )
     typer.echo(json.dumps(result.to_dict(), indent=2) if as_json else "\n".join([str(result.report), *result.lines()]))
     for path in result.files:

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from math import prod
 from pathlib import Path
 from textwrap import fill
@@ -22,6 +21,7 @@ from .backends.problem import Problem
 from .geometry import geometry
 from .layers.separable import _SeparableConv
 from .tracing import InputSize, Trace, trace
+from .version import __version__
 
 # The layer that stands for all where no model is given: 3x3, 32 to 64 channels, float32, on the CPU.
 EXAMPLE = Problem("separable", geometry((32, 112, 112), 3, padding=1, out_channels=64), torch.float32, "cpu")
@@ -98,7 +98,7 @@ def machine_report() -> MachineReport:
         reason = backend.summary if why is None else why
         rows.append(BackendReport(backend.name, why is None, reason, backend.details()))
     return MachineReport(
-        depthwise=version("depthwise"),
+        depthwise=__version__,
         torch=torch.__version__,
         python=platform.python_version(),
         platform=platform.platform(),

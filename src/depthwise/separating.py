@@ -68,13 +68,14 @@ def run(
     out: Path | None = None,
     page: Path | None = None,
     effort: Effort | None = None,
+    weights: Path | None = None,
 ) -> Separated:
     """Load, separate, time, write; progress goes to `console`."""
     _check_files(out, page)
     effort = effort or EFFORT
     with _progress(console) as progress:
         loading = progress.add_task(f"load {model_name}", total=None)
-        model = load_model(model_name).eval()
+        model = load_model(model_name, weights).eval()
         found = load_object(calibration_name)
         calibration = called(found, calibration_name) if callable(found) else found
         progress.update(loading, completed=1, total=1)
