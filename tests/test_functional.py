@@ -231,7 +231,10 @@ def test_depthwise_errors(arguments: dict[str, Any], message: str) -> None:
         ({"residual": torch.zeros(1, 8, 9, 9)}, r"residual must have the output's shape \(1, 8, 7, 7\); got \(1, 8, 9"),
         ({"residual": 3}, "residual must be a torch.Tensor; got int"),
         ({"x": X[0], "residual": 3}, "residual must be a torch.Tensor; got int"),
-        ({"depthwise_activation": ("leaky_relu", "big")}, "the slope of 'leaky_relu' must be a number; got 'big'"),
+        (
+            {"depthwise_activation": ("leaky_relu", "big")},
+            "the slope of 'leaky_relu' must be a finite number; got 'big'",
+        ),
         ({"groups": 3}, "in_channels=16 is not divisible by groups=3"),
         ({"pointwise_activation": "swish"}, "unknown activation 'swish'; known: None, relu, relu6, silu"),
         ({"depthwise_activation": ("relu", 0.1)}, "the activation 'relu' has no slope"),

@@ -408,9 +408,10 @@ def _example(given: Input) -> Any:
         return given.size
     import torch
 
-    from .geometry import countable, positive
+    from .geometry import check_countable, positive
 
-    size = countable([positive(n, "input_size") for n in given.size], "the input")
+    size = [positive(n, "input_size") for n in given.size]
+    check_countable("the input", *size)
     return torch.empty((1, *size), dtype=getattr(torch, given.dtype), device="meta")
 
 

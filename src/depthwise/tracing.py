@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .backends import Choice, observed_choices
 from .errors import DepthwiseError, said
-from .geometry import countable, positive
+from .geometry import check_countable, positive
 
 # Sizes or example inputs, for each argument by position or by keyword. An example may hold its tensors in lists, tuples
 # and dicts.
@@ -354,7 +354,7 @@ def _inputs(model: nn.Module, input_size: InputSize, fakes: _Fakes) -> _Inputs:
         elif _is_size(item):
             size = tuple(positive(n, "input_size") for n in item)
             sizes.append(size)
-            countable(size, "the input")
+            check_countable("the input", *size)
             with fakes.fake_mode:
                 made[key] = torch.empty((1, *size), dtype=dtype, device=device)
         # What stands beside example inputs is one of them, such as None or a number.
