@@ -77,3 +77,8 @@ def test_errors() -> None:
     for wrong in (torch.full((4, 2, 3), float("nan")), torch.zeros(4, 2, 3, dtype=torch.complex64)):
         with pytest.raises(DepthwiseError, match="must be made of finite floating-point numbers"):
             factorize(wrong)
+    for wrong, shown in ((3, "3"), (torch.zeros(4, 2), r"\(4, 2\)"), (torch.zeros(4, 0, 3), r"\(4, 0, 3\)")):
+        with pytest.raises(
+            DepthwiseError, match=rf"must be a tensor \(out_channels, in_channels / groups.*got {shown}"
+        ):
+            factorize(wrong)  # type: ignore[arg-type]

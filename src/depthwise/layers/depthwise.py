@@ -129,19 +129,20 @@ def weight_and_bias(module: nn.Module) -> tuple[Any, Any]:
 
 def pad_input(x: Tensor, conv: _ConvNd) -> tuple[Tensor, Padding]:
     """`x` padded where the convolution pads with other than zeros, and the padding that is left to do."""
-    if conv.padding_mode == "zeros":
+    mode = conv.padding_mode
+    if isinstance(mode, str) and mode == "zeros":
         return x, conv.padding
-    _check_mode(conv.padding_mode)
+    _check_mode(mode)
     x, unbatched = functional.batched(x, len(conv.kernel_size), conv.in_channels)
     pairs = padding_pairs(conv.padding, x.shape[2:], conv.kernel_size, conv.stride, conv.dilation)
-    excess = {"reflect": -1, "circular": 0}.get(conv.padding_mode)
+    excess = {"reflect": -1, "circular": 0}.get(mode)
     for axis, size, pair in zip(AXES[len(pairs)], x.shape[2:], pairs, strict=True):
         if excess is not None and max(pair) > size + excess:
             raise DepthwiseError(
-                f"padding_mode={conv.padding_mode!r} needs padding of at most {size + excess} along the {axis}, "
+                f"padding_mode={mode!r} needs padding of at most {size + excess} along the {axis}, "
                 f"of {size}; got {pair}"
             )
-    padded = F.pad(x, [amount for pair in reversed(pairs) for amount in pair], mode=conv.padding_mode)
+    padded = F.pad(x, [amount for pair in reversed(pairs) for amount in pair], mode=mode)
     return (padded.squeeze(0) if unbatched else padded), 0
 
 
