@@ -114,7 +114,6 @@ def test_torch_padding_says_where_torch_has_none() -> None:
             {"stride": 2**63},
             "stride must be at most 9223372036854775807, the largest 64-bit integer; got 9223372036854775808",
         ),
-        ({"padding": 2**40}, r"the padded input would have the sizes \(3, .* more elements than a tensor can have"),
         ({"input_size": 7}, "1, 2 or 3 spatial dimensions; got 7"),
         ({"input_size": (3, 1, 1, 1, 1)}, "1, 2 or 3 spatial dimensions"),
         ({"input_size": (0, 7, 7)}, "channels of the input must be at least 1; got 0"),

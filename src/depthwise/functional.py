@@ -351,7 +351,10 @@ def _checked_geometry(
         out_channels=None if shapes.pointwise is None else shapes.pointwise[0],
         groups=groups,
     )
-    check_countable("the output", shapes.x[0], max(g.depthwise_channels, g.output_size[0]), *g.out_spatial)
+    if not torch.compiler.is_compiling():
+        padded = (n + sum(pair) for n, pair in zip(shapes.x[2:], g.padding, strict=True))
+        check_countable("the padded input", *shapes.x[:2], *padded)
+        check_countable("the output", shapes.x[0], max(g.depthwise_channels, g.output_size[0]), *g.out_spatial)
     if shapes.pointwise is None:
         _check_bias("bias", shapes.depthwise_bias, g.depthwise_channels)
         return g

@@ -127,8 +127,6 @@ def geometry(
                 f"than the padded input's {size + before + after} (input {size}, padding {before} before and {after} "
                 f"after): the output would be empty; use more padding, a smaller kernel or a larger input"
             )
-    check_countable("the padded input", channels, *(n + sum(pair) for n, pair in zip(spatial, g.padding, strict=True)))
-    check_countable("the output", max(g.depthwise_channels, g.output_size[0]), *g.out_spatial)
     return g
 
 
@@ -202,7 +200,10 @@ def per_axis(value: IntOrTuple, rank: int, name: str) -> tuple[int, ...]:
 
 def positive(value: object, name: str) -> int:
     """`value`, checked to be an int of at least 1."""
-    return operator.index(_at_least(value, 1, name))
+    number = operator.index(_at_least(value, 1, name))
+    if number > MOST:
+        raise DepthwiseError(f"{name} must be at most {MOST}, the largest 64-bit integer; got {number}")
+    return number
 
 
 def finite(value: object, name: str) -> float:
@@ -243,8 +244,6 @@ def _at_least(value: object, least: int, name: str) -> int:
     number = value if type(value) is int else _number(value, name)
     if number < least:
         raise DepthwiseError(f"{name} must be at least {least}; got {number}")
-    if type(number) is int and number > MOST:
-        raise DepthwiseError(f"{name} must be at most {MOST}, the largest 64-bit integer; got {number}")
     return number
 
 
