@@ -382,7 +382,7 @@ def test_a_batch_in_a_size_is_pointed_out() -> None:
 def test_absurd_sizes(size: Any) -> None:
     with pytest.raises(
         DepthwiseError,
-        match=r"must be at most 9223372036854775807|more elements than a tensor can have|Conv2d\) failed",
+        match=r"at most 9223|more elements than|Conv2d\) failed",
     ) as told:
         trace(nn.Conv2d(3, 8, 3, padding=2**20), size)
     assert "\n" not in str(told.value)
