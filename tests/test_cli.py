@@ -155,6 +155,7 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "torch.manual_seed(5)\nnet = convolutional()\n"
         "def batches():\n    return images(32).split(16)\n"
         "def listed():\n    return list(batches())\n"
+        "def labelled():\n    return [(x, torch.arange(len(x))) for x in batches()]\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "trained", raising=False)
@@ -219,11 +220,33 @@ def test_separate_without_names_takes_the_demos(depthwise: Command, monkeypatch:
     assert result["report"]["samples"] == QUICK_DEMO.calibration_size
 
 
-def test_a_page_that_cannot_be_written_is_told(depthwise: Command, trained: Path) -> None:
-    (trained / "page.html").mkdir()
-    ran = depthwise("separate", "trained:net", "--calibration", "trained:listed", "--report", "page.html")
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (("--report", "page.html"), "error: cannot write page.html: it is a folder"),
+        (("--out", "folder.pt"), "error: cannot write folder.pt: it is a folder"),
+        (("--out", "beside.pt"), "error: cannot write beside.json: it is a folder"),
+        (("--out", "net.pt", "--report", "net.json"), "error: net.json is where the report beside the weights goes"),
+        (("--out", "/proc/net.pt"), "error: cannot write /proc/net.pt: "),
+    ],
+)
+def test_what_cannot_be_written_is_told_before_any_work(
+    depthwise: Command, trained: Path, files: tuple[str, ...], message: str
+) -> None:
+    for folder in ("page.html", "folder.pt", "beside.json"):
+        (trained / folder).mkdir()
+    before = sorted(trained.iterdir())
+    ran = depthwise("separate", "no.such:model", "--calibration", "no.such:data", *files)
     assert ran.code == 1
-    assert "error: cannot write page.html: it is a folder" in ran.err
+    assert message in ran.err
+    assert sorted(trained.iterdir()) == before
+
+
+def test_separate_takes_labelled_batches_and_says_that_it_drops_the_labels(depthwise: Command, trained: Path) -> None:
+    ran = depthwise("separate", "trained:net", "--calibration", "trained:labelled", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.err.count("note: of each calibration batch the first element is the input") == 1
+    assert json.loads(ran.out)["report"]["samples"] == 32
 
 
 def test_a_missing_safetensors_is_named_before_anything_is_done(

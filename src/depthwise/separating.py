@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from html import escape
@@ -13,6 +15,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape as markup
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import nn
 
@@ -80,15 +83,16 @@ def run(
         calibration = called(found, calibration_name) if callable(found) else found
         progress.update(loading, completed=1, total=1)
         dense = deepcopy(model)
-        batches = batches_of(calibration, None, device_of(model))
-        report = separate_(
-            model,
-            [(batch.args or dict(batch.kwargs)) for batch in batches],
-            budget=budget,
-            max_error=max_error,
-            where=lambda name, _: not any(name == each or name.startswith(f"{each}.") for each in exclude),
-            on_step=_steps(progress),
-        )
+        with _notes(console):
+            batches = batches_of(calibration, None, device_of(model))
+            report = separate_(
+                model,
+                [(batch.args,) if batch.args else dict(batch.kwargs) for batch in batches],
+                budget=budget,
+                max_error=max_error,
+                where=lambda name, _: not any(name == each or name.startswith(f"{each}.") for each in exclude),
+                on_step=_steps(progress),
+            )
         timed = progress.add_task("time", total=effort.rounds)
         milliseconds = _times(dense, model, batches[0], effort, lambda: progress.advance(timed))
     done = Separated(
@@ -130,14 +134,36 @@ def _times(
     return {name: 1000 * median(taken) for (name, _), taken in samples.items()}
 
 
+@contextmanager
+def _notes(console: Console) -> Iterator[None]:
+    """What is warned of meanwhile goes to `console`."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        yield
+    for one in said:
+        console.print(f"note: {markup(str(one.message))}", highlight=False, soft_wrap=True)
+
+
 def _check_files(out: Path | None, page: Path | None) -> None:
-    for path, what in ((out, "weights go"), (page, "report goes")):
-        if path is not None and not path.parent.is_dir():
-            raise DepthwiseError(f"the {what} to {path}, and the folder {path.parent} does not exist")
+    """Raise where something cannot be written, before any work: each file is opened."""
     if out is not None and out.suffix not in (".safetensors", ".pt", ".pth"):
         raise DepthwiseError(f"the weights go to a file ending in .safetensors, .pt or .pth; got {out}")
     if out is not None and out.suffix == ".safetensors" and find_spec("safetensors") is None:
         raise DepthwiseError("a .safetensors file needs the package safetensors: pip install safetensors; or write .pt")
+    if out is not None and page == beside(out):
+        raise DepthwiseError(f"{page} is where the report beside the weights goes; give the page another name")
+    for path, what in ((out, "weights go"), (out and beside(out), "report goes"), (page, "report goes")):
+        if path is None:
+            continue
+        if not path.parent.is_dir():
+            raise DepthwiseError(f"the {what} to {path}, and the folder {path.parent} does not exist")
+        is_new = not path.exists()
+        try:
+            path.open("ab").close()
+            if is_new:
+                path.unlink()
+        except OSError as error:
+            raise DepthwiseError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _save(model: nn.Module, out: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import nn
@@ -62,13 +63,109 @@ def test_the_report_is_the_same_after_a_round_through_json(
 def test_what_is_no_report_is_told(tmp_path: Path) -> None:
     with pytest.raises(DepthwiseError, match="this is no report of a separation in format 1"):
         Separation.from_dict({"layers": []})
-    with pytest.raises(DepthwiseError, match="the report of a separation is not whole: KeyError: 'per'"):
+    with pytest.raises(DepthwiseError, match="the report of a separation is not whole: per is missing"):
         Separation.from_dict({"format": 1})
     with pytest.raises(DepthwiseError, match=r"missing\.json does not load as the report of a separation"):
         Separation.load(tmp_path / "missing.json")
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(DepthwiseError, match="does not load as the report of a separation: Expecting"):
         Separation.load(tmp_path / "broken.json")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(DepthwiseError, match="does not load as the report of a separation: maximum recursion"):
+        Separation.load(tmp_path / "deep.json")
+    (tmp_path / "latin.json").write_bytes(b'{"format": "\xe4"}')
+    with pytest.raises(DepthwiseError, match="does not load as the report of a separation: 'utf-8' codec"):
+        Separation.load(tmp_path / "latin.json")
+    with pytest.raises(DepthwiseError, match="does not load as the report of a separation: "):
+        Separation.load(None)  # type: ignore[arg-type]
+
+
+def test_a_report_that_cannot_be_written_is_told(separated: tuple[nn.Module, Separation], tmp_path: Path) -> None:
+    with pytest.raises(DepthwiseError, match=r"the report cannot be written to .*: .*Is a directory"):
+        separated[1].save(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("per", "image", "'image'; expected 'sample' or 'output position'"),
+        ("budget", 2, "2; expected a share, more than 0 and at most 1, or null"),
+        ("budget", "0.4", "'0.4'; expected a finite number of at least 0"),
+        ("max_error", 0, "0; expected a share"),
+        ("output_error", float("nan"), "nan; expected a finite number"),
+        ("output_error", -1.0, "-1.0; expected a finite number of at least 0"),
+        ("samples", True, "True; expected a whole number from 0"),
+        ("samples", 64.0, "64.0; expected a whole number from 0"),
+        pytest.param("samples", 10**5000, "a number beyond 64 bits; expected a whole number", id="huge"),
+        ("remarks", "few", "'few'; expected a list"),
+        ("remarks", [1], "[1]; expected a list of strings"),
+        ("layers", {}, "{}; expected a list"),
+        ("layers[1]", "3", "'3'; expected an object"),
+        ("layers[1].name", 3, "3; expected a string"),
+        ("layers[1].name", "0", "'0'; expected a layer that did not come before"),
+        ("layers[1].reason", None, "None; expected a string"),
+        ("layers[1].unseen", -1, "-1; expected a whole number from 0"),
+        ("layers[1].sensitivity", float("inf"), "inf; expected a finite number"),
+        ("layers[1].svd_error", "0", "'0'; expected a finite number"),
+        ("layers[1].cumulative_error", [], "[]; expected a finite number"),
+        ("layers[1].relative_error", None, "None; expected a finite number"),
+        ("layers[1].form", 1, "1; expected an object"),
+        ("layers[1].form.order", "blueprint", "'blueprint'; expected 'dense' or 'depthwise first' or"),
+        ("layers[1].form.multiplier", 0, "0; expected a whole number from 1"),
+        ("layers[1].form.multiplications", 1.5, "1.5; expected a whole number from 0"),
+        ("layers[1].options[0].form.multiplier", 2, "2; expected 1, as it is dense"),
+        ("layers[1].options[1].error", None, "None; expected a finite number"),
+        ("totals.multiplications_after", 5, "5; expected "),
+        ("totals", 5, "5; expected an object"),
+    ],
+)
+def test_every_field_of_a_report_is_checked(
+    separated: tuple[nn.Module, Separation], path: str, value: object, message: str
+) -> None:
+    content = separated[1].to_dict()
+    put_(content, path, value)
+    with pytest.raises(DepthwiseError, match=re.escape(f"{path} of the report is {message}")):
+        Separation.from_dict(content)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("layers[1].multiplications_before", 1, "layers[1].options[0].form of the report is {'order': 'dense', "),
+        ("layers[1].form.multiplier", 40, "layers[1].form of the report is {'order': 'depthwise first', "),
+        ("layers[1].options", [], "layers[1].form of the report is {'order': 'depthwise first', "),
+    ],
+)
+def test_fields_that_contradict_each_other_are_told(
+    separated: tuple[nn.Module, Separation], path: str, value: object, message: str
+) -> None:
+    content = separated[1].to_dict()
+    put_(content, path, value)
+    with pytest.raises(DepthwiseError, match=re.escape(message)):
+        Separation.from_dict(content)
+
+
+def test_a_field_that_is_missing_is_named(separated: tuple[nn.Module, Separation]) -> None:
+    content = separated[1].to_dict()
+    del content["layers"][1]["options"]
+    with pytest.raises(
+        DepthwiseError, match=r"the report of a separation is not whole: layers\[1\]\.options is missing"
+    ):
+        Separation.from_dict(content)
+
+
+def put_(content: Any, path: str, value: object) -> None:
+    """Change the field at a path such as "layers[1].name"."""
+    *parents, last = (int(part) if part.isdigit() else part for part in re.findall(r"\w+", path))
+    for part in parents:
+        content = content[part]
+    content[last] = value
+
+
+def test_the_frontier_is_of_whole_numbers(separated: tuple[nn.Module, Separation]) -> None:
+    with pytest.raises(DepthwiseError, match="points must be at least 1; got 0"):
+        separated[1].frontier(0)
+    assert len(separated[1].frontier(1)) == 1
 
 
 def test_the_text_says_what_became_of_every_layer(separated: tuple[nn.Module, Separation]) -> None:

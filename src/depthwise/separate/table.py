@@ -44,7 +44,7 @@ def totals(report: Separation) -> list[str]:
     ]
     if report.output_error is not None:
         found.append(f"relative error of the network's output on {report.samples:,} samples: {report.output_error:.4f}")
-    return found
+    return found + list(report.remarks)
 
 
 def notes(report: Separation) -> list[str]:
