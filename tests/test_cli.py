@@ -155,6 +155,8 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "torch.manual_seed(5)\nnet = convolutional()\n"
         "def batches():\n    return images(32).split(16)\n"
         "def listed():\n    return list(batches())\n"
+        "def named():\n    return [{'pixels': x} for x in batches()]\n"
+        "def pixels(batch):\n    return batch['pixels']\n"
         "def labelled():\n    return [(x, torch.arange(len(x))) for x in batches()]\n"
     )
     monkeypatch.chdir(tmp_path)
@@ -240,6 +242,16 @@ def test_what_cannot_be_written_is_told_before_any_work(
     assert ran.code == 1
     assert message in ran.err
     assert sorted(trained.iterdir()) == before
+
+
+def test_separate_with_an_adapter(depthwise: Command, trained: Path) -> None:
+    line = ("separate", "trained:net", "--calibration", "trained:named", "--json")
+    ran = depthwise(*line, "--adapter", "trained:pixels", "--exclude", "0", "--exclude", "*6")
+    assert ran.code == 0, ran.err
+    reasons = [layer["reason"] for layer in json.loads(ran.out)["report"]["layers"]]
+    assert reasons[0] == reasons[2] == "excluded by where="
+    assert "error: --adapter math:pi is something to call; got 3.14" in depthwise(*line, "--adapter", "math:pi").err
+    assert "error: --exclude 'x' means no convolution of the model" in depthwise(*line, "--exclude", "x").err
 
 
 def test_separate_takes_labelled_batches_and_says_that_it_drops_the_labels(depthwise: Command, trained: Path) -> None:

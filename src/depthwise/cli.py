@@ -216,8 +216,13 @@ def separate(
         float | None, typer.Option(help="Share of the dense multiplications; 0.5 where not given.")
     ] = None,
     max_error: Annotated[float | None, typer.Option(help="Or: the greatest relative error of each layer.")] = None,
+    adapter: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="package.module:callable: makes the model's input of a batch."),
+    ] = None,
     exclude: Annotated[
-        list[str] | None, typer.Option(metavar="LAYER", help="A layer, or all within a module, to leave; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="LAYER", help="A layer, all within a module, or a pattern, to leave; repeatable."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -257,6 +262,7 @@ def separate(
         budget=budget,
         max_error=max_error,
         exclude=tuple(exclude or ()),
+        adapter_name=adapter,
         out=out,
         page=report,
         weights=weights,

@@ -25,7 +25,10 @@ from .errors import DepthwiseError
 from .loading import called, load_model, load_object
 from .separate import Separation, separate_
 from .separate.calibration import Batch, batches_of, device_of
+from .separate.checks import check_callable
 from .separate.page import document
+from .separate.progress import steps_on
+from .separate.selection import chosen_by
 
 # The model and the samples where none are named.
 DEMO = ("depthwise.demo.defaults:dense_network", "depthwise.demo.defaults:samples")
@@ -68,6 +71,7 @@ def run(
     budget: float | None,
     max_error: float | None,
     exclude: tuple[str, ...] = (),
+    adapter_name: str | None = None,
     out: Path | None = None,
     page: Path | None = None,
     effort: Effort | None = None,
@@ -82,16 +86,22 @@ def run(
         found = load_object(calibration_name)
         calibration = called(found, calibration_name) if callable(found) else found
         progress.update(loading, completed=1, total=1)
+        excluded = chosen_by(model, exclude, "--exclude") if exclude else None
+        make_input = None
+        if adapter_name is not None:
+            make_input = load_object(adapter_name)
+            check_callable(make_input, f"--adapter {adapter_name}")
         dense = deepcopy(model)
         with _notes(console):
-            batches = batches_of(calibration, None, device_of(model))
+            batches = batches_of(calibration, make_input, device_of(model))
             report = separate_(
                 model,
                 [(batch.args,) if batch.args else dict(batch.kwargs) for batch in batches],
                 budget=budget,
                 max_error=max_error,
-                where=lambda name, _: not any(name == each or name.startswith(f"{each}.") for each in exclude),
-                on_step=_steps(progress),
+                where=None if excluded is None else lambda *layer: not excluded(*layer),
+                on_step=steps_on(progress),
+                progress=False,
             )
         timed = progress.add_task("time", total=effort.rounds)
         milliseconds = _times(dense, model, batches[0], effort, lambda: progress.advance(timed))
@@ -178,15 +188,3 @@ def _save(model: nn.Module, out: Path) -> None:
 def _progress(console: Console) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, console=console, transient=True)
-
-
-def _steps(progress: Progress) -> Callable[[str, int, int], None]:
-    """A bar for each kind of step."""
-    bars: dict[str, Any] = {}
-
-    def step(what: str, done: int, total: int) -> None:
-        if what not in bars:
-            bars[what] = progress.add_task(f"{what} layers", total=total)
-        progress.update(bars[what], completed=done)
-
-    return step

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch import nn
+from torch import Tensor, nn
 
 from depthwise import DepthwiseError, count, separate_
 from depthwise.separate import Separation
 from depthwise.separate.page import document
 from tests.support.dense import convolutional, images
+from tests.support.networks import Calls
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +100,9 @@ def test_a_report_that_cannot_be_written_is_told(separated: tuple[nn.Module, Sep
         pytest.param("samples", 10**5000, "a number beyond 64 bits; expected a whole number", id="huge"),
         ("remarks", "few", "'few'; expected a list"),
         ("remarks", [1], "[1]; expected a list of strings"),
+        ("elsewhere", 3, "3; expected a list"),
+        ("elsewhere[0].kind", 3, "3; expected a string"),
+        ("elsewhere[0].multiplications", -3, "-3; expected a whole number from 0"),
         ("layers", {}, "{}; expected a list"),
         ("layers[1]", "3", "'3'; expected an object"),
         ("layers[1].name", 3, "3; expected a string"),
@@ -178,7 +182,7 @@ def test_the_text_says_what_became_of_every_layer(separated: tuple[nn.Module, Se
         assert f"{layer.relative_error:.4f}" in row
     assert f"{report.share:.1%}" in text
     assert f"network's output on 64 samples: {report.output_error:.4f}" in text
-    assert len(report.separated) == 3 or "stays dense: the budget has room for it" in text
+    assert len(report.separated) == 3 or "stay dense, the budget has room for it: " in text
 
 
 def test_the_page_has_the_plot_and_loads_nothing(separated: tuple[nn.Module, Separation]) -> None:
@@ -189,6 +193,54 @@ def test_the_page_has_the_plot_and_loads_nothing(separated: tuple[nn.Module, Sep
     assert not re.search(r"<(script|link|iframe|object)\b|@import|url\(", page)
     assert report._repr_html_() in page or report._repr_html_()[:200] in page
     assert "this network" in report._repr_html_()
+
+
+def test_the_report_leads_with_the_whole_network(separated: tuple[nn.Module, Separation]) -> None:
+    model, report = separated
+    for network, multiplications in ((convolutional(), report.whole_before), (model, None)):
+        counted = count(network, (3, 12, 12)).total.multiplications
+        if multiplications is None:
+            assert report.whole_share == pytest.approx(counted / (report.whole_before or 0), rel=1e-3)
+        else:
+            assert multiplications == pytest.approx(counted, rel=1e-3)
+    first, second = str(report).splitlines()[:2]
+    whole, share = f"{100 * (report.whole_share or 0):.0f}", f"{100 * report.share:.0f}"
+    assert first.startswith(
+        f"{whole} of 100 multiplications of the network stay; of the layers with a choice, {share} of"
+    )
+    assert second.startswith("the rest of the network: ")
+    assert "batch norm" in second
+    assert first in report._repr_html_()
+    assert Separation.from_dict(report.to_dict()).elsewhere == report.elsewhere
+
+
+def mostly_linear() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(8, 16, 3), nn.Flatten(), nn.Linear(16 * 16, 500), nn.Linear(500, 500)).eval()
+
+
+def test_where_there_is_nothing_to_gain_nothing_is_done_unasked() -> None:
+    model, x = mostly_linear(), images(64, channels=8, size=6)
+    words = r"the layers with a choice are 4\.\d of 100 multiplications of the network: there is "
+    with pytest.warns(UserWarning, match=words + "nothing to gain in them, and they stay as they are; budget= sep"):
+        report = separate_(model, x)
+    assert type(model[0]) is nn.Conv2d
+    assert not report.separated
+    assert report.layers[0].reason == "there is nothing to gain in them"
+    with pytest.warns(UserWarning, match=words + "little to gain"):
+        report = separate_(model, x, budget=0.5)
+    assert report.separated
+    assert "95 of 100 linear" in str(report)
+
+
+def test_a_network_that_cannot_be_counted_is_separated_all_the_same() -> None:
+    def run(x: Tensor, conv: nn.Module) -> Tensor:
+        y: Tensor = conv(x)
+        return y * float(y.mean())
+
+    report = separate_(Calls(run, conv=nn.Conv2d(8, 16, 3)).eval(), images(64, channels=8), budget=0.5)
+    assert report.separated
+    assert (report.whole_share, report.elsewhere) == (None, None)
+    assert str(report).startswith("1 of 1 convolutions separated")
 
 
 def test_a_model_without_anything_to_separate() -> None:

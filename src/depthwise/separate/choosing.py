@@ -55,10 +55,14 @@ def menus_of(
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What forms are chosen by: one budget for all layers, or the greatest error of each."""
+    """What forms are chosen by: one budget for all layers, or the greatest error of each.
+
+    by_default: whether nobody asked for it
+    """
 
     budget: float | None
     max_error: float | None
+    by_default: bool = False
 
     @property
     def why_dense(self) -> str:

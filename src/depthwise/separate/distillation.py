@@ -7,9 +7,8 @@ processes, each with its own part of the data, in equally many batches; after an
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +23,7 @@ from .calibration import Adapter, Batch, batch_of, device_of, drawn, loader_of
 from .checks import check_callable, check_number, check_pair
 from .hooks import hooked
 from .losses import Loss, auto, relative_error
+from .progress import shown_count
 from .training import Training
 
 OnEpoch = Callable[[int, float], object]
@@ -73,6 +73,7 @@ def distill(
     autocast:      torch.bfloat16 or torch.float16 for mixed precision, float16 with a scaled loss
     checkpoint:    a file that the first process saves every epoch to, and all take up from where it exists
     on_epoch:      called with the number of epochs done and the last one's mean loss
+    progress:      a bar on a terminal or in a notebook
 
     >>> from depthwise import SeparableConv2d, distill
     >>> student = nn.Sequential(SeparableConv2d(3, 4, 3), nn.Flatten())
@@ -98,7 +99,7 @@ def distill(
         teacher_modes = {module: module.training for module in teacher.modules()}
         teacher.eval()
         try:
-            with _bar(run.total, shown=progress) as advance:
+            with shown_count("distill", run.total, shown=progress) as advance:
                 advance(run.steps)
                 for epoch in range(len(losses), epochs):
                     student.train()
@@ -238,17 +239,3 @@ def _outputs(network: nn.Module, who: str, batch: Batch, layers: Sequence[str]) 
 def _cloned(output: Any) -> Any:
     """A copy of a tensor; of anything else its type."""
     return output.clone() if isinstance(output, Tensor) else type(output)
-
-
-@contextmanager
-def _bar(total: int | None, *, shown: bool) -> Iterator[Callable[[int], None]]:
-    """A progress bar on a terminal, and the call that moves it on."""
-    if not (shown and sys.stderr.isatty()):
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("distill", total=total)
-        yield lambda steps: bar.advance(task, steps)

@@ -58,8 +58,9 @@ class Fields:
             raise self._wrong(name, "a list of strings")
         return tuple(found)
 
-    def has(self, name: str) -> bool:
-        return name in self.content
+    def has_value(self, name: str) -> bool:
+        """Whether a field that may be left out is there."""
+        return self.content.get(name) is not None
 
     def _list(self, name: str) -> list[Any]:
         value = self._value(name)

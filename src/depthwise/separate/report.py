@@ -13,6 +13,7 @@ from ..geometry import positive
 from .budget import Menu, allocate, least_budget
 from .fields import Fields, wrong
 from .options import Form, Option, Order
+from .whole import Rest
 
 FORMAT = 1
 
@@ -77,6 +78,7 @@ class Separation:
     output_error: of the network's output, relative, on the calibration data; None without
     samples:      that were calibrated with, over all processes
     remarks:      sentences on the whole, such as that the samples were few
+    elsewhere:    multiplications in all but the layers with a choice, by kind; None where they were not counted
     """
 
     layers: tuple[LayerSeparation, ...]
@@ -86,6 +88,7 @@ class Separation:
     output_error: float | None
     samples: int
     remarks: tuple[str, ...] = ()
+    elsewhere: tuple[Rest, ...] | None = None
 
     @property
     def separated(self) -> tuple[LayerSeparation, ...]:
@@ -108,6 +111,22 @@ class Separation:
     def share(self) -> float:
         """Multiplications now per multiplication before, over the layers with a choice."""
         return self.multiplications_after / self.multiplications_before if self.multiplications_before else 1.0
+
+    @property
+    def whole_before(self) -> int | None:
+        """Multiplications of the whole dense network."""
+        return None if self.elsewhere is None else self.multiplications_before + self._rest
+
+    @property
+    def whole_share(self) -> float | None:
+        """Multiplications now per multiplication before, over the whole network; None where not counted."""
+        if not self.whole_before:
+            return None
+        return (self.multiplications_after + self._rest) / self.whole_before
+
+    @property
+    def _rest(self) -> int:
+        return sum(rest.multiplications for rest in self.elsewhere or ())
 
     @property
     def predicted_error(self) -> float:
@@ -154,13 +173,16 @@ class Separation:
             output_error=fields.number_or_none("output_error"),
             samples=fields.whole("samples", 0),
             layers=tuple(_layer(layer) for layer in fields.objects("layers")),
-            remarks=fields.texts("remarks") if fields.has("remarks") else (),
+            remarks=fields.texts("remarks") if fields.has_value("remarks") else (),
+            elsewhere=tuple(_rest(rest) for rest in fields.objects("elsewhere"))
+            if fields.has_value("elsewhere")
+            else None,
         )
         names = [layer.name for layer in report.layers]
         for place, name in enumerate(names):
             if name in names[:place]:
                 raise wrong(f"layers[{place}].name", "a layer that did not come before", name)
-        if fields.has("totals"):
+        if fields.has_value("totals"):
             totals = fields.object("totals")
             for name in ("multiplications_before", "multiplications_after"):
                 if totals.whole(name, 0) != getattr(report, name):
@@ -223,6 +245,10 @@ def _layer(fields: Fields) -> LayerSeparation:
     if layer.form not in forms:
         raise wrong(f"{fields.place}.form", "one of its options, or the dense one without", asdict(layer.form))
     return layer
+
+
+def _rest(fields: Fields) -> Rest:
+    return Rest(fields.text("kind"), fields.whole("multiplications", 0))
 
 
 def _form(fields: Fields) -> Form:

@@ -32,13 +32,18 @@ from .calibration import Adapter, Batch, batches_of, device_of
 from .checks import check_callable, check_fits, check_model
 from .choosing import Goal, OnStep
 from .hooks import hooked
-from .processes import together
+from .processes import from_first, together
+from .progress import shown_steps
 from .report import LayerSeparation, Separation
+from .selection import Chosen, Where, chosen_by
 from .student import Student, student_of
-from .survey import Where, survey
+from .survey import Candidate, Left, survey
 from .trial import counted, enough
+from .whole import Rest, elsewhere
 
 DEFAULT_BUDGET = 0.5
+# Of the network's multiplications: layers with a choice that are less are not worth an error.
+WORTH = 0.1
 
 
 def separate_(
@@ -51,6 +56,7 @@ def separate_(
     adapter: Adapter | None = None,
     input_size: Sequence[int] | Sequence[Sequence[int]] | None = None,
     on_step: OnStep = lambda *_: None,
+    progress: bool = True,
 ) -> Separation:
     """Make the dense convolutions of a trained network depthwise separable, in place, and say what it cost.
 
@@ -60,10 +66,12 @@ def separate_(
     budget:      share of the dense multiplications, over the layers with a cheaper form; 0.5 where nothing is given
     max_error:   or: the greatest relative error of each layer's output, that layer separated alone; errors add up on
                  the way to the network's output, which `output_error` of the report tells
-    where:       where(name, convolution) says which layers may change; all where not given
+    where:       which layers may change, all where not given: a name, of a layer or of a module with layers, a pattern
+                 such as "features.*", a list of those, or where(name, convolution)
     adapter:     makes the input of any other batch, such as lambda batch: batch["image"]
     input_size:  (channels, *spatial), or one for each input, to count multiplications where there is no calibration
     on_step:     called with what was done, how many of it, and of how many
+    progress:    bars on a terminal or in a notebook
 
     The model is in evaluation mode. Layers become SeparableConv*, or the blueprint block of `depthwise.blocks` where
     pointwise first is better. Where samples are few, a fit to most of them is tried on the others first; where it is
@@ -78,21 +86,24 @@ def separate_(
     """
     if budget is not None and max_error is not None:
         raise DepthwiseError("give either budget= or max_error=, not both")
+    by_default = budget is None and max_error is None
     if max_error is not None:
         check_budget(max_error, "max_error")
     elif budget is None:
         budget = DEFAULT_BUDGET
     if budget is not None:
         check_budget(budget)
-    for name, given in (("where", where), ("adapter", adapter), ("on_step", on_step)):
+    for name, given in (("adapter", adapter), ("on_step", on_step)):
         if given is not None:
             check_callable(given, name)
     check_model(model)
     # Inside of inference mode tensors have no versions, and what is made cannot be trained.
     with torch.inference_mode(mode=False), torch.no_grad(), _own_random_state(model):
         with together():
+            chosen = None if where is None else chosen_by(model, where)
             batches = None if calibration is None else batches_of(calibration, adapter, device_of(model))
-        return _separated(model, batches, Goal(budget, max_error), where, input_size, on_step)
+        with shown_steps(on_step, shown=progress) as steps:
+            return _separated(model, batches, Goal(budget, max_error, by_default=by_default), chosen, input_size, steps)
 
 
 def separated_like(model: nn.Module, report: Separation) -> nn.Module:
@@ -133,17 +144,19 @@ def _separated(
     model: nn.Module,
     batches: list[Batch] | None,
     goal: Goal,
-    where: Where | None,
+    where: Chosen | None,
     input_size: Sequence[int] | Sequence[Sequence[int]] | None,
     on_step: OnStep,
 ) -> Separation:
     example = batches[0] if batches is not None else None if input_size is None else _zeros(model, input_size)
     candidates, left = survey(model, example, where)
-    samples, fitting = 0, batches
-    remarks: tuple[str, ...] = ()
+    samples = 0 if batches is None else counted(batches, device_of(model))
+    rest = from_first(elsewhere(model, example, {candidate.name for candidate in candidates}))
+    candidates, left, remarks = _worth_it(candidates, left, rest, goal)
+    fitting = batches
     if batches is not None:
-        samples = counted(batches, device_of(model))
-        fitting, remarks = enough(model, candidates, batches, samples, goal, on_step)
+        fitting, few = enough(model, candidates, batches, samples, goal, on_step)
+        remarks += few
     student = student_of(model, candidates, fitting, goal, on_step)
     output_error = None if batches is None else _output_error(model, student, batches)
     for remark in remarks:
@@ -159,7 +172,24 @@ def _separated(
         output_error=output_error,
         samples=samples,
         remarks=remarks,
+        elsewhere=rest,
     )
+
+
+def _worth_it(
+    candidates: list[Candidate], left: list[Left], rest: tuple[Rest, ...] | None, goal: Goal
+) -> tuple[list[Candidate], list[Left], tuple[str, ...]]:
+    """The candidates, or none of them where they are too little of the network and no budget was asked for."""
+    dense = sum(candidate.dense.multiplications for candidate in candidates)
+    whole = dense + sum(each.multiplications for each in rest or ())
+    if rest is None or not candidates or dense >= WORTH * whole:
+        return candidates, left, ()
+    words = f"the layers with a choice are {100 * dense / whole:.1f} of 100 multiplications of the network"
+    if not goal.by_default:
+        return candidates, left, (f"{words}: there is little to gain",)
+    reason = "there is nothing to gain in them"
+    stay = [Left(candidate.name, candidate.dense, reason) for candidate in candidates]
+    return [], [*left, *stay], (f"{words}: {reason}, and they stay as they are; budget= separates them all the same",)
 
 
 def _output_error(model: nn.Module, student: Student, batches: Sequence[Batch]) -> float:
