@@ -204,7 +204,7 @@ class Wrapped(Tensor):
 def with_a_wrapped_weight() -> nn.Conv2d:
     conv = nn.Conv2d(4, 6, 3)
     del conv.weight
-    conv.weight = conv.bias.new_zeros(6, 4, 3, 3).as_subclass(Wrapped)  # type: ignore[assignment, union-attr]
+    conv.weight = conv.bias.new_zeros(6, 4, 3, 3).as_subclass(Wrapped)  # type: ignore[union-attr]
     return conv
 
 

@@ -155,7 +155,7 @@ def test_what_was_right_once_is_looked_at_again() -> None:
 
 
 def test_a_tensor_is_read_when_it_is_given() -> None:
-    one = torch.tensor(1)
+    one: Any = torch.tensor(1)
     conv = DepthwiseConv2d(4, 3, stride=one, padding=one, dilation=one)
     expected = repr(conv)
     with torch.no_grad():

@@ -601,7 +601,7 @@ def test_code_and_buffers_are_bounded_by_taps_and_tiles(rank: int, out_channels:
         x = torch.empty((8, *g.input_size), device="meta")
         if layout == "last":
             x = x.movedim(1, -1).contiguous().movedim(-1, 1)
-        found = launch.decide(g, x, (None, None), residual=False, target=AVX512)
+        found = launch.decide(problem_of(g, x), AVX512)
         k = found.program.depthwise
         lines[taps, stride, dilation] = len(found.program.ir().splitlines())
         assert k.zero_elements(x.stride(-1), x.shape[-1]) <= MOST_ZEROS
