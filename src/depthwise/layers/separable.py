@@ -13,6 +13,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from .. import functional
 from ..backends.base import Norm
+from ..backends.weights import gradients_asked
 from ..errors import DepthwiseError
 from ..folding import BATCH_NORMS
 from ..functional import ActivationName
@@ -149,6 +150,9 @@ class _SeparableConv(nn.Module):
         joined = self._joined()
         if isinstance(joined, str):
             out, unbatched = functional.batched(x, self.rank, self.in_channels)
+            if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+                # Of parts that run on torch's operators no backend hears.
+                gradients_asked((*self.parameters(),))
             for _, module in self.present_parts():
                 out = module(out)
             return out.squeeze(0) if unbatched else out
