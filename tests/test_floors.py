@@ -15,8 +15,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "depthwise"
 # Lowest first; within a floor the later may import the earlier. A folder stands for its files, which may import one
 # another. docs/floors.md says what each is for.
 FLOORS = [
-    ["errors", "geometry"],
-    ["cost", "reference", "factorize", "folding"],
+    ["errors", "version", "geometry", "files"],
+    ["cost", "reference", "factorize", "folding", "modules"],
     ["backends"],
     ["operators", "functional"],
     ["layers"],
@@ -26,7 +26,7 @@ FLOORS = [
     ["cli", "__main__", "__init__"],
 ]
 UNITS = [unit for floor in FLOORS for unit in floor]
-WITHOUT_TORCH = {"errors", "geometry", "cost", "explain"}
+WITHOUT_TORCH = {"errors", "version", "geometry", "files", "cost", "explain"}
 
 
 def unit(path: Path) -> str:

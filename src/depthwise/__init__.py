@@ -15,16 +15,19 @@ from .layers import (
     SeparableConv3d,
 )
 from .preparing import prepare
-from .separate import distill, separate_, separated_like
+from .separate import Distillation, Separation, distill, separate_, separated_like
+from .version import __version__ as __version__
 
 __all__ = [
     "DepthwiseConv1d",
     "DepthwiseConv2d",
     "DepthwiseConv3d",
     "DepthwiseError",
+    "Distillation",
     "SeparableConv1d",
     "SeparableConv2d",
     "SeparableConv3d",
+    "Separation",
     "backend",
     "blocks",
     "count",

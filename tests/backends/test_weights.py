@@ -247,7 +247,19 @@ def one_by_hand(model: SeparableConv2d) -> None:
     model.pointwise.weight.data.view(-1)[UNPRINTED] += 9
 
 
+def one_by_hand_in_training_mode(model: SeparableConv2d) -> None:
+    """The same where torch runs the parts."""
+    model.train()
+    with torch.enable_grad():
+        model(X).square().mean().backward()
+    model.eval()
+    with torch.no_grad():
+        model(X)
+    model.pointwise.weight.data.view(-1)[UNPRINTED] += 9
+
+
 SEEN = [
+    one_by_hand_in_training_mode,
     data_in_place,
     data_filled,
     data_of_a_sparse_weight,

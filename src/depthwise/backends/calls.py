@@ -157,9 +157,7 @@ def keep(
     snapshot = prepared.snapshot
     if snapshot is None:
         return
-    try:
-        hash((setting, window))
-    except TypeError:  # a list may change
+    if not is_plain_window(window):  # a list may change, a tensor too
         return
     settings = snapshot.calls.get(setting) or _made_anew(snapshot, setting, window)
     if settings is None:

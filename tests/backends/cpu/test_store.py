@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -220,6 +222,45 @@ def test_refused_below_a_folder_where_others_can_write(folder: Path, monkeypatch
 
 
 @posix
+@pytest.mark.parametrize(
+    ("user", "group", "is_shared"),
+    [
+        (("me", 7, 70), ("me", 70, []), False),
+        (("me", 7, 70), ("me", 70, ["me"]), False),
+        (("me", 7, 70), ("me", 70, ["me", "you"]), True),
+        (("me", 7, 70), ("staff", 70, []), True),
+        (("me", 7, 71), ("me", 70, []), True),
+        (("root", 0, 0), ("root", 0, []), True),
+        (None, ("me", 70, []), True),
+    ],
+)
+def test_a_group_of_this_user_alone_may_write_above_the_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, user: tuple[str, int, int] | None, group: Any, is_shared: bool
+) -> None:
+    below = folder / "kernels"
+    folder.mkdir()
+    folder.chmod(0o770)
+    monkeypatch.setenv("DEPTHWISE_CACHE_DIR", str(below))
+    monkeypatch.setattr(private, "_home", lambda: None)
+
+    def of_user(uid: int) -> SimpleNamespace:
+        if user is None:
+            raise KeyError(uid)
+        return SimpleNamespace(**dict(zip(("pw_name", "pw_uid", "pw_gid"), user, strict=True)))
+
+    monkeypatch.setattr("pwd.getpwuid", of_user)
+    names = ("gr_name", "gr_gid", "gr_mem")
+    monkeypatch.setattr("grp.getgrgid", lambda gid: SimpleNamespace(**dict(zip(names, group, strict=True))))
+    assert (store.refusal() is not None) == is_shared
+    folder.chmod(0o707)
+    assert_nothing_is_kept("can be written by other users")
+    folder.chmod(0o700)
+    assert store.refusal() is None
+    below.chmod(0o770)
+    assert_nothing_is_kept("can be written by other users")
+
+
+@posix
 def test_refused_below_a_folder_of_another_user(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.mkdir()
     monkeypatch.setenv("DEPTHWISE_CACHE_DIR", str(folder / "kernels"))
@@ -249,7 +290,7 @@ def test_nothing_above_the_users_home_is_asked(folder: Path, monkeypatch: pytest
     assert_nothing_is_kept(f"{folder} can be written by other users")
     monkeypatch.setattr(private, "_home", lambda: home)
     assert store.refusal() is None
-    home.chmod(0o770)
+    home.chmod(0o707)
     assert_nothing_is_kept(f"{home} can be written by other users")
 
 
@@ -472,6 +513,24 @@ def test_usage_and_clear(folder: Path) -> None:
     assert store.clear() == used
     assert store.usage() == store.Usage(folder, 0, 0, None)
     assert entry(folder).name == "notes.txt"
+
+
+def test_clear_leaves_nothing_behind(folder: Path, tmp_path: Path) -> None:
+    store.write("key", MACHINE, CODE)
+    assert store.clear().entries == 1
+    assert not folder.exists()
+    assert not (tmp_path / "state" / "depthwise").exists()
+
+
+def test_clear_of_what_cannot_be_removed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write("key", MACHINE, CODE)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", fail)
+    assert store.clear() == store.Usage(folder, 0, 0, None)
+    assert store.usage().entries == 1
 
 
 def test_readers_see_whole_entries_while_others_write(folder: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from ...errors import DepthwiseError
-from ...geometry import Geometry
+from ...geometry import Geometry, check_countable
 from ..formats import suggested_strides
 from ..problem import Activation, Operation, Problem
 from . import machine
@@ -61,6 +61,14 @@ def inspect(
     """
     if isa is not None and isa not in MACHINES:
         raise DepthwiseError(f"isa is one of {', '.join(MACHINES)}, or None for this machine; got {isa!r}")
+    area = (g.kernel_area,)
+    check_countable("the input", *(batch, *g.input_size))
+    check_countable("the depthwise step's output", *(batch, *g.depthwise_size))
+    check_countable("the output", *(batch, *g.output_size))
+    check_countable("the weight", *(g.depthwise_channels, *(g.output_size[:1] if g.out_channels else area)))
+    # What the code reckons with: a step of the stride, and the reach of the kernel, in elements.
+    check_countable("a step of the stride over the input", *(*g.input_size, max(g.stride)))
+    check_countable("the kernel's reach over the input", *(*g.input_size, *g.dilation, *g.kernel_size))
     x = torch.empty((batch, *g.input_size), device="meta")
     if layout == "channels_last":
         x = x.movedim(1, -1).contiguous().movedim(-1, 1)

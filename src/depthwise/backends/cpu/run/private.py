@@ -115,6 +115,7 @@ def _check(real: Path, may_be_roots: bool) -> None:
 
     What OpenSSH's StrictModes asks: the folder and those above it, up to the user's home or else to the root, belong to
     this user or to root and nobody else can write them. In a sticky one, as /tmp is, nobody can move what is another's.
+    A group of this user alone, as many systems give one to each user, is nobody else.
     """
     if not _POSIX:
         return
@@ -126,10 +127,25 @@ def _check(real: Path, may_be_roots: bool) -> None:
                 raise NotADirectoryError(0, "it is not a folder")
             if not is_own(status) and (status.st_uid != _ROOT or (place == real and not may_be_roots)):
                 raise RefusedError(f"{place} belongs to {'root' if status.st_uid == _ROOT else 'another user'}")
-            if not is_private(status) and (place == real or not status.st_mode & stat.S_ISVTX):
+            shared = not is_private(status) and not status.st_mode & stat.S_ISVTX and not _is_of_own_group(status)
+            if shared or (place == real and not is_private(status)):
                 raise RefusedError(f"{place} can be written by other users; chmod go-w would change that")
         if place == home:
             return
+
+
+def _is_of_own_group(status: os.stat_result) -> bool:
+    """Whether the others that can write a folder are a group that has this user's name and no other member."""
+    import grp
+    import pwd
+
+    try:
+        user, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(status.st_gid)
+    except KeyError:
+        return False
+    # Root's group is that of users without a name in many containers.
+    alone = user.pw_uid != _ROOT and group.gr_gid == user.pw_gid and set(group.gr_mem) <= {user.pw_name}
+    return alone and group.gr_name == user.pw_name and not status.st_mode & stat.S_IWOTH
 
 
 def _home() -> Path | None:

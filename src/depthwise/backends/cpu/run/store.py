@@ -134,7 +134,8 @@ def clear() -> Usage:
         with suppress(OSError):
             entry[-1].unlink()
             removed.append(entry)
-    _remove_abandoned(place.folder)
+    with suppress(OSError):
+        _remove_abandoned(place.folder)
     with suppress(OSError, RefusedError):
         _key_path().unlink(missing_ok=True)
         _key_path().parent.rmdir()
@@ -253,7 +254,7 @@ def _files(folder: Path, suffix: str) -> list[tuple[float, int, Path]]:
     files = []
     for path in folder.glob("*" + suffix):
         # Another process may have removed it since.
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             status = path.lstat()
             if stat.S_ISREG(status.st_mode):
                 files.append((status.st_mtime, status.st_size, path))
