@@ -16,7 +16,8 @@ from safetensors.torch import load_model
 from torch.nn import Identity
 
 from depthwise import cli, count, explain, separated_like
-from depthwise.backends.cpu import inspection, machine, store
+from depthwise.backends.cpu import inspection, machine
+from depthwise.backends.cpu.run import store
 from depthwise.bench import run as bench_run
 from depthwise.bench.cases import MOBILENET_V1
 from depthwise.blocks import MobileNetV1Block

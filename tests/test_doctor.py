@@ -12,7 +12,8 @@ from torch import Tensor, nn
 import depthwise
 from depthwise import SeparableConv2d, backends, functional
 from depthwise.backends import EAGER
-from depthwise.backends.cpu import machine, threads
+from depthwise.backends.cpu import machine
+from depthwise.backends.cpu.run import threads
 from depthwise.blocks import InvertedResidual, MobileNetV1Block
 from depthwise.doctor import cpu_name, machine_report, model_report, model_table
 from tests.test_backends import Doubling

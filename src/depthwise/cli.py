@@ -356,7 +356,7 @@ def cache(
     as_json: Json = False,
 ) -> None:
     """Tell where compiled kernels are kept and what they weigh, or remove them."""
-    from .backends.cpu import store
+    from .backends.cpu.run import store
 
     usage = store.clear() if clear else store.usage()
     if as_json:

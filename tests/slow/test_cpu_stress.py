@@ -227,7 +227,7 @@ def test_calls_of_changing_sizes_do_not_grow_memory(tmp_path: Path) -> None:
 @linux
 def test_500_compilations_do_not_grow_memory(tmp_path: Path) -> None:
     script = """
-    from depthwise.backends.cpu import jit
+    from depthwise.backends.cpu.run import jit
 
     def layers(first, last):
         for index in range(first, last):
@@ -258,7 +258,7 @@ def test_500_compilations_do_not_grow_memory(tmp_path: Path) -> None:
 def test_beyond_what_is_kept_memory_stays(tmp_path: Path) -> None:
     script = """
     from collections import deque
-    from depthwise.backends.cpu import jit
+    from depthwise.backends.cpu.run import jit
     jit._kept = deque(maxlen=16)
 
     def layers(first, last):

@@ -19,7 +19,8 @@ import depthwise
 from depthwise import DepthwiseConv2d, DepthwiseError, SeparableConv1d, SeparableConv2d, SeparableConv3d, functional
 from depthwise.backends import CPU, EAGER, Choice, choose, observed_choices
 from depthwise.backends.base import Norm
-from depthwise.backends.cpu import _machine_refusal, jit, launch, machine
+from depthwise.backends.cpu import _machine_refusal, launch, machine
+from depthwise.backends.cpu.run import jit
 from depthwise.backends.problem import Problem
 from depthwise.doctor import machine_report, model_report
 from depthwise.geometry import geometry

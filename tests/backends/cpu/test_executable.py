@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from depthwise.backends.cpu import executable
+from depthwise.backends.cpu.run import executable
 
 # Code that was written cannot be made executable in this process from here on: Linux 6.3, linux/prctl.h.
 PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN = 65, 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import sys
 import threading
 import timeit
@@ -18,13 +17,13 @@ from torch import Tensor, nn
 import depthwise
 from depthwise import SeparableConv1d, SeparableConv2d, backend, functional
 from depthwise.backends import weights
-from depthwise.backends.cpu import launch, machine, memory, threads
-from depthwise.backends.cpu.launch import Layout
-from depthwise.backends.cpu.program import Slots
+from depthwise.backends.cpu import launch, lower, machine
+from depthwise.backends.cpu.lower import Layout
+from depthwise.backends.cpu.run import memory, threads
 from depthwise.backends.formats import suggested_format
 from depthwise.backends.problem import Problem
 from depthwise.geometry import geometry
-from tests.support.kernels import problem_of
+from tests.support.kernels import plan_of, problem_of
 
 pytestmark = pytest.mark.skipif(machine.host() is None, reason="no generator serves this machine")
 
@@ -41,7 +40,7 @@ def layout_of(x: Tensor, memory_format: torch.memory_format, width: int) -> Layo
     wide = (*x.shape[2:-1], x.shape[-1] + width - 1)
     g = geometry((x.shape[1], *wide), (*x.shape[2:-1], x.shape[-1]))
     result = torch.empty((x.shape[0], *g.output_size), device="meta").contiguous(memory_format=memory_format).stride()
-    return launch.layout_of(Problem("depthwise", g, x.dtype, "cpu", x.shape[0], x.stride(), result))
+    return lower.layout_of(Problem("depthwise", g, x.dtype, "cpu", x.shape[0], x.stride(), result))
 
 
 def last(*size: int) -> Tensor:
@@ -188,9 +187,9 @@ def test_the_number_of_threads_is_torchs(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_little_work_stays_on_one_thread() -> None:
     torch.set_num_threads(2)
     g = geometry((16, 4, 4), 3, padding=1, out_channels=16)
-    assert launch.decide(problem_of(g, last(1, 16, 4, 4))).schedule.threads == 1
+    assert launch.decide(problem_of(g, last(1, 16, 4, 4))).program.team == 1
     g = geometry((64, 56, 56), 3, padding=1, out_channels=64)
-    assert launch.decide(problem_of(g, last(1, 64, 56, 56))).schedule.threads == 2
+    assert launch.decide(problem_of(g, last(1, 64, 56, 56))).program.team == 2
 
 
 # Shorter than a vector, a result passes through memory on its way to the planes.
@@ -198,8 +197,9 @@ def test_little_work_stays_on_one_thread() -> None:
 def test_what_goes_to_planes_from_registers_has_no_scratch(length: int, from_registers: bool) -> None:
     x = torch.ones(1, length, 64).transpose(1, 2)
     found = launch.decide(problem_of(geometry((64, length), 3, padding=1), x))
-    assert found.program.depthwise.to_planes is from_registers
-    assert (found.schedule.scratch_elements == 0) is from_registers
+    (stage,) = found.program.stages
+    assert plan_of(found.program).to_planes is from_registers
+    assert (stage.cut.scratch_elements == 0) is from_registers
 
 
 @pytest.mark.parametrize("team", [1, 2])
@@ -293,16 +293,16 @@ def raw_kernel(x: Tensor) -> Callable[[], object]:
     (own,) = weights._sets.values()
     (kept,) = {kept for settings in own.calls.values() for kept in settings.kept}
     run: launch.Launch = kept.bound
-    slots = Slots.from_buffer_copy(run._template)
     out, scratch = run.run(x, None, kept.pack, own.prints.address), memory.scratch(max(4 * run._elements, 64))
     assert out is not None
-    slots[launch._X], slots[run._out_slot] = x.data_ptr(), out.data_ptr()
-    slots[launch._SCRATCH] = scratch.address
-    for slot, address in zip(launch._WEIGHTS, kept.pack.addresses, strict=True):
-        slots[slot] = address
+    cells, at = run._table.copy()
+    cells[run._x], cells[run._out] = x.data_ptr(), out.data_ptr()
+    run._scratch(cells)
+    for name, place in run._weights:
+        cells[place] = kept.pack.addresses[name]
     # The addresses are good as long as what they are of is held.
-    held = slots, out, scratch
-    serial, at, none = run._serial, ctypes.addressof(held[0]), weights.NO_PRINTS.address
+    held = cells, out, scratch
+    serial, none = run._serial, weights.NO_PRINTS.address
 
     def call() -> object:
         return serial(at, none), held

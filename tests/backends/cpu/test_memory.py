@@ -8,8 +8,8 @@ import weakref
 import pytest
 import torch
 
-from depthwise.backends.cpu import memory
-from depthwise.backends.cpu.plan_depthwise import MOST_ZEROS
+from depthwise.backends.cpu.plan.filters import MOST_ZEROS
+from depthwise.backends.cpu.run import memory
 
 
 def test_zeros_are_kept_once_for_each_power_of_two() -> None:

@@ -23,15 +23,15 @@ from depthwise.backends.cpu.pack import (
     unpack_depthwise,
     unpack_pointwise,
 )
-from depthwise.backends.cpu.plan import lanes_below
-from depthwise.backends.cpu.plan_pointwise import PointwiseKernel
+from depthwise.backends.cpu.plan.pointwise import PointwisePlan
+from depthwise.backends.cpu.plan.sizes import lanes_below
 from tests.support.cases import normals
 
 
-def kernel(inputs: int, outputs: int, groups: int, lanes: int, vectors: int) -> PointwiseKernel:
+def kernel(inputs: int, outputs: int, groups: int, lanes: int, vectors: int) -> PointwisePlan:
     """Of `inputs` and `outputs` channels in each group."""
     lanes = lanes_below(outputs, lanes)
-    return PointwiseKernel(
+    return PointwisePlan(
         in_channels=groups * inputs,
         out_channels=groups * outputs,
         groups=groups,
@@ -52,7 +52,7 @@ kernels = st.builds(
 
 
 @given(kernels)
-def test_unpacking_gives_the_pointwise_weight_back(k: PointwiseKernel) -> None:
+def test_unpacking_gives_the_pointwise_weight_back(k: PointwisePlan) -> None:
     weight = torch.arange(1.0, 1 + k.out_channels * k.group_inputs).reshape(k.out_channels, k.group_inputs, 1, 1)
     packed, bias = pack_pointwise(weight, None, k)
     assert packed.is_contiguous()
@@ -62,7 +62,7 @@ def test_unpacking_gives_the_pointwise_weight_back(k: PointwiseKernel) -> None:
 
 
 @given(kernels)
-def test_panels_lie_as_the_kernel_walks_them(k: PointwiseKernel) -> None:
+def test_panels_lie_as_the_kernel_walks_them(k: PointwisePlan) -> None:
     weight = torch.arange(1.0, 1 + k.out_channels * k.group_inputs).reshape(k.out_channels, k.group_inputs, 1)
     bias = torch.arange(1.0, 1 + k.out_channels)
     expected_weight, expected_bias = [], []
@@ -109,7 +109,7 @@ def normalised(x: Tensor, norm: Norm | None) -> Tensor:
     return torch.nn.functional.batch_norm(x, mean, var, weight, bias, eps=norm.eps)
 
 
-def packed_result(x: Tensor, pack: Pack, k: PointwiseKernel) -> Tensor:
+def packed_result(x: Tensor, pack: Pack, k: PointwisePlan) -> Tensor:
     """What packed weights compute, in float64, nothing between the two convolutions."""
     assert pack.pointwise_weight is not None
     assert pack.pointwise_bias is not None

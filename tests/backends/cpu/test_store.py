@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from depthwise import DepthwiseConv2d
-from depthwise.backends.cpu import machine, private, store
+from depthwise.backends.cpu import machine
+from depthwise.backends.cpu.run import private, store
 from depthwise.doctor import machine_report
 
 MACHINE = machine.neon()

@@ -20,8 +20,8 @@ from ..eager import by_parts, convolved
 from ..problem import Operation, Problem, problem_of
 from ..tensors import is_listened_to
 from ..weights import gradients_asked
-from . import executable
-from .operators import differentiable_depthwise, run
+from .operators import differentiable_depthwise, run_plain
+from .run import executable
 
 
 class Cpu(Backend):
@@ -42,8 +42,8 @@ class Cpu(Backend):
     def details(self) -> tuple[str, ...]:
         if _machine_refusal() is not None:
             return ()
-        from . import store, threads
         from .launch import machine
+        from .run import store, threads
 
         target, runtime = machine(), threads.runtime()
         alone = threads.reason()
@@ -68,7 +68,7 @@ class Cpu(Backend):
             return convolved(x, weights, problem.geometry)
         x, weights = x.resolve_neg(), weights.with_resolved_residual()
         if not problem.differentiable:
-            return run(x, weights, problem)
+            return run_plain(x, weights, problem)
         gradients_asked(weights.weights)
         if isinstance(weights, DepthwiseTensors):
             return differentiable_depthwise(x, weights.weight, weights.bias, problem)

@@ -12,7 +12,8 @@ from ...geometry import Geometry, check_countable
 from ..formats import suggested_strides
 from ..problem import Activation, Operation, Problem
 from . import machine
-from .launch import Decision, decide
+from .launch import decide
+from .lower import Decision
 
 MACHINES = {"avx2": machine.avx2, "neon": machine.neon}
 
@@ -26,8 +27,8 @@ class Inspection:
     @property
     def plan(self) -> str:
         """The constants of each loop nest, then the numbers of this call."""
-        program = self.decision.program
-        parts = [part for part in (program.depthwise, program.pointwise, self.decision.schedule) if part is not None]
+        stages = self.decision.program.stages
+        parts = [part for stage in stages for part in (*stage.kernel.plans, stage.cut)]
         lines = [self.decision.name]
         for part in parts:
             lines.append(f"\n{type(part).__name__}")

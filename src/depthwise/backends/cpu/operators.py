@@ -20,7 +20,7 @@ _LIBRARY.define(f"cpu_depthwise_conv({DEPTHWISE}) -> Tensor")
 _LIBRARY.define(f"cpu_separable_conv({SEPARABLE}) -> Tensor")
 
 
-def run(x: Tensor, weights: Weights, problem: Problem, *, keeps: bool = True) -> Tensor:
+def run_plain(x: Tensor, weights: Weights, problem: Problem, *, keeps: bool = True) -> Tensor:
     """The convolution of tensors that are plain memory, recorded by no one.
 
     keeps: what is made of the weights may stay for the next call
@@ -43,7 +43,7 @@ class _Depthwise(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, problem: Problem) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.g, ctx.bias_sizes = problem.geometry, None if bias is None else list(bias.shape)
-        return run(x, DepthwiseTensors(weight, bias), problem, keeps=False)
+        return run_plain(x, DepthwiseTensors(weight, bias), problem, keeps=False)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -81,7 +81,7 @@ def _separable(x: Tensor, *arguments: Any) -> Tensor:
 
 def _run(x: Tensor, weights: Weights, g: Geometry) -> Tensor:
     problem = problem_of(x, weights, g, in_program=True)
-    return convolved(x, weights, g) if problem.foreign else run(x, weights, problem)
+    return convolved(x, weights, g) if problem.foreign else run_plain(x, weights, problem)
 
 
 def _fake_depthwise(x: Tensor, *arguments: Any) -> Tensor:

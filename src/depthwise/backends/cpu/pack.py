@@ -11,8 +11,10 @@ from torch import Tensor
 
 from ...folding import scale_and_shift_of
 from ..base import DepthwiseTensors, Norm, Weights
-from .plan_depthwise import tap_stride
-from .plan_pointwise import PointwiseKernel
+from .plan.filters import tap_stride
+from .plan.pointwise import PointwisePlan
+
+NAMES = ("depthwise_weight", "depthwise_bias", "pointwise_weight", "pointwise_bias")
 
 # Of float32: 2^-126 less the least of them.
 LARGEST_DENORMAL = 2.0**-126 - 2.0**-149
@@ -34,12 +36,13 @@ class Pack:
     number: int = field(default_factory=count(1).__next__)
 
     @cached_property
-    def addresses(self) -> tuple[int, ...]:
-        tensors = self.depthwise_weight, self.depthwise_bias, self.pointwise_weight, self.pointwise_bias
-        return tuple(0 if tensor is None else tensor.data_ptr() for tensor in tensors)
+    def addresses(self) -> dict[str, int]:
+        """Of those there are, by the kernels' names of pointers to them."""
+        tensors = {name: getattr(self, name) for name in NAMES}
+        return {name: tensor.data_ptr() for name, tensor in tensors.items() if tensor is not None}
 
 
-def pack_of(weights: Weights, pointwise: PointwiseKernel | None) -> Pack:
+def pack_of(weights: Weights, pointwise: PointwisePlan | None) -> Pack:
     """Pack the weights of a call, its batch norms folded in."""
     with torch.no_grad():
         if isinstance(weights, DepthwiseTensors):
@@ -73,7 +76,7 @@ def unpack_depthwise(packed: Tensor, filters: int, kernel_size: tuple[int, ...])
     return weight.contiguous()
 
 
-def pack_pointwise(weight: Tensor, bias: Tensor | None, k: PointwiseKernel) -> tuple[Tensor, Tensor]:
+def pack_pointwise(weight: Tensor, bias: Tensor | None, k: PointwisePlan) -> tuple[Tensor, Tensor]:
     """The panels of every group, full ones before the group's rest, and the bias of every vector.
 
     weight: (out_channels, group_inputs, 1, ...)
@@ -84,7 +87,7 @@ def pack_pointwise(weight: Tensor, bias: Tensor | None, k: PointwiseKernel) -> t
         # The last vector of a group overlaps the one before it.
         columns = (k.group_outputs * torch.arange(k.groups, device="cpu")[:, None] + _columns(k).flatten()).flatten()
         rows, flat = rows[columns], flat[columns]
-    # As a matrix, which torch transposes four times as fast as in more axes (AMD EPYC, Zen 4, 1 thread, 2026-11-28).
+    # As a matrix, which torch transposes faster than in more axes.
     matrix = _copy(rows.t())
     torch.hardshrink(matrix, LARGEST_DENORMAL, out=matrix)
     grouped = matrix.unflatten(1, (k.groups, k.group_vectors * k.lanes))
@@ -105,7 +108,7 @@ def _copy(tensor: Tensor) -> Tensor:
     return tensor.clone(memory_format=torch.contiguous_format).resolve_neg()
 
 
-def unpack_pointwise(packed: Tensor, k: PointwiseKernel) -> Tensor:
+def unpack_pointwise(packed: Tensor, k: PointwisePlan) -> Tensor:
     """The weight that `pack_pointwise` was given, as (out_channels, group_inputs)."""
     full = k.full_panels * k.vectors
     rows = packed.unflatten(0, (k.groups, -1))
@@ -118,7 +121,7 @@ def unpack_pointwise(packed: Tensor, k: PointwiseKernel) -> Tensor:
     return weight.flatten(0, 1)
 
 
-def _columns(k: PointwiseKernel) -> Tensor:
+def _columns(k: PointwisePlan) -> Tensor:
     """Output channels, within a group, of each lane of its vectors."""
     starts = [min(vector * k.lanes, k.group_outputs - k.lanes) for vector in range(k.group_vectors)]
     return torch.tensor(starts, device="cpu")[:, None] + torch.arange(k.lanes, device="cpu")

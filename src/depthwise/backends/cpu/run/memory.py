@@ -45,8 +45,7 @@ _NO_BUFFER = Buffer(0, 0, None)
 def ask_for_huge_pages(out: Tensor, size: int) -> None:
     """For the `size` bytes of a new result, where the system has them.
 
-    The first touch of every small page costs more than writing it: 32 MiB took 7.4 ms on small and 2.4 ms on huge pages
-    (AMD EPYC, Zen 4, 1 thread, 2026-11-22).
+    The first touch of every small page costs more than writing it.
     """
     advise = _advise()
     if advise is not None:
@@ -70,7 +69,7 @@ def _buffer(size: int) -> Buffer:
 
 
 def zeros(elements: int) -> Tensor:
-    """At least so many zeros to read from: of each power of two one tensor is kept, up to plan_depthwise.MOST_ZEROS."""
+    """At least so many zeros to read from: of each power of two one tensor is kept, up to plan.filters.MOST_ZEROS."""
     return _zeros(1 << elements.bit_length())
 
 

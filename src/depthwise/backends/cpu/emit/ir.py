@@ -3,8 +3,8 @@
 Phi nodes and branches live only here. Python's operators stand for instructions; an `int` or a `float` beside them is a
 constant in the code, and integers that are constants are worked out here.
 
-IR is written as text, as LLVM's reference has it (https://llvm.org/docs/LangRef.html). llvmlite.ir makes objects of
-instructions and of types: a separable layer took 30 ms so, 4 as text (AMD EPYC, Zen 4, 2026-11-28).
+IR is written as text, as LLVM's reference has it (https://llvm.org/docs/LangRef.html): llvmlite.ir makes objects of
+instructions and of types, which takes several times as long.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
-from .machine import FLOAT_BYTES
+from ..machine import FLOAT_BYTES
 
 Case = TypeVar("Case")
 
@@ -106,7 +106,7 @@ class Block:
         value, cell = f"%slot.{name}", f"%cell.{name}"
         if name not in self._entry:
             self._entry[name] = [
-                f"  {cell} = getelementptr ptr, ptr %slots, i64 {self._slots[name]}",
+                f"  {cell} = getelementptr ptr, ptr %frame, i64 {self._slots[name]}",
                 f"  {value} = load {kind}, ptr {cell}",
             ]
         return value

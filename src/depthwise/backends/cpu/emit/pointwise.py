@@ -19,16 +19,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..plan.pointwise import PointwisePlan
+from ..plan.sizes import LINE_ELEMENTS
 from .activations import activated
 from .ir import Block, Bool, Int, Ptr, ceil_div, greatest, least, select
-from .plan import LINE_ELEMENTS
-from .plan_pointwise import PointwiseKernel
+from .kernel import Kernel, Plan
 
-SLOTS = ("pointwise_weight", "pointwise_bias", "residual", "out", "pixels", "bands", "panel_chunks")
-
+POINTERS = ("pointwise_weight", "pointwise_bias", "residual", "out")
 
 # How far ahead weights are fetched, in input channels: the hardware's own prefetching stops at the end of each page.
-# MobileNetV1's blocks took 1 to 5 % less time (AMD EPYC, Zen 4, 1 thread, 2026-11-23).
 PREFETCH_INPUTS = 24
 
 
@@ -59,23 +58,40 @@ class Band:
     ahead: Ahead | None = None
 
 
-def write_pointwise(e: Block, k: PointwiseKernel, thread: Int, threads: Int) -> None:
+@dataclass(frozen=True)
+class PointwiseKernel(Kernel):
     """Tasks: chunks of panels x chunks of pixels."""
-    pixels, bands, chunks = e.number("pixels"), e.number("bands"), e.number("panel_chunks")
-    tasks = bands * chunks
-    with e.loop(thread * tasks // threads, (thread + 1) * tasks // threads) as task:
-        chunk, index = task.index // bands, task.index % bands
-        first, last = index * pixels // bands, (index + 1) * pixels // bands
-        band = Band(
-            e.pointer("depthwise_out") + first * k.pixel_stride,
-            last - first,
-            e.pointer("out") + first * k.out_channels,
-            e.pointer("residual") + first * k.out_channels,
-        )
-        write_product(e, k, band, (chunk * k.panels // chunks, (chunk + 1) * k.panels // chunks))
+
+    pointers = ("x", *POINTERS)
+    numbers = ("pixels", "bands", "panel_chunks")
+
+    pointwise: PointwisePlan
+
+    @property
+    def label(self) -> str:
+        return f"pw_f32_{self.pointwise.name}"
+
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        return (self.pointwise,)
+
+    def write(self, e: Block, thread: Int, threads: Int) -> None:
+        k = self.pointwise
+        pixels, bands, chunks = e.number("pixels"), e.number("bands"), e.number("panel_chunks")
+        tasks = bands * chunks
+        with e.loop(thread * tasks // threads, (thread + 1) * tasks // threads) as task:
+            chunk, index = task.index // bands, task.index % bands
+            first, last = index * pixels // bands, (index + 1) * pixels // bands
+            band = Band(
+                e.pointer("x") + first * k.pixel_stride,
+                last - first,
+                e.pointer("out") + first * k.out_channels,
+                e.pointer("residual") + first * k.out_channels,
+            )
+            write_product(e, k, band, (chunk * k.panels // chunks, (chunk + 1) * k.panels // chunks))
 
 
-def write_product(e: Block, k: PointwiseKernel, band: Band, panels: tuple[Int, Int]) -> None:
+def write_product(e: Block, k: PointwisePlan, band: Band, panels: tuple[Int, Int]) -> None:
     """The panels [first, last) of a band."""
     if k.pixels_first:
         _each_tile(
@@ -99,7 +115,7 @@ class _Panel:
     first_input: Int
 
 
-def _each_panel(e: Block, k: PointwiseKernel, panels: tuple[Int, Int], write: Callable[[_Panel], None]) -> None:
+def _each_panel(e: Block, k: PointwisePlan, panels: tuple[Int, Int], write: Callable[[_Panel], None]) -> None:
     """Full panels first, numbered through all groups, then each group's rest."""
     first, last = panels
     full = k.groups * k.full_panels
@@ -111,7 +127,7 @@ def _each_panel(e: Block, k: PointwiseKernel, panels: tuple[Int, Int], write: Ca
             write(_panel(e, k, panel.index, (panel.index - full, e.whole(k.full_panels * k.vectors)), k.rest_vectors))
 
 
-def _panel(e: Block, k: PointwiseKernel, number: Int, place: tuple[Int, Int], vectors: int) -> _Panel:
+def _panel(e: Block, k: PointwisePlan, number: Int, place: tuple[Int, Int], vectors: int) -> _Panel:
     """The `vectors` vectors from place = (group, vector) on."""
     group, vector = place
     start = group * k.group_vectors + vector
@@ -127,7 +143,7 @@ def _panel(e: Block, k: PointwiseKernel, number: Int, place: tuple[Int, Int], ve
     )
 
 
-def _each_tile(k: PointwiseKernel, band: Band, write: Callable[[Int, int], None]) -> None:
+def _each_tile(k: PointwisePlan, band: Band, write: Callable[[Int, int], None]) -> None:
     """Tiles by their first pixel and their height, of two neighbouring heights; single pixels where there are few."""
     pixels, least_height = band.pixels, k.heights[-1]
     e = pixels.block
@@ -146,7 +162,7 @@ def _each_tile(k: PointwiseKernel, band: Band, write: Callable[[Int, int], None]
         write(pixel.index, 1)
 
 
-def _write_tile(e: Block, k: PointwiseKernel, band: Band, panel: _Panel, m: Int, rows: int) -> None:
+def _write_tile(e: Block, k: PointwisePlan, band: Band, panel: _Panel, m: Int, rows: int) -> None:
     vectors = panel.vectors
     a = band.a + (m * k.pixel_stride + panel.first_input)
     # Loaded here: kept from tile to tile, it would take registers from the sums.
@@ -155,8 +171,7 @@ def _write_tile(e: Block, k: PointwiseKernel, band: Band, panel: _Panel, m: Int,
     places = [m * k.out_channels + column for column in panel.columns]
     results = [band.out + place for place in places]
     if not k.pixels_first:
-        # Where the results lie comes while they are computed: Xception's blocks on 37x37 to 10x10 pixels took 0 to 2 %
-        # less time (AMD EPYC, Zen 4, 1 and 2 threads, 2026-11-28).
+        # Where the results lie comes while they are computed.
         for i in range(rows):
             for result in results:
                 (result + i * k.out_channels).prefetch(2)
@@ -180,14 +195,12 @@ def _write_tile(e: Block, k: PointwiseKernel, band: Band, panel: _Panel, m: Int,
             (results[j] + i * k.out_channels).store(activated(value, k.activation))
 
 
-def _fetching(k: PointwiseKernel, band: Band, panel: _Panel, m: Int, rows: int) -> Callable[[Int], None]:
+def _fetching(k: PointwisePlan, band: Band, panel: _Panel, m: Int, rows: int) -> Callable[[Int], None]:
     """What a tile does at each input channel so that memory beyond L2 is not waited for.
 
-    The tile's first panels fetch what of the next band's input belongs to its pixels, some lines for each channel;
-    blocks whose input lies beyond L2 took 3 to 17 % less time (Intel Xeon, 2 MiB of L2, 1 thread, 2026-11-25). They
+    The tile's first panels fetch what of the next band's input belongs to its pixels, some lines for each channel. They
     also fetch where the next tile's result will lie, a line for each channel: it must come before what is stored
-    there, and stores that wait for it stop all others; MobileNetV1's first four blocks took 1 to 12 % less time,
-    Xception's 5 to 19 % (AMD EPYC, Zen 4, 1 thread, others at work on its L3, 2026-11-27).
+    there, and stores that wait for it stop all others.
     """
     ahead = band.ahead
     if ahead is None or not k.pixels_first:

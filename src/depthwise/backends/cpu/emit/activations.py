@@ -12,7 +12,7 @@ from ctypes import c_float
 from dataclasses import dataclass
 from math import log
 
-from ..base import Activation
+from ...base import Activation
 from .ir import Vec, select
 
 EPS = 2.0**-23

@@ -25,8 +25,8 @@ import llvmlite
 import platformdirs
 from llvmlite.binding import llvm_version_info
 
+from ..machine import Machine
 from . import private
-from .machine import Machine
 from .private import RefusedError
 
 MAGIC = b"depthwise kernel 2\n"
@@ -214,7 +214,7 @@ def _source_digest(folder: Path) -> str | None:
 
 
 # Read when the modules themselves are, so that a file edited later does not lend its digest to the code of before.
-_SOURCE = _source_digest(Path(__file__).parent)
+_SOURCE = _source_digest(Path(__file__).parents[1])
 
 
 def _identity(key: str, machine: Machine) -> str:

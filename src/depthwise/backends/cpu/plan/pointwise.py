@@ -5,32 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil, prod
 
-from ...geometry import Geometry
-from ..base import Activation
-from .machine import Machine
-from .plan import LINE_ELEMENTS, activation_name, lanes_below, unaliased, weights_stay
-
-# Heights x vectors of the register tile, most often the first heights, for few pixels the second: rows·vectors
-# accumulators, one panel row of vectors and one splat must fit. By 5 rows few pixels leave few over: 512 to 512 and
-# 1024 to 1024 channels on 2x2 to 4x4 pixels took 30 to 50 % less time than by 12 or by single pixels (AMD EPYC, Zen 4,
-# 1 thread, 2026-11-28).
-TILES: dict[str, dict[int, tuple[tuple[int, ...], ...]]] = {
-    "avx512": {1: ((14, 13, 12), (5, 4)), 2: ((14, 13, 12), (5, 4)), 3: ((9, 8, 7), (5, 4)), 5: ((5, 4),)},
-    "avx2": {1: ((6, 5), (5, 4)), 2: ((6, 5), (5, 4))},
-    "neon": {1: ((12, 11, 10), (5, 4)), 2: ((12, 11, 10), (5, 4))},
-}
-# Of the lanes of wide vectors, done twice, that narrow ones are worth where these are as fast: 54 to 144 channels to 24
-# took 10 to 24 % less time (AMD EPYC, Zen 4, 1 and 2 threads, 2026-11-28).
-LANES_IN_VAIN = 0.1
-# Of the pixels, done in vain, that tiles of the second heights are worth.
-MOST_IN_VAIN = 0.1
-# Eight blocks whose input lies beyond L2 came to 0.49 of the peak without fetching where outputs are few, 0.52 with at
-# most 1 line for each input channel, 0.53 with 2, 0.52 with 4 (Intel Xeon, 1 thread, 2026-11-25).
-MOST_FETCHED_LINES = 2
+from ....geometry import Geometry
+from ...base import Activation
+from ..machine import Machine
+from .sizes import LINE_ELEMENTS, activation_name, lanes_below, weights_stay
+from .tuning import Tuning, tuning_of
 
 
 @dataclass(frozen=True, slots=True)
-class PointwiseKernel:
+class PointwisePlan:
     """The constants of a pointwise loop nest: (pixels, in_channels) x (in_channels, out_channels) in each group.
 
     lanes, vectors, heights: register tiles are so many pixels, the most first, x `vectors` vectors of `lanes` channels
@@ -61,6 +44,11 @@ class PointwiseKernel:
         return f"{size}_{activation_name(self.activation)}{residual}_{tile}{memory}"
 
     @property
+    def packing(self) -> tuple[int, ...]:
+        """What the order of its packed weights goes by."""
+        return self.groups, self.lanes, self.vectors
+
+    @property
     def group_inputs(self) -> int:
         return self.in_channels // self.groups
 
@@ -87,14 +75,15 @@ class PointwiseKernel:
         return self.groups * (self.full_panels + (self.rest_vectors > 0))
 
 
-def pointwise_kernel(
-    g: Geometry, activation: Activation, machine: Machine, *, residual: bool, pixels: int
-) -> PointwiseKernel:
-    """The kernel for tiles of a band of `pixels` pixels."""
+def pointwise_plan(
+    g: Geometry, activation: Activation, machine: Machine, *, residual: bool, pixels: int, pixel_stride: int
+) -> PointwisePlan:
+    """The plan for tiles of a band of `pixels` pixels, `pixel_stride` elements apart."""
     lanes, vectors, count = _vectors(g, machine)
-    usual, few = TILES[machine.isa][vectors][0], TILES[machine.isa][vectors][-1]
-    heights = usual if pixels >= usual[-1] and in_vain(pixels, usual) <= MOST_IN_VAIN * pixels else few
-    return PointwiseKernel(
+    tuning = tuning_of(machine)
+    usual, few = tuning.tiles[vectors][0], tuning.tiles[vectors][-1]
+    heights = usual if pixels >= usual[-1] and in_vain(pixels, usual) <= tuning.pixels_in_vain * pixels else few
+    return PointwisePlan(
         in_channels=g.depthwise_channels,
         out_channels=g.output_size[0],
         groups=g.groups,
@@ -104,24 +93,24 @@ def pointwise_kernel(
         vectors=vectors,
         heights=heights,
         pixels_first=weights_stay(g, machine),
-        fetched_lines=_fetched_lines(g, heights[0], ceil(count / vectors)) if weights_stay(g, machine) else 0,
-        pixel_stride=unaliased(g.depthwise_channels),
+        fetched_lines=_fetched_lines(g, heights[0], ceil(count / vectors), tuning) if weights_stay(g, machine) else 0,
+        pixel_stride=pixel_stride,
     )
 
 
 def usual_heights(g: Geometry, machine: Machine) -> tuple[int, ...]:
     """Of tiles where there are pixels enough."""
-    return TILES[machine.isa][_vectors(g, machine)[1]][0]
+    return tuning_of(machine).tiles[_vectors(g, machine)[1]][0]
 
 
 def _vectors(g: Geometry, machine: Machine) -> tuple[int, int, int]:
     """Lanes of a vector, vectors of a tile and of a group."""
-    outputs, tiles = g.output_size[0] // g.groups, TILES[machine.isa]
+    outputs, tuning = g.output_size[0] // g.groups, tuning_of(machine)
     lanes, narrow = (lanes_below(outputs, most) for most in (machine.vector_lanes, machine.narrow_lanes))
-    if _whole(outputs, narrow) <= (1 - LANES_IN_VAIN) * _whole(outputs, lanes):
+    if _whole(outputs, narrow) <= (1 - tuning.lanes_in_vain) * _whole(outputs, lanes):
         lanes = narrow
     count = -(-outputs // lanes)
-    vectors = 2 if count % 2 == 0 else next((n for n in (3, 5) if n in tiles and count % n == 0), min(count, 2))
+    vectors = 2 if count % 2 == 0 else next((n for n in (3, 5) if n in tuning.tiles and count % n == 0), min(count, 2))
     return lanes, vectors, count
 
 
@@ -130,10 +119,10 @@ def _whole(channels: int, lanes: int) -> int:
     return -(-channels // lanes) * lanes
 
 
-def _fetched_lines(g: Geometry, rows: int, panels: int) -> int:
+def _fetched_lines(g: Geometry, rows: int, panels: int, tuning: Tuning) -> int:
     """Lines for each input channel of a panel that bring a tile's share of the next band's input, or the most of it."""
     lines = rows * g.in_channels * prod(g.stride) / LINE_ELEMENTS
-    return min(MOST_FETCHED_LINES, ceil(lines / (g.depthwise_channels * panels)))
+    return min(tuning.most_fetched_lines, ceil(lines / (g.depthwise_channels * panels)))
 
 
 def in_vain(pixels: int, heights: tuple[int, ...]) -> int:

@@ -8,8 +8,7 @@
 
 A box's input is packed for one block of filters at a time, so it fits in L1 or L2, whatever the number of channels. An
 input whose pixels lie together already (a sequence seen through `transpose`) is read as it is, and its result need not
-pass through scratch either: 256x1000, k = 31, took 7 % less time, 1024x1024, k = 4, 29 % (AMD EPYC, Zen 4, 1 thread,
-2026-11-28).
+pass through scratch either.
 """
 
 from __future__ import annotations
@@ -19,13 +18,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 
-from .depthwise import Pixels, Place, Rows, first_filter, image_rows, write_rows
+from ..plan.depthwise import DepthwisePlan
+from .depthwise import FETCHED, POINTERS, Pixels, Place, Rows, first_filter, image_rows, write_rows
 from .ir import Block, Int, Ptr, Vec, ceil_div, greatest, least
-from .plan_depthwise import DepthwiseKernel
+from .kernel import VIEW, Kernel, Plan
 
 # z_bands: runs of output planes; boxes: of each of them; box_pixels: the most that one has; in_scratch: elements that a
 # packed box may need
-SLOTS = ("batch", "z_bands", "boxes", "box_pixels", "in_scratch", "scratch", "scratch_elements")
+BOXES = ("batch", "segments", "z_bands", "boxes", "box_pixels", "in_scratch", "scratch_elements")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,24 +70,41 @@ def box_count(e: Block) -> Int:
     return e.number("batch") * e.number("z_bands") * e.number("boxes")
 
 
-def write_planar_depthwise(e: Block, k: DepthwiseKernel, thread: Int, threads: Int) -> None:
+@dataclass(frozen=True)
+class BoxedDepthwiseKernel(Kernel):
     """Tasks: blocks of filters, and in each every box; of pixels that lie together, boxes, and in each every block."""
-    boxes = box_count(e)
-    tasks = boxes * k.blocks
-    scratch = e.pointer("scratch") + thread * e.number("scratch_elements")
-    result = scratch + e.number("in_scratch")
-    with e.loop(thread * tasks // threads, (thread + 1) * tasks // threads) as task:
-        by_block = task.index // boxes, task.index % boxes
-        by_box = task.index % k.blocks, task.index // k.blocks
-        block, index = by_block if k.planar else by_box
-        box = box_of(e, index)
-        o = first_filter(k, block)
-        planes = planes_of(e, e.pointer("depthwise_out"), box, k.filters, o, k.lanes)
-        if k.to_planes:
-            write_box(e, k, box, block, scratch, Planes(planes))
-        else:
-            write_box(e, k, box, block, scratch, Pixels(result - o, k.lanes))
-            pixels_to_planes(e, result, k.lanes, box.pixels, planes)
+
+    pointers = (*POINTERS, "scratch", "out")
+    numbers = (*VIEW, *FETCHED, *BOXES)
+
+    depthwise: DepthwisePlan
+
+    @property
+    def label(self) -> str:
+        return f"dw_f32_{self.depthwise.name}_to_planes"
+
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        return (self.depthwise,)
+
+    def write(self, e: Block, thread: Int, threads: Int) -> None:
+        k = self.depthwise
+        boxes = box_count(e)
+        tasks = boxes * k.blocks
+        scratch = e.pointer("scratch") + thread * e.number("scratch_elements")
+        result = scratch + e.number("in_scratch")
+        with e.loop(thread * tasks // threads, (thread + 1) * tasks // threads) as task:
+            by_block = task.index // boxes, task.index % boxes
+            by_box = task.index % k.blocks, task.index // k.blocks
+            block, index = by_block if k.planar else by_box
+            box = box_of(e, index)
+            o = first_filter(k, block)
+            planes = planes_of(e, e.pointer("out"), box, k.filters, o, k.lanes)
+            if k.to_planes:
+                write_box(e, k, box, block, scratch, Planes(planes))
+            else:
+                write_box(e, k, box, block, scratch, Pixels(result - o, k.lanes))
+                pixels_to_planes(e, result, k.lanes, box.pixels, planes)
 
 
 def planes_of(e: Block, base: Ptr, box: Box, channels: int, o: Int, lanes: int) -> list[Ptr]:
@@ -122,7 +139,7 @@ class Planes(Place):
                 (start + (self.pixel + i)).store(row)
 
 
-def write_box(e: Block, k: DepthwiseKernel, box: Box, block: Int, scratch: Ptr, out: Place) -> None:
+def write_box(e: Block, k: DepthwisePlan, box: Box, block: Int, scratch: Ptr, out: Place) -> None:
     """One block of filters of a box; `out` is the place of its first pixel."""
     covered = _packed(e, k, box, first_filter(k, block), scratch) if k.planar else None
     height, width = box.y_stop - box.y_start, box.x_stop - box.x_start
@@ -147,7 +164,7 @@ class _Covered:
     width: Int
 
 
-def _packed(e: Block, k: DepthwiseKernel, box: Box, o: Int, scratch: Ptr) -> _Covered:
+def _packed(e: Block, k: DepthwisePlan, box: Box, o: Int, scratch: Ptr) -> _Covered:
     """Bring what the box's windows cover to scratch, pixel by pixel, the channels of one block of filters together."""
     covered = _covered(e, k, box)
     image = e.pointer("x") + box.n * e.number("x_n")
@@ -172,14 +189,14 @@ def _packed(e: Block, k: DepthwiseKernel, box: Box, o: Int, scratch: Ptr) -> _Co
     return covered
 
 
-def _may_skip(k: DepthwiseKernel, axis: int) -> bool:
+def _may_skip(k: DepthwisePlan, axis: int) -> bool:
     """Whether windows of neighbouring outputs may have planes or rows between them that nobody reads."""
     return k.dilation[axis] > 1 or k.stride[axis] > k.kernel[axis]
 
 
 @contextmanager
 def _each_seen(
-    e: Block, k: DepthwiseKernel, axis: int, outputs: tuple[Int, Int], covered: tuple[Int, Int]
+    e: Block, k: DepthwisePlan, axis: int, outputs: tuple[Int, Int], covered: tuple[Int, Int]
 ) -> Iterator[Int]:
     """The planes or rows of covered = (first, count) that outputs = [start, stop) see, by their index in it.
 
@@ -199,14 +216,14 @@ def _each_seen(
             yield index
 
 
-def _run(k: DepthwiseKernel, outputs: tuple[Int, Int]) -> Int:
+def _run(k: DepthwisePlan, outputs: tuple[Int, Int]) -> Int:
     """Columns from the first to the last that one tap sees for outputs [start, stop)."""
     return (outputs[1] - outputs[0] - 1) * k.stride[2] + 1
 
 
 @contextmanager
 def _runs(
-    e: Block, k: DepthwiseKernel, outputs: tuple[Int, Int], covered: _Covered, length: Int
+    e: Block, k: DepthwisePlan, outputs: tuple[Int, Int], covered: _Covered, length: Int
 ) -> Iterator[tuple[Int, Int]]:
     """Runs of columns, (start, count), that outputs see: tap by tap where that is fewer, else one of `length`."""
     if k.dilation[2] == 1:
@@ -222,7 +239,7 @@ def _runs(
         yield by_taps.pick(inside, 0), by_taps.pick(count, length)
 
 
-def _packed_rows(e: Block, k: DepthwiseKernel, box: Box, covered: _Covered, scratch: Ptr, z: Int) -> Rows:
+def _packed_rows(e: Block, k: DepthwisePlan, box: Box, covered: _Covered, scratch: Ptr, z: Int) -> Rows:
     """The box's output rows in plane z, from scratch."""
     iz, iy = z * k.stride[0] - e.number("pad_z"), box.y_start * k.stride[1] - e.number("pad_y")
     y_stride = covered.width * k.lanes
@@ -241,7 +258,7 @@ def _packed_rows(e: Block, k: DepthwiseKernel, box: Box, covered: _Covered, scra
     )
 
 
-def _covered(e: Block, k: DepthwiseKernel, box: Box) -> _Covered:
+def _covered(e: Block, k: DepthwisePlan, box: Box) -> _Covered:
     z, depth = _span(k, 0, box.z_start, box.z_stop, e.number("pad_z"), e.number("in_z"))
     y, height = _span(k, 1, box.y_start, box.y_stop, e.number("pad_y"), e.number("in_y"))
     x, width = _span(k, 2, box.x_start, box.x_stop, e.number("pad_x"), e.number("in_x"))
@@ -249,7 +266,7 @@ def _covered(e: Block, k: DepthwiseKernel, box: Box) -> _Covered:
     return _Covered(z, depth, y, height, whole.pick(0, x), whole.pick(e.number("in_x"), width))
 
 
-def _span(k: DepthwiseKernel, axis: int, start: Int, stop: Int, padding: Int, size: Int) -> tuple[Int, Int]:
+def _span(k: DepthwisePlan, axis: int, start: Int, stop: Int, padding: Int, size: Int) -> tuple[Int, Int]:
     """First input inside the image that the outputs [start, stop) see along an axis, and how many."""
     first = start * k.stride[axis] - padding
     last = (stop - 1) * k.stride[axis] - padding + ((k.kernel[axis] - 1) * k.dilation[axis] + 1)

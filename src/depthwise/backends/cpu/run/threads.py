@@ -19,7 +19,7 @@ import torch
 
 from .driver import RUNTIME_FUNCTIONS
 
-# Of a program: of the addresses of its slots and of the prints of its weights; not 0 where these are not there.
+# Of the driver: of the addresses of a table and of the prints of its weights; not 0 where these are not there.
 ENTRY = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p)
 
 _NAME = re.compile(r"lib(gomp|iomp5|omp)\b.*\.so")
@@ -58,14 +58,14 @@ def team_size() -> int:
 
 
 def launch(
-    serial: Callable[[int, int], int], parallel: Callable[[int, int], int], slots: int, prints: int, threads: int
+    serial: Callable[[int, int], int], parallel: Callable[[int, int], int], table: int, prints: int, threads: int
 ) -> int:
-    """Run a program on at most `threads` threads, those that its slots name; the GIL is free meanwhile.
+    """Run a program on at most `threads` threads, those that its table names; the GIL is free meanwhile.
 
-    serial, parallel: the program's entries, as ctypes functions
-    slots, prints:    addresses
+    serial, parallel: the driver's entries, as ctypes functions
+    table, prints:    addresses
     """
-    return (parallel if threads > 1 and _has_team() else serial)(slots, prints)
+    return (parallel if threads > 1 and _has_team() else serial)(table, prints)
 
 
 @cache

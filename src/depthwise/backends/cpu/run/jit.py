@@ -17,9 +17,9 @@ from weakref import WeakValueDictionary
 
 import llvmlite.binding as llvm
 
+from ..apart import AbandonedError, Task, apart
+from ..machine import Machine
 from . import store
-from .apart import AbandonedError, Task, apart
-from .machine import Machine
 
 # Of code that nobody holds any more.
 KEPT_MODULES = 512
@@ -141,8 +141,7 @@ def _optimised(text: str, target: llvm.TargetMachine, owned: ExitStack) -> llvm.
     with target.target_data as data:
         module.data_layout = str(data)
     # The emitters decide what is unrolled, inlined and a vector; these two tidy up. LLVM's own pipeline (O3) takes
-    # two to three times as long in all, and 24 kernels ran between 6 % faster and 10 % slower, one 33 % slower:
-    # Zen 4, AVX-512 and AVX2, 1 thread, November 2026.
+    # longer, for code that is no faster.
     passes = owned.enter_context(llvm.create_new_module_pass_manager())
     # llvmlite 0.50 forgets to: its ModulePassManager inherits an empty _dispose before this one.
     owned.callback(llvm.newpassmanagers.NewPassManager._dispose, passes)

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..plan.depthwise import DepthwisePlan
 from .ir import Block, Bool, Int, Ptr, Vec, ceil_div, greatest, least, select
-from .plan_depthwise import DepthwiseKernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Taps:
     y_step: int | Int
 
 
-def rows_of(e: Block, k: DepthwiseKernel, strip: Strip, taps: Taps) -> list[Ptr]:
+def rows_of(e: Block, k: DepthwisePlan, strip: Strip, taps: Taps) -> list[Ptr]:
     """Pointers to input column 0 under every kernel row, where these are written out; one outside reads zeros."""
     if k.rank == 1:
         return [taps.start]
@@ -79,17 +79,17 @@ def rows_of(e: Block, k: DepthwiseKernel, strip: Strip, taps: Taps) -> list[Ptr]
     return [select(is_inside, taps.start + ky * taps.y_step, zeros) for ky, is_inside in enumerate(inside)]
 
 
-def valid(first: Int, size: Int, k: DepthwiseKernel, axis: int) -> tuple[Int, Int]:
+def valid(first: Int, size: Int, k: DepthwisePlan, axis: int) -> tuple[Int, Int]:
     """The taps [start, stop) of an axis that fall inside the image where tap 0 falls on `first`."""
     return _from(first, k, axis), least(_from(first - size, k, axis), k.kernel[axis])
 
 
-def _from(first: Int, k: DepthwiseKernel, axis: int) -> Int:
+def _from(first: Int, k: DepthwisePlan, axis: int) -> Int:
     """The first tap at or after place 0 where tap 0 falls on `first`."""
     return ceil_div(greatest(0 - first, 0), k.dilation[axis])
 
 
-def sums(e: Block, k: DepthwiseKernel, strip: Strip, taps: Taps, o: Int) -> list[Vec]:
+def sums(e: Block, k: DepthwisePlan, strip: Strip, taps: Taps, o: Int) -> list[Vec]:
     """The sums of one tile, by loops over the rows of the kernel."""
     area, width = k.kernel[1] * k.kernel[2] * k.tap_stride, k.kernel[2] * k.tap_stride
     start, weight = taps.start + _channel(k, strip, o), e.pointer("depthwise_weight") + o
@@ -107,7 +107,7 @@ def sums(e: Block, k: DepthwiseKernel, strip: Strip, taps: Taps, o: Int) -> list
     return kz.values
 
 
-def sums_of_rows(e: Block, k: DepthwiseKernel, strip: Strip, rows: list[Ptr], o: Int) -> list[Vec]:
+def sums_of_rows(e: Block, k: DepthwisePlan, strip: Strip, rows: list[Ptr], o: Int) -> list[Vec]:
     """The sums of one tile, every row of the kernel written out."""
     values, weight = _bias(e, k, strip, o), e.pointer("depthwise_weight") + o
     for ky, row in enumerate(rows):
@@ -116,11 +116,11 @@ def sums_of_rows(e: Block, k: DepthwiseKernel, strip: Strip, rows: list[Ptr], o:
     return values
 
 
-def _bias(e: Block, k: DepthwiseKernel, strip: Strip, o: Int) -> list[Vec]:
+def _bias(e: Block, k: DepthwisePlan, strip: Strip, o: Int) -> list[Vec]:
     return [(e.pointer("depthwise_bias") + o).load(k.lanes)] * strip.columns
 
 
-def _channel(k: DepthwiseKernel, strip: Strip, o: Int) -> int | Int:
+def _channel(k: DepthwisePlan, strip: Strip, o: Int) -> int | Int:
     """Elements from the start of an input pixel to what filter o reads."""
     return 0 if strip.packed else o // k.multiplier
 
@@ -128,7 +128,7 @@ def _channel(k: DepthwiseKernel, strip: Strip, o: Int) -> int | Int:
 _Place = tuple[Ptr, Ptr, Int]
 
 
-def _row(e: Block, k: DepthwiseKernel, strip: Strip, place: _Place, values: list[Vec]) -> list[Vec]:
+def _row(e: Block, k: DepthwisePlan, strip: Strip, place: _Place, values: list[Vec]) -> list[Vec]:
     """`values` plus the products of one kernel row."""
     width = k.kernel[2]
     if width <= k.taps:
@@ -160,7 +160,7 @@ def _row(e: Block, k: DepthwiseKernel, strip: Strip, place: _Place, values: list
 
 def _stairs(
     e: Block,
-    k: DepthwiseKernel,
+    k: DepthwisePlan,
     strip: Strip,
     place: _Place,
     taps: tuple[Int, Bool],
@@ -175,7 +175,7 @@ def _stairs(
 
 def _along(
     e: Block,
-    k: DepthwiseKernel,
+    k: DepthwisePlan,
     strip: Strip,
     place: _Place,
     bounds: tuple[Int, Int],
@@ -190,7 +190,7 @@ def _along(
     return kx.values
 
 
-def _spans(e: Block, k: DepthwiseKernel, strip: Strip) -> tuple[tuple[Int, Int], tuple[Int, Int]]:
+def _spans(e: Block, k: DepthwisePlan, strip: Strip) -> tuple[tuple[Int, Int], tuple[Int, Int]]:
     """The taps [start, stop) that all columns of a tile have inside the image, and those that some have."""
     last, size = strip.ix + (strip.columns - 1) * strip.apart * k.stride[2], e.number("in_x")
     first_all, after_all = valid(strip.ix, size, k, 2)[0], valid(last, size, k, 2)[1]
@@ -201,7 +201,7 @@ def _spans(e: Block, k: DepthwiseKernel, strip: Strip) -> tuple[tuple[Int, Int],
 
 def _chunk(
     e: Block,
-    k: DepthwiseKernel,
+    k: DepthwisePlan,
     strip: Strip,
     place: _Place,
     taps: tuple[Int, int],
@@ -238,7 +238,7 @@ def _chunk(
     return values
 
 
-def _load(e: Block, k: DepthwiseKernel, strip: Strip, pixel: Ptr, o: Int) -> Vec:
+def _load(e: Block, k: DepthwisePlan, strip: Strip, pixel: Ptr, o: Int) -> Vec:
     """The inputs of the filters from o on, of one pixel."""
     lanes, multiplier = k.lanes, k.multiplier
     if strip.packed or multiplier == 1:

@@ -7,11 +7,10 @@
                     for o in blocks:
                         out[y, x + i·apart, o] = activation(sums of the tile)      (tile.py)
 
-Columns are neighbours, or lie a dilation `apart` where they share more inputs so: 256x33x33, 3x3 with dilation 6, took
-42 % less time (AMD EPYC, Zen 4, 1 thread, 2026-11-28). Down a strip two of three input rows are still in L1 from the
-row above; `strip_blocks` is chosen so that they, and the weights, fit there. The last tile of a row and the last block
-of filters overlap the ones before them, so that nothing is masked and there is no remainder code: what is computed
-twice has the same bits. Domain: any window, any multiplier; lanes <= filters.
+Columns are neighbours, or lie a dilation `apart` where they share more inputs so. Down a strip two of three input rows
+are still in L1 from the row above; `strip_blocks` is chosen so that they, and the weights, fit there. The last tile of
+a row and the last block of filters overlap the ones before them, so that nothing is masked and there is no remainder
+code: what is computed twice has the same bits. Domain: any window, any multiplier; lanes <= filters.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ from itertools import product
 from operator import and_
 from typing import Protocol, Self
 
+from ..plan.depthwise import TAPS_AT_ONCE, DepthwisePlan, usual_edges
+from ..plan.sizes import seen
 from .activations import activated
 from .ir import Block, Bool, Int, Ptr, Vec, ceil_div, greatest, least
-from .plan import seen
-from .plan_depthwise import TAPS_AT_ONCE, DepthwiseKernel, usual_edges
+from .kernel import VIEW, Kernel, Plan
 from .tile import ANY_EDGES, Edges, Strip, Taps, rows_of, sums, sums_of_rows, valid
 
-SLOTS = (
-    *("x", "x_n", "x_c", "x_z", "x_y", "x_x", "in_z", "in_y", "in_x", "out_z", "out_y", "out_x"),
-    *("pad_z", "pad_y", "pad_x", "depthwise_weight", "depthwise_bias", "depthwise_out", "rows", "segments", "chunks"),
-    *("plane_rows", "strip_rows", "fetch_in", "zeros"),
-)
+POINTERS = ("x", "zeros", "depthwise_weight", "depthwise_bias")
+# Beside those of a view: how units of rows are cut, and fetched ahead.
+UNITS = ("rows", "segments", "plane_rows", "strip_rows")
+FETCHED = ("fetch_rows", "fetch_planes", "fetch_blocks")
 
 # Lines that a tile asks for one after another; of more it asks in loops over the taps.
 MOST_FETCHED = 128
@@ -88,31 +87,50 @@ class Pixels(Place):
             (start + i * apart * self.stride).store(vector)
 
 
-def write_depthwise(e: Block, k: DepthwiseKernel, out_stride: int, thread: Int, threads: Int) -> None:
-    """Tasks: chunks of blocks, and in each every unit."""
-    chunks, units = e.number("chunks"), e.number("rows") * e.number("segments")
-    tasks = chunks * units
-    start, stop = thread * tasks // threads, (thread + 1) * tasks // threads
-    with e.loop(start // units, ceil_div(stop, units)) as chunk:
-        begun = chunk.index * units
-        first, last = greatest(start - begun, 0), least(stop - begun, units)
-        blocks = chunk.index * k.blocks // chunks, (chunk.index + 1) * k.blocks // chunks
-        out = Pixels(e.pointer("depthwise_out"), out_stride).after(first_pixel(e, k, first))
-        write_units(e, k, (first, last), blocks, out)
+@dataclass(frozen=True)
+class DepthwiseKernel(Kernel):
+    """Channels-last pixels. Tasks: chunks of blocks, and in each every unit.
+
+    out_stride: elements from one pixel of the result to the next
+    """
+
+    pointers = (*POINTERS, "out")
+    numbers = (*VIEW, *UNITS, *FETCHED, "chunks")
+
+    depthwise: DepthwisePlan
+    out_stride: int
+
+    @property
+    def label(self) -> str:
+        return f"dw_f32_{self.depthwise.name}_o{self.out_stride}"
+
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        return (self.depthwise,)
+
+    def write(self, e: Block, thread: Int, threads: Int) -> None:
+        k = self.depthwise
+        chunks, units = e.number("chunks"), e.number("rows") * e.number("segments")
+        tasks = chunks * units
+        start, stop = thread * tasks // threads, (thread + 1) * tasks // threads
+        with e.loop(start // units, ceil_div(stop, units)) as chunk:
+            begun = chunk.index * units
+            first, last = greatest(start - begun, 0), least(stop - begun, units)
+            blocks = chunk.index * k.blocks // chunks, (chunk.index + 1) * k.blocks // chunks
+            out = Pixels(e.pointer("out"), self.out_stride).after(first_pixel(e, k, first))
+            write_units(e, k, (first, last), blocks, out)
 
 
-def first_pixel(e: Block, k: DepthwiseKernel, unit: Int) -> Int:
+def first_pixel(e: Block, k: DepthwisePlan, unit: Int) -> Int:
     """Index, over the whole batch, of the first output pixel of a unit: a segment of a row."""
     width, segments = e.number("out_x"), e.number("segments")
     return _row_in_turn(e, k, unit // segments) * width + unit % segments * width // segments
 
 
-def _row_in_turn(e: Block, k: DepthwiseKernel, turn: Int) -> Int:
+def _row_in_turn(e: Block, k: DepthwisePlan, turn: Int) -> Int:
     """Index, over the whole batch, of the output row whose turn it is: some rows of all planes go before others.
 
-    Where the planes that a window sees do not fit in L2, they would come from beyond it for each plane of results: ten
-    volumes, 3x3x3, nothing in the caches, took up to 35 % less time so, 9 % in mean (AMD EPYC, Zen 4, 1 thread,
-    2026-11-28).
+    Where the planes that a window sees do not fit in L2, they would come from beyond it for each plane of results.
     """
     if k.rank < 3:
         return turn
@@ -122,12 +140,12 @@ def _row_in_turn(e: Block, k: DepthwiseKernel, turn: Int) -> Int:
     return (band // bands * depth + z) * height + band % bands * rows + y
 
 
-def first_filter(k: DepthwiseKernel, block: Int) -> Int:
+def first_filter(k: DepthwisePlan, block: Int) -> Int:
     """The first filter of a block; the last block overlaps the one before it where filters do not fill it."""
     return least(block * k.lanes, k.filters - k.lanes)
 
 
-def write_units(e: Block, k: DepthwiseKernel, units: tuple[Int, Int], blocks: tuple[Int, Int], out: Place) -> None:
+def write_units(e: Block, k: DepthwisePlan, units: tuple[Int, Int], blocks: tuple[Int, Int], out: Place) -> None:
     """The units [first, last), `strip_rows` rows at a time; `out` is the place of the first pixel."""
     first, last = units
     height = e.number("out_y" if k.rank < 3 else "plane_rows")
@@ -142,7 +160,7 @@ def write_units(e: Block, k: DepthwiseKernel, units: tuple[Int, Int], blocks: tu
             write_rows(e, k, rows, blocks, out.after(first_pixel(e, k, unit.index) - origin))
 
 
-def _rows_from(e: Block, k: DepthwiseKernel, unit: Int, count: Int) -> Rows:
+def _rows_from(e: Block, k: DepthwisePlan, unit: Int, count: Int) -> Rows:
     """`count` rows of a channels-last input, from a unit on."""
     width, segments = e.number("out_x"), e.number("segments")
     row, segment = _row_in_turn(e, k, unit // segments), unit % segments
@@ -152,14 +170,14 @@ def _rows_from(e: Block, k: DepthwiseKernel, unit: Int, count: Int) -> Rows:
     return image_rows(e, k, (n, z, y), count, columns)
 
 
-def first_unseen(e: Block, k: DepthwiseKernel, unit: Int) -> Ptr:
+def first_unseen(e: Block, k: DepthwisePlan, unit: Int) -> Ptr:
     """The first input pixel that a unit reads and the one before it does not."""
     rows = _rows_from(e, k, unit, e.whole(1))
     overlap = max(0, (k.kernel[1] - 1) * k.dilation[1] + 1 - k.stride[1])
     return rows.tap + (rows.y_stride * overlap + (rows.start * k.stride[2] - e.number("pad_x")) * rows.x_stride)
 
 
-def image_rows(e: Block, k: DepthwiseKernel, place: tuple[Int, Int, Int], count: Int, columns: tuple[Int, Int]) -> Rows:
+def image_rows(e: Block, k: DepthwisePlan, place: tuple[Int, Int, Int], count: Int, columns: tuple[Int, Int]) -> Rows:
     """The columns [start, stop) of `count` output rows from n z y on, from a channels-last input."""
     n, z, y = place
     iz, iy = z * k.stride[0] - e.number("pad_z"), y * k.stride[1] - e.number("pad_y")
@@ -177,7 +195,7 @@ def image_rows(e: Block, k: DepthwiseKernel, place: tuple[Int, Int, Int], count:
     )
 
 
-def write_rows(e: Block, k: DepthwiseKernel, rows: Rows, blocks: tuple[Int, Int], out: Place) -> None:
+def write_rows(e: Block, k: DepthwisePlan, rows: Rows, blocks: tuple[Int, Int], out: Place) -> None:
     """The blocks [first, last) of some rows; `out` is the place of the first row's column `start`."""
     width, apart = rows.stop - rows.start, k.dilation[2]
     if not k.dilated_columns:
@@ -193,7 +211,7 @@ def write_rows(e: Block, k: DepthwiseKernel, rows: Rows, blocks: tuple[Int, Int]
 
 def _write_columns(
     e: Block,
-    k: DepthwiseKernel,
+    k: DepthwisePlan,
     rows: Rows,
     blocks: tuple[Int, Int],
     out: Place,
@@ -227,7 +245,7 @@ def _write_columns(
     e.choose(cases, otherwise, write_tiles)
 
 
-def _tiles(k: DepthwiseKernel, count: Int, apart: int) -> tuple[list[tuple[Bool, int]], int]:
+def _tiles(k: DepthwisePlan, count: Int, apart: int) -> tuple[list[tuple[Bool, int]], int]:
     """How many columns a tile may have for `count` of them, each with when it has, and how many it has otherwise."""
 
     def fits(columns: int, share: int) -> Bool:
@@ -247,7 +265,7 @@ def _tiles(k: DepthwiseKernel, count: Int, apart: int) -> tuple[list[tuple[Bool,
     return [(fits(widest, 4) if others else count >= widest, widest), *((count >= n, n) for n in others)], 1
 
 
-def _by_edges(e: Block, k: DepthwiseKernel, ix: Int, tile: tuple[int, int], write: Callable[[Edges], None]) -> None:
+def _by_edges(e: Block, k: DepthwisePlan, ix: Int, tile: tuple[int, int], write: Callable[[Edges], None]) -> None:
     """Write a strip for each way in which a tile may lie over the image's edges."""
     columns, apart = tile
     reach = (k.kernel[2] - 1) * k.dilation[2]
@@ -267,7 +285,7 @@ def _by_edges(e: Block, k: DepthwiseKernel, ix: Int, tile: tuple[int, int], writ
     e.choose(cases, ANY_EDGES, write)
 
 
-def _write_strip(e: Block, k: DepthwiseKernel, rows: Rows, strip: Strip, blocks: tuple[Int, Int], out: Place) -> None:
+def _write_strip(e: Block, k: DepthwisePlan, rows: Rows, strip: Strip, blocks: tuple[Int, Int], out: Place) -> None:
     width = rows.stop - rows.start
     z = valid(rows.z, e.number("in_z"), k, 0) if k.rank > 2 else (e.whole(0), e.whole(1))
     apart = k.rows_apart
@@ -291,26 +309,21 @@ def _write_strip(e: Block, k: DepthwiseKernel, rows: Rows, strip: Strip, blocks:
             place.put([activated(vector, k.activation) for vector in tile], o, strip.apart)
 
 
-def _ahead(e: Block, k: DepthwiseKernel) -> tuple[Int, Int]:
+def _ahead(e: Block, k: DepthwisePlan) -> tuple[Int, Int]:
     """How many planes and rows of results lie between the one that is done and the one that is fetched for."""
-    rows = e.number("fetch_in")
-    if k.rank < 3:
-        return e.whole(0), rows
-    next_plane = e.number("plane_rows") < e.number("out_y")
-    return next_plane.pick(1, 0), next_plane.pick(0, rows)
+    return e.whole(0) if k.rank < 3 else e.number("fetch_planes"), e.number("fetch_rows")
 
 
-def _fetch_rows_ahead(e: Block, k: DepthwiseKernel, rows: Rows, strip: Strip, start: Ptr, out: Place, o: Int) -> None:
+def _fetch_rows_ahead(e: Block, k: DepthwisePlan, rows: Rows, strip: Strip, start: Ptr, out: Place, o: Int) -> None:
     """Fetch what a row further down, or in the next plane, reads first: the hardware sees such short runs too late.
 
-    8x128x56x56, 3x3, from memory: 1.16 ms instead of 1.84 (Intel Xeon, AVX-512, 1 thread, 2026-11-25). Where the result
-    of that row will lie too: 8 images, kernels from 3x3 to 7x7, took 4 to 18 % less time (AMD EPYC, Zen 4, 1 thread,
-    2026-11-27). Of a volume's planes only the last is new: six volumes took 0 to 10 % less with both.
+    Where the result of that row will lie too: a store waits until its line has come. Of a volume's planes only the last
+    is new.
     """
     planes, further = _ahead(e, k)
     if k.rank > 2:
         start = start + rows.z_stride * (planes * k.stride[0] + (k.kernel[0] - 1) * k.dilation[0])
-    with e.when(e.number("fetch_in") > 0):
+    with e.when(planes + further > 0):
         lowest = further * (k.stride[1] * k.rows_apart) + (k.kernel[1] - 1) * k.dilation[1]
 
         def fetch(y: int | Int, columns: Sequence[int | Int]) -> None:
@@ -324,12 +337,9 @@ def _fetch_rows_ahead(e: Block, k: DepthwiseKernel, rows: Rows, strip: Strip, st
                 (out.start + (o + column * strip.apart * out.stride)).prefetch(2)
 
 
-def _fetch_blocks_ahead(e: Block, k: DepthwiseKernel, strip: Strip, start: Ptr, o: Int) -> None:
-    """Fetch what the block of filters `fetch_in` after this one reads first, where pixels of a sequence lie far apart.
-
-    8x1024x1024, k = 4, seen through `transpose`: 5.0 ms instead of 6.5 (AMD EPYC, Zen 4, 1 thread, 2026-11-28).
-    """
-    ahead = e.number("fetch_in")
+def _fetch_blocks_ahead(e: Block, k: DepthwisePlan, strip: Strip, start: Ptr, o: Int) -> None:
+    """Fetch what the block of filters `fetch_blocks` further on reads first: pixels of a sequence lie far apart."""
+    ahead = e.number("fetch_blocks")
     with e.when(ahead > 0):
         rightmost = strip.ix + (k.kernel[2] - 1) * k.dilation[2]
         line = start + (o + ahead * k.lanes) // k.multiplier + rightmost * strip.x_stride
@@ -342,7 +352,7 @@ def _fetch_blocks_ahead(e: Block, k: DepthwiseKernel, strip: Strip, start: Ptr, 
 
 
 def _each_seen(
-    e: Block, k: DepthwiseKernel, strip: Strip, fetch: Callable[[int | Int, Sequence[int | Int]], None]
+    e: Block, k: DepthwisePlan, strip: Strip, fetch: Callable[[int | Int, Sequence[int | Int]], None]
 ) -> None:
     """`fetch` what a tile sees first: how far up from its last row, and how far from the first input of each output.
 

@@ -1,18 +1,13 @@
-"""Decide how a convolution is computed before any code is written: pure numbers, printable, no LLVM.
-
-A kernel's plan holds what is constant in its code; it is the kernel's key. What may change from call to call, batch and
-spatial sizes, goes through slots. Here is what the plans of both kinds of kernel go by: plan_depthwise.py,
-plan_pointwise.py.
-"""
+"""What plans of all kinds go by: sizes in lanes, pixels and bytes."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from math import gcd
+from math import gcd, prod
 
-from ...geometry import Geometry
-from ..base import Activation
-from .machine import FLOAT_BYTES, Machine
+from ....geometry import Geometry
+from ...base import Activation
+from ..machine import FLOAT_BYTES, Machine
 
 # Of a window or an image: z y x, with extent 1 for those that a rank lacks.
 Axes = tuple[int, int, int]
@@ -59,6 +54,23 @@ def three(numbers: tuple[int, ...], missing: int) -> Axes:
     """One number per axis z y x."""
     z, y, x = (*(missing,) * (3 - len(numbers)), *numbers)
     return z, y, x
+
+
+def columns_done(width: int, choices: tuple[int, ...]) -> int:
+    """Columns that are done, some of them twice, where a row is cut into tiles of one choice."""
+    return min(-(-width // columns) * columns for columns in choices if columns <= width)
+
+
+def seen_outside(g: Geometry) -> tuple[int, int]:
+    """How many columns before and after a row of the image its first and its last output see."""
+    before, reach = g.padding[-1][0], (g.kernel_size[-1] - 1) * g.dilation[-1]
+    last = (g.out_spatial[-1] - 1) * g.stride[-1] + reach - before
+    return before, max(0, last - (g.input_size[-1] - 1))
+
+
+def moved_bytes(g: Geometry, batch: int) -> int:
+    """Of input and result."""
+    return FLOAT_BYTES * batch * (prod(g.input_size) + prod(g.output_size))
 
 
 def least_steps(g: Geometry) -> Geometry:

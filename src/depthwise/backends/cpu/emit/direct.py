@@ -12,7 +12,7 @@
 Rows outside the image read zeros. The first and the last tile of a row reach columns outside: these are masked or, in
 strided and dilated kernels, the nearest columns inside are read, and moved by some lanes while zeros come in. At stride
 2 every other column of two vectors is taken. Tiles overlap where planes, rows or columns do not fill them. Domain:
-`plan_depthwise.runs_direct`.
+`plan.direct.runs_direct`.
 """
 
 from __future__ import annotations
@@ -21,33 +21,51 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Literal
 
+from ..plan.direct import DirectPlan
+from ..plan.sizes import seen
 from .activations import activated
 from .ir import Block, Int, Ptr, Vec, ceil_div, greatest, least, select
-from .plan import seen
-from .plan_depthwise import DepthwiseKernel
+from .kernel import VIEW, Kernel, Plan
 
 _Side = Literal["left", "inside", "right"]
 
 
-def write_planes(e: Block, k: DepthwiseKernel, thread: Int, threads: Int) -> None:
+@dataclass(frozen=True)
+class DirectKernel(Kernel):
     """Tasks: the rows of all planes of the result, or of all groups of planes that are done together."""
-    height = e.number("out_y")
-    groups = ceil_div(e.number("out_z"), k.planes)
-    rows = e.number("batch") * k.filters * groups * height
-    start, stop = thread * rows // threads, (thread + 1) * rows // threads
-    apart = k.rows_apart
-    with e.loop(start // height, ceil_div(stop, height)) as group:
-        first = greatest(start - group.index * height, 0)
-        count = least(stop - group.index * height, height) - first
-        image, z = group.index // groups, least(group.index % groups * k.planes, e.number("out_z") - k.planes)
-        place = image // k.filters, image % k.filters, z
-        with e.loop(0, least(count, apart)) as residue:
-            top, own = first + residue.index, ceil_div(count - residue.index, apart)
-            with e.either(own >= k.columns[0]) as (tiled, single):
-                with tiled, e.loop(0, own, k.columns[0]) as y:
-                    _write_tile(e, k, place, top + least(y.index, own - k.columns[0]) * apart, k.columns[0])
-                with single, e.loop(0, own) as y:
-                    _write_tile(e, k, place, top + y.index * apart, 1)
+
+    pointers = ("x", "zeros", "depthwise_weight", "depthwise_bias", "out")
+    numbers = (*VIEW, "batch", "fetch_planes")
+
+    depthwise: DirectPlan
+
+    @property
+    def label(self) -> str:
+        return f"dw_f32_{self.depthwise.name}"
+
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        return (self.depthwise,)
+
+    def write(self, e: Block, thread: Int, threads: Int) -> None:
+        k = self.depthwise
+        height = e.number("out_y")
+        groups = ceil_div(e.number("out_z"), k.planes)
+        rows = e.number("batch") * k.filters * groups * height
+        start, stop = thread * rows // threads, (thread + 1) * rows // threads
+        apart = k.rows_apart
+        with e.loop(start // height, ceil_div(stop, height)) as group:
+            first = greatest(start - group.index * height, 0)
+            count = least(stop - group.index * height, height) - first
+            image, z = group.index // groups, least(group.index % groups * k.planes, e.number("out_z") - k.planes)
+            place = image // k.filters, image % k.filters, z
+            with e.loop(0, least(count, apart)) as residue:
+                top, own = first + residue.index, ceil_div(count - residue.index, apart)
+                with e.either(own >= k.rows) as (tiled, single):
+                    with tiled, e.loop(0, own, k.rows) as y:
+                        _write_tile(e, k, place, top + least(y.index, own - k.rows) * apart, k.rows)
+                    with single, e.loop(0, own) as y:
+                        _write_tile(e, k, place, top + y.index * apart, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +81,21 @@ class _Tile:
     weights: dict[tuple[int, int, int], Vec] | None
 
 
-def _write_tile(e: Block, k: DepthwiseKernel, place: tuple[Int, Int, Int], y: Int, rows: int) -> None:
+def _write_tile(e: Block, k: DirectPlan, place: tuple[Int, Int, Int], y: Int, rows: int) -> None:
     """`rows` rows of each of `k.planes` planes from z, y on, `k.rows_apart` from one to the next."""
     n, o, z = place
     lanes, width, height = k.lanes, e.number("out_x"), e.number("out_y")
     plane = (n * k.filters + o) * e.number("out_z") + z
-    out = e.pointer("depthwise_out") + (plane * height + y) * width
+    out = e.pointer("out") + (plane * height + y) * width
     if k.fetches:
         _fetch_next_planes(e, k, place, y, rows, out)
     tile = _Tile(
         inputs=_inputs(e, k, place, y, rows),
         outputs=[out + (height * p + r * k.rows_apart) * width for p in range(k.planes) for r in range(rows)],
         o=o,
-        weights=_weights(e, k, o) if k.rows_unrolled else None,
+        weights=_weights(e, k, o) if k.weights_stay else None,
     )
-    left, right = k.edges or (0, 0)
+    left, right = k.edges
     last = width - lanes
     start = 0
     if left:
@@ -90,7 +108,7 @@ def _write_tile(e: Block, k: DepthwiseKernel, place: tuple[Int, Int, Int], y: In
 
 
 def _inputs(
-    e: Block, k: DepthwiseKernel, place: tuple[Int, Int, Int], y: Int, rows: int
+    e: Block, k: DirectPlan, place: tuple[Int, Int, Int], y: Int, rows: int
 ) -> list[tuple[Ptr, list[tuple[int, int, int]]]]:
     n, o, z = place
     image = e.pointer("x") + (n * e.number("x_n") + o // k.multiplier * e.number("x_c"))
@@ -108,16 +126,16 @@ def _inputs(
     return inputs
 
 
-def _weights(e: Block, k: DepthwiseKernel, o: Int) -> dict[tuple[int, int, int], Vec]:
+def _weights(e: Block, k: DirectPlan, o: Int) -> dict[tuple[int, int, int], Vec]:
     """The weight of every tap in all lanes."""
     weight = e.pointer("depthwise_weight") + o
     places = product(range(k.kernel[0]), range(k.kernel[1]), range(k.kernel[2]))
     return {place: e.splat(weight + tap * k.tap_stride, k.lanes) for tap, place in enumerate(places)}
 
 
-def _write_columns(e: Block, k: DepthwiseKernel, tile: _Tile, x: Int, side: _Side) -> None:
+def _write_columns(e: Block, k: DirectPlan, tile: _Tile, x: Int, side: _Side) -> None:
     sums = [e.splat(e.pointer("depthwise_bias") + tile.o, k.lanes)] * len(tile.outputs)
-    left, _ = k.edges or (0, 0)
+    left, _ = k.edges
     weights = tile.weights or _weights(e, k, tile.o)
     for row, uses in tile.inputs:
         start = row + x * k.stride[2]
@@ -129,15 +147,13 @@ def _write_columns(e: Block, k: DepthwiseKernel, tile: _Tile, x: Int, side: _Sid
         (out + x).store(activated(vector, k.activation))
 
 
-def _fetch_next_planes(e: Block, k: DepthwiseKernel, place: tuple[Int, Int, Int], y: Int, rows: int, out: Ptr) -> None:
+def _fetch_next_planes(e: Block, k: DirectPlan, place: tuple[Int, Int, Int], y: Int, rows: int, out: Ptr) -> None:
     """Fetch the same rows of the input planes that come next, and the place of their results.
 
-    8x256x33x33, 3x3, took 19 to 47 % less time with dilation 2, 8 to 47 % with 6, 8x128x56x56 at stride 2 11 to 39 %;
-    at stride 1, where nothing is fetched, it would take 3 to 14 % more. Planes done two at a time took 10 to 33 % less
-    (AMD EPYC, Zen 4, 1 thread, 2026-11-27 and 28).
+    Not at stride 1, where rows follow one another: the hardware sees those itself.
     """
     n, o, z = place
-    with e.when(e.number("fetch_in") > 0):
+    with e.when(e.number("fetch_planes") > 0):
         y_stride, width = e.number("x_y"), e.number("out_x")
         channel = o // k.multiplier + (1 if k.rank < 3 else 0)
         start = e.pointer("x") + (n * e.number("x_n") + channel * e.number("x_c") + y * k.stride[1] * y_stride)
@@ -160,13 +176,13 @@ def _fetch_next_planes(e: Block, k: DepthwiseKernel, place: tuple[Int, Int, Int]
                         (start + (row + x.index * k.stride[2] + line * k.lanes)).prefetch(2)
 
 
-def _load(e: Block, k: DepthwiseKernel, place: Ptr, offset: int, side: _Side) -> Vec:
+def _load(e: Block, k: DirectPlan, place: Ptr, offset: int, side: _Side) -> Vec:
     """The columns `offset` + lane·stride from `place`, the column of tap 0 for a first output without padding.
 
     On the left the image begins at `place`, on the right it ends as `k.edges` says before the last column that the tile
     reaches; columns outside are zeros.
     """
-    (left, right), lanes, stride = k.edges or (0, 0), k.lanes, k.stride[2]
+    (left, right), lanes, stride = k.edges, k.lanes, k.stride[2]
     columns = [lane * stride + offset for lane in range(lanes)]
     begin, end = columns[0], columns[-1]
     if side == "left":
@@ -175,8 +191,7 @@ def _load(e: Block, k: DepthwiseKernel, place: Ptr, offset: int, side: _Side) ->
         end = (lanes - 1) * stride + (k.kernel[2] - 1) * k.dilation[2] - left - right
     inside = [begin <= column <= end for column in columns]
     if stride == k.dilation[1] == 1:
-        # Loads under a mask touch the lines of the rows before and after: at hand here, but not where rows are apart
-        # (8x256x33x33, 3x3 with dilation 6, took 50 % more time so, AMD EPYC, Zen 4, 1 thread, 2026-11-28).
+        # Loads under a mask touch the lines of the rows before and after: at hand here, but not where rows are apart.
         return (place + columns[0]).load_where(inside)
     # The first and the last vector inside the image; at stride 1 they are one, or one of them has all that is needed.
     low, high = max(columns[0], begin), min(columns[-1], end) - (lanes - 1)
