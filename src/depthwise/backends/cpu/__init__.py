@@ -5,6 +5,7 @@ Nothing of LLVM is imported before the first call that could run here.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
@@ -49,7 +50,7 @@ class Cpu(Backend):
         alone = threads.reason()
         return (
             f"{target.isa}, {target.vector_lanes} float32 lanes; generated for {target.cpu}",
-            f"one thread: {alone}" if alone or runtime is None else f"threads of PyTorch's own {runtime.library}",
+            f"one thread: {alone}" if alone or runtime is None else _threads_of(runtime.library),
             store.summary(),
         )
 
@@ -95,6 +96,12 @@ class Cpu(Backend):
 
 def _differentiable(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
     return differentiable_depthwise(x, weight, bias, problem_of(x, DepthwiseTensors(weight, bias), g))
+
+
+def _threads_of(library: str) -> str:
+    policy = os.environ.get("OMP_WAIT_POLICY")
+    advice = "OMP_WAIT_POLICY=PASSIVE makes waits shorter where others use the cores too"
+    return f"threads of PyTorch's own {library}; {f'OMP_WAIT_POLICY={policy}' if policy else advice}"
 
 
 def _alone(g: Geometry) -> Geometry:
