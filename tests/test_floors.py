@@ -16,7 +16,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "depthwise"
 # another. docs/floors.md says what each is for.
 FLOORS = [
     ["errors", "version", "geometry", "files"],
-    ["cost", "reference", "factorize", "folding", "modules"],
+    ["cost", "activations", "reference", "factorize", "folding", "modules"],
     ["backends"],
     ["operators", "functional"],
     ["layers"],

@@ -18,7 +18,7 @@ from ...geometry import Geometry
 from ..base import Backend, DepthwiseTensors, Weights
 from ..calls import Prepared
 from ..eager import by_parts, convolved
-from ..problem import Operation, Problem, problem_of
+from ..problem import Activation, Operation, Problem, problem_of
 from ..tensors import is_listened_to
 from ..weights import gradients_asked
 from .operators import differentiable_depthwise, run_plain
@@ -38,7 +38,7 @@ class Cpu(Backend):
             return problem.foreign
         if problem.traced and problem.differentiable:
             return "a program that computes gradients is being traced"
-        return _machine_refusal()
+        return _machine_refusal() or _unwritten(problem.activations)
 
     def details(self) -> tuple[str, ...]:
         if _machine_refusal() is not None:
@@ -107,6 +107,14 @@ def _threads_of(library: str) -> str:
 def _alone(g: Geometry) -> Geometry:
     """The depthwise step alone."""
     return replace(g, out_channels=None, groups=1)
+
+
+def _unwritten(activations: tuple[Activation, Activation]) -> str | None:
+    """Which activation there is no emitter for, or None."""
+    from .emit.activations import EMITTERS
+
+    names = [activation[0] for activation in activations if activation is not None]
+    return next((f"no code is generated for {name}" for name in names if name not in EMITTERS), None)
 
 
 @cache
