@@ -27,7 +27,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .backends import Choice, observed_choices
-from .errors import DepthwiseError, said
+from .errors import DepthwiseError, said, shown
 from .geometry import check_countable, positive
 
 # Sizes or example inputs, for each argument by position or by keyword. An example may hold its tensors in lists, tuples
@@ -112,7 +112,7 @@ def trace(
     >>> [call.name for call in trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), (3, 7, 7)).operators]
     ['aten.convolution', 'aten.relu']
     """
-    _check_model(model)
+    check_model(model)
     fake_mode = FakeTensorMode()
     fakes = _Fakes(fake_mode)
     inputs = _inputs(model, input_size, fakes)
@@ -149,7 +149,7 @@ def trace(
 def tensors(value: object) -> Iterator[Tensor]:
     """Every strided tensor in nested lists, tuples and dicts."""
     if isinstance(value, Tensor):
-        if value.layout is torch.strided:
+        if value.layout is torch.strided and not value.is_nested:
             yield value
     elif isinstance(value, list | tuple):
         for item in value:
@@ -315,7 +315,7 @@ def _unlogged() -> Iterator[None]:
         log.disabled = disabled
 
 
-def _check_model(model: object) -> None:
+def check_model(model: object) -> None:
     if isinstance(model, torch.jit.ScriptModule):
         raise DepthwiseError("a TorchScript module hides its operators; give the nn.Module it was made from")
     if isinstance(model, type) and issubclass(model, nn.Module):
@@ -350,7 +350,7 @@ def _inputs(model: nn.Module, input_size: InputSize, fakes: _Fakes) -> _Inputs:
     made, sizes = {}, []
     for key, item in given.items():
         if _is_example(item):
-            made[key] = replaced(item, fakes)
+            made[key] = _faked(item, fakes)
         elif _is_size(item):
             size = tuple(positive(n, "input_size") for n in item)
             sizes.append(size)
@@ -364,6 +364,14 @@ def _inputs(model: nn.Module, input_size: InputSize, fakes: _Fakes) -> _Inputs:
             raise _not_a_size(input_size)
     args, kwargs = ((), made) if named else (tuple(made.values()), {})
     return _Inputs(args, {str(key): value for key, value in kwargs.items()}, tuple(sizes))
+
+
+def _faked(example: Any, fakes: _Fakes) -> Any:
+    # Quantised and nested tensors have no fake ones.
+    try:
+        return replaced(example, fakes)
+    except Exception as error:
+        raise DepthwiseError(f"an example input cannot be traced without its numbers: {said(error)}") from error
 
 
 def _by_position(input_size: Any) -> Sequence[Any]:
@@ -382,7 +390,7 @@ def _by_position(input_size: Any) -> Sequence[Any]:
 
 def _by_name(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
     if not inputs or not all(isinstance(name, str) for name in inputs):
-        raise DepthwiseError(f"a dict of inputs has the model's keywords as its keys; got {list(inputs)!r}")
+        raise DepthwiseError(f"a dict of inputs has the model's keywords as its keys; got {shown(list(inputs))}")
     return inputs
 
 
@@ -402,7 +410,7 @@ def _is_size(item: object) -> TypeGuard[Sequence[int]]:
 def _not_a_size(input_size: object) -> DepthwiseError:
     return DepthwiseError(
         f"input_size is (channels, *spatial), a tuple of such sizes, an example tensor or a tuple of example "
-        f"tensors, or a dict of them by keyword; got {input_size!r}"
+        f"tensors, or a dict of them by keyword; got {shown(input_size)}"
     )
 
 

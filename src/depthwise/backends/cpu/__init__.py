@@ -55,7 +55,8 @@ class Cpu(Backend):
         )
 
     def kernel(self, problem: Problem) -> str | None:
-        if problem.strides is None:
+        # Nothing runs where there is nothing to compute.
+        if problem.strides is None or not problem.batch:
             return None
         from .launch import decide
 
