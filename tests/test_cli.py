@@ -305,6 +305,10 @@ def test_cache(depthwise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert store.read("one", neon) is None
 
 
+def test_the_help_of_cache_names_the_limit(depthwise: Command) -> None:
+    assert f"At most {store.LIMIT_BYTES // 2**20} MiB" in " ".join(depthwise("cache", "--help").out.split())
+
+
 @pytest.mark.skipif(not hasattr(os, "symlink") or os.name == "nt", reason="needs links")
 def test_a_cache_that_is_refused_is_told(depthwise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "elsewhere").mkdir()

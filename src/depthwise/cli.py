@@ -352,10 +352,14 @@ def inspect(
 
 @app.command()
 def cache(
-    clear: Annotated[bool, typer.Option("--clear", help="Remove every kernel.")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove every kernel, and the key.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Tell where compiled kernels are kept and what they weigh, or remove them."""
+    """Tell where compiled kernels are kept and what they weigh, or remove them.
+
+    At most 256 MiB are kept, the oldest go first. DEPTHWISE_CACHE_DIR names another folder, or is off; --clear removes
+    the key that kernels are signed with too, as is wanted before uninstalling.
+    """
     from .backends.cpu.run import store
 
     usage = store.clear() if clear else store.usage()
