@@ -77,7 +77,7 @@ def test_the_first_call_compiles_and_packs_nothing(
     for name in ("load", "compile_object", "link"):
         monkeypatch.setattr(jit, name, never)
     monkeypatch.setattr("depthwise.backends.cpu.launch.pack_of", never)
-    monkeypatch.setattr(operators, "runner", never)
+    monkeypatch.setattr(operators, "convolution", never)
     with torch.no_grad():
         model(x)
         model(torch.randn_like(x))
