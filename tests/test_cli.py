@@ -192,6 +192,15 @@ def test_separate_json_and_excluded_layers(depthwise: Command, trained: Path) ->
     assert (trained / "net.pt").exists()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+@pytest.mark.parametrize("options", [("--out", "full.pt"), ("--report", "full.pt")])
+def test_a_disk_that_is_full_is_told(depthwise: Command, trained: Path, options: tuple[str, str]) -> None:
+    (trained / "full.pt").symlink_to("/dev/full")
+    ran = depthwise("separate", "trained:net", "--calibration", "trained:listed", "--budget", "0.4", *options)
+    assert ran.code == 1
+    assert "error: cannot write full.pt: " in ran.err
+
+
 def test_separate_with_weights_from_a_file(depthwise: Command, trained: Path) -> None:
     torch.save(
         {"state_dict": {key: value * 0 for key, value in convolutional().state_dict().items()}}, trained / "w.pt"
@@ -429,7 +438,7 @@ ODD: list[tuple[str, int, str]] = [
     (
         "inspect 99999999999999999999999x56x56 --kernel 3",
         1,
-        "error: channels of the input must be at most 9223",
+        "more elements than a tensor",
     ),
     ("inspect 64x4000000000x4000000000 --kernel 3", 1, "the input would have the sizes (1, 64, 4000000000"),
     ("inspect 64x56x56 --kernel 3 --filters 9223372036854775807", 1, "the output would have the sizes (1, 9223"),
@@ -453,8 +462,13 @@ ODD: list[tuple[str, int, str]] = [
         "error: cannot write /dev/full: No space left on device",
     ),
     ("explain 3x7x7 --filters 9 --kernel 3 --svg no/x.svg", 1, "error: cannot write no/x.svg: the folder no does not"),
+    (
+        "explain 3x7x7 --filters 9 --kernel 3 --svg a.html --html a.html",
+        2,
+        "two results go to a.html; give each",
+    ),
     ("demo --report .", 1, "error: cannot write .: it is a folder"),
-    ("separate torch.nn:Identity --calibration math:pi --out .", 1, "error: cannot write .: it is a folder"),
+    ("separate torch.nn:Identity --calibration math:pi --report .", 1, "error: cannot write .: it is a folder"),
     ("separate torch.nn:Identity --calibration math:pi --out no/x.pt", 1, "error: cannot write no/x.pt: the folder no"),
     ("count \udcff:net --input 3", 1, "does not load: ModuleNotFoundError"),
     ("inspect 64x56x56 --kernel 3 --isa \udcff", 1, "error: isa is one of"),

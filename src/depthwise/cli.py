@@ -138,7 +138,11 @@ def explain(
     """
     from .explain import explain as explained
 
-    _check_writable(svg, html)
+    if svg is not None and svg == html:
+        raise typer.BadParameter(f"two results go to {svg}; give each a file of its own")
+    for path in (svg, html):
+        if path is not None:
+            check_writable(path)
     result = explained(size, filters, kernel, stride, padding, dilation, depth_multiplier=multiplier)
     typer.echo(json.dumps(result.to_dict(), indent=2) if as_json else result.text)
     _write(svg, result.svg)
@@ -243,7 +247,7 @@ def separate(
 
     depthwise separate my_package:load_model --calibration my_package:batches --out net.safetensors --report net.html
     """
-    from .separating import DEMO, beside, run
+    from .separating import DEMO, run
 
     if (model is None) != (calibration is None):
         raise typer.BadParameter("MODEL and --calibration go together; without both, the demo's are taken")
@@ -253,8 +257,6 @@ def separate(
         note = f"{model} has random weights; {model}?pretrained or --weights FILE gives it trained ones"
         stderr.print(f"[bold yellow]note:[/] {escape(note)}", highlight=False, soft_wrap=True)
     model, calibration = (model, calibration) if model and calibration else DEMO
-    _check_writable(out, report)
-    _check_writable(out and beside(out))
     result = run(
         stderr,
         model,
@@ -435,13 +437,6 @@ def _working(what: str) -> Iterator[None]:
     """Show on a terminal that something longer goes on."""
     with stderr.status(f"{escape(what)} ...") if stderr.is_terminal else nullcontext():
         yield
-
-
-def _check_writable(*paths: Path | None) -> None:
-    """Raise before the work where its results could not be written."""
-    for path in paths:
-        if path is not None:
-            check_writable(path)
 
 
 def _write(path: Path | None, content: str) -> None:
