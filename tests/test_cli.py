@@ -21,7 +21,6 @@ from depthwise.backends.cpu.run import store
 from depthwise.bench import run as bench_run
 from depthwise.bench.cases import MOBILENET_V1
 from depthwise.blocks import MobileNetV1Block
-from depthwise.cli import parse_padding, parse_size
 from depthwise.demo.run import QUICK as QUICK_DEMO
 from depthwise.geometry import geometry
 from depthwise.separate import Separation
@@ -543,15 +542,3 @@ def test_no_arguments_shows_the_commands(depthwise: Command) -> None:
 def test_both_ways_to_start_it(command: list[str]) -> None:
     done = subprocess.run([sys.executable, *command, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == "0.1.0\n"
-
-
-def test_sizes_and_paddings() -> None:
-    assert parse_size("3x224X224") == (3, 224, 224)
-    assert parse_size("7") == (7,)
-    assert [parse_padding(text) for text in ("same", "1", "1x2", "3:0", "1:0x2")] == [
-        "same",
-        (1,),
-        (1, 2),
-        ((3, 0),),
-        ((1, 0), (2, 2)),
-    ]

@@ -19,8 +19,9 @@ from torch.nn.modules.conv import _ConvNd
 from .backends import BACKENDS, CPU, Choice, asked_backend
 from .backends.problem import Problem
 from .geometry import geometry
+from .inputs import InputSize
 from .layers.separable import _SeparableConv
-from .tracing import InputSize, Trace, check_model, trace
+from .tracing import Trace, check_model, trace
 from .version import __version__
 
 # The layer that stands for all where no model is given: 3x3, 32 to 64 channels, float32, on the CPU.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .backends import Choice, observed_choices
 from .errors import DepthwiseError, said, shown
 from .geometry import AXES, positive
-from .tracing import replaced, tensors
+from .inputs import replaced, tensors
 
 # One spatial size, (height, width) or (range(...), range(...)), or one number or range for all of its dimensions.
 Size = int | range | Sequence[int | range]
