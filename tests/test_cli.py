@@ -21,7 +21,6 @@ from depthwise.backends.cpu.run import store
 from depthwise.bench import run as bench_run
 from depthwise.bench.cases import MOBILENET_V1
 from depthwise.blocks import MobileNetV1Block
-from depthwise.cli import parse_padding, parse_size
 from depthwise.demo.run import QUICK as QUICK_DEMO
 from depthwise.geometry import geometry
 from depthwise.separate import Separation
@@ -192,6 +191,15 @@ def test_separate_json_and_excluded_layers(depthwise: Command, trained: Path) ->
     assert (trained / "net.pt").exists()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+@pytest.mark.parametrize("options", [("--out", "full.pt"), ("--report", "full.pt")])
+def test_a_disk_that_is_full_is_told(depthwise: Command, trained: Path, options: tuple[str, str]) -> None:
+    (trained / "full.pt").symlink_to("/dev/full")
+    ran = depthwise("separate", "trained:net", "--calibration", "trained:listed", "--budget", "0.4", *options)
+    assert ran.code == 1
+    assert "error: cannot write full.pt: " in ran.err
+
+
 def test_separate_with_weights_from_a_file(depthwise: Command, trained: Path) -> None:
     torch.save(
         {"state_dict": {key: value * 0 for key, value in convolutional().state_dict().items()}}, trained / "w.pt"
@@ -303,6 +311,10 @@ def test_cache(depthwise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert depthwise("cache", "--clear").out == f"{folder}: 2 kernels, 1.0 MiB removed\n"
     assert depthwise("cache").out == f"{folder}: 0 kernels, 0.0 MiB kept\n"
     assert store.read("one", neon) is None
+
+
+def test_the_help_of_cache_names_the_limit(depthwise: Command) -> None:
+    assert f"At most {store.LIMIT_BYTES // 2**20} MiB" in " ".join(depthwise("cache", "--help").out.split())
 
 
 @pytest.mark.skipif(not hasattr(os, "symlink") or os.name == "nt", reason="needs links")
@@ -425,7 +437,7 @@ ODD: list[tuple[str, int, str]] = [
     (
         "inspect 99999999999999999999999x56x56 --kernel 3",
         1,
-        "error: channels of the input must be at most 9223",
+        "more elements than a tensor",
     ),
     ("inspect 64x4000000000x4000000000 --kernel 3", 1, "the input would have the sizes (1, 64, 4000000000"),
     ("inspect 64x56x56 --kernel 3 --filters 9223372036854775807", 1, "the output would have the sizes (1, 9223"),
@@ -449,8 +461,13 @@ ODD: list[tuple[str, int, str]] = [
         "error: cannot write /dev/full: No space left on device",
     ),
     ("explain 3x7x7 --filters 9 --kernel 3 --svg no/x.svg", 1, "error: cannot write no/x.svg: the folder no does not"),
+    (
+        "explain 3x7x7 --filters 9 --kernel 3 --svg a.html --html a.html",
+        2,
+        "two results go to a.html; give each",
+    ),
     ("demo --report .", 1, "error: cannot write .: it is a folder"),
-    ("separate torch.nn:Identity --calibration math:pi --out .", 1, "error: cannot write .: it is a folder"),
+    ("separate torch.nn:Identity --calibration math:pi --report .", 1, "error: cannot write .: it is a folder"),
     ("separate torch.nn:Identity --calibration math:pi --out no/x.pt", 1, "error: cannot write no/x.pt: the folder no"),
     ("count \udcff:net --input 3", 1, "does not load: ModuleNotFoundError"),
     ("inspect 64x56x56 --kernel 3 --isa \udcff", 1, "error: isa is one of"),
@@ -525,15 +542,3 @@ def test_no_arguments_shows_the_commands(depthwise: Command) -> None:
 def test_both_ways_to_start_it(command: list[str]) -> None:
     done = subprocess.run([sys.executable, *command, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == "0.1.0\n"
-
-
-def test_sizes_and_paddings() -> None:
-    assert parse_size("3x224X224") == (3, 224, 224)
-    assert parse_size("7") == (7,)
-    assert [parse_padding(text) for text in ("same", "1", "1x2", "3:0", "1:0x2")] == [
-        "same",
-        (1,),
-        (1, 2),
-        ((3, 0),),
-        ((1, 0), (2, 2)),
-    ]

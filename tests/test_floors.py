@@ -21,9 +21,9 @@ FLOORS = [
     ["operators", "functional"],
     ["layers"],
     ["blocks"],
-    ["tracing", "count", "preparing"],
+    ["inputs", "tracing", "count", "preparing"],
     ["explain", "doctor", "separate", "demo", "bench", "loading", "separating"],
-    ["cli", "__main__", "__init__"],
+    ["arguments", "cli", "__main__", "__init__"],
 ]
 UNITS = [unit for floor in FLOORS for unit in floor]
 WITHOUT_TORCH = {"errors", "version", "geometry", "files", "cost", "explain"}

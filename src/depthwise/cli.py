@@ -5,22 +5,21 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from torch import nn
 
+from .arguments import inputs_given, parse_input, parse_padding, parse_size
 from .errors import DepthwiseError
 from .files import check_writable, write_text
-from .geometry import Padding
 from .loading import is_untrained, load_model
 from .version import __version__
 
@@ -35,53 +34,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-def parse_size(text: str) -> tuple[int, ...]:
-    """(3, 224, 224) from "3x224x224"; one number is a tuple of one."""
-    try:
-        return tuple(_integer(part) for part in text.lower().split("x"))
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not numbers joined by x, such as 3x224x224") from None
-
-
-def _integer(text: str) -> int:
-    if not re.fullmatch("-?[0-9]{1,40}", text):
-        raise ValueError
-    return int(text)
-
-
-class Input(NamedTuple):
-    """What --input says: a size, the keyword it goes by, and a dtype where it is not the model's own."""
-
-    keyword: str | None
-    size: tuple[int, ...]
-    dtype: str | None
-
-
-DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "uint8", "bool")
-
-
-def parse_input(text: str) -> Input:
-    """Input from "3x224x224", "pixels=3x224x224" or "tokens=128:int64"."""
-    keyword, equals, rest = text.rpartition("=")
-    size, colon, dtype = rest.partition(":")
-    if (equals and not keyword.isidentifier()) or (colon and dtype not in DTYPES):
-        kinds = ", ".join(DTYPES)
-        raise typer.BadParameter(f"{text!r} is not 3x224x224, pixels=3x224x224 or 128:int64 (or {kinds})")
-    return Input(keyword or None, parse_size(size), dtype or None)
-
-
-def parse_padding(text: str) -> Padding:
-    """Padding from "1", "1x2", "same", "valid", or "3:0" for 3 before and none after."""
-    if text in ("same", "valid"):
-        return text
-    try:
-        ends = [tuple(_integer(amount) for amount in part.split(":")) for part in text.lower().split("x")]
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not 1, 1x2, 3:0 (before:after), same or valid") from None
-    # One number is both ends.
-    return tuple((*end, *end) if len(end) == 1 else end for end in ends) if ":" in text else parse_size(text)
 
 
 Size = Annotated[Any, typer.Argument(metavar="SIZE", parser=parse_size, help="Input, channels first: 3x224x224.")]
@@ -138,7 +90,11 @@ def explain(
     """
     from .explain import explain as explained
 
-    _check_writable(svg, html)
+    if svg is not None and svg == html:
+        raise typer.BadParameter(f"two results go to {svg}; give each a file of its own")
+    for path in (svg, html):
+        if path is not None:
+            check_writable(path)
     result = explained(size, filters, kernel, stride, padding, dilation, depth_multiplier=multiplier)
     typer.echo(json.dumps(result.to_dict(), indent=2) if as_json else result.text)
     _write(svg, result.svg)
@@ -166,7 +122,7 @@ def count(
     """
     from .count import count as counted
 
-    sizes = _input_sizes(inputs)
+    sizes = inputs_given(inputs)
     loaded = _load(model)
     with _working(f"counting {model}"):
         result = counted(loaded, sizes, backward=backward)
@@ -189,7 +145,7 @@ def doctor(model: OptionalModel = None, inputs: Inputs = None, as_json: Json = F
         report = machine_report()
         typer.echo(json.dumps(report.to_dict(), indent=2) if as_json else report)
         return
-    sizes = _input_sizes(inputs)
+    sizes = inputs_given(inputs)
     loaded = _load(model)
     with _working(f"tracing {model}"):
         rows = model_report(loaded, sizes)
@@ -243,7 +199,7 @@ def separate(
 
     depthwise separate my_package:load_model --calibration my_package:batches --out net.safetensors --report net.html
     """
-    from .separating import DEMO, beside, run
+    from .separating import DEMO, run
 
     if (model is None) != (calibration is None):
         raise typer.BadParameter("MODEL and --calibration go together; without both, the demo's are taken")
@@ -253,8 +209,6 @@ def separate(
         note = f"{model} has random weights; {model}?pretrained or --weights FILE gives it trained ones"
         stderr.print(f"[bold yellow]note:[/] {escape(note)}", highlight=False, soft_wrap=True)
     model, calibration = (model, calibration) if model and calibration else DEMO
-    _check_writable(out, report)
-    _check_writable(out and beside(out))
     result = run(
         stderr,
         model,
@@ -352,10 +306,14 @@ def inspect(
 
 @app.command()
 def cache(
-    clear: Annotated[bool, typer.Option("--clear", help="Remove every kernel.")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove every kernel, and the key.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Tell where compiled kernels are kept and what they weigh, or remove them."""
+    """Tell where compiled kernels are kept and what they weigh, or remove them.
+
+    At most 256 MiB are kept, the oldest go first. DEPTHWISE_CACHE_DIR names another folder, or is off; --clear removes
+    the key that kernels are signed with too, as is wanted before uninstalling.
+    """
     from .backends.cpu.run import store
 
     usage = store.clear() if clear else store.usage()
@@ -395,32 +353,6 @@ def _fail(message: str) -> NoReturn:
     sys.exit(1)
 
 
-def _input_sizes(inputs: list[Input] | None) -> Any:
-    """The inputs as `count` takes them."""
-    if not inputs:
-        raise typer.BadParameter("needs the model's input, such as --input 3x224x224", param_hint="--input")
-    named = [each for each in inputs if each.keyword is not None]
-    if named and len({each.keyword for each in named}) < len(inputs):
-        raise typer.BadParameter("give every input a keyword of its own, or none", param_hint="--input")
-    if named:
-        return {each.keyword: _example(each) for each in named}
-    sizes = tuple(map(_example, inputs))
-    return sizes[0] if len(sizes) == 1 else sizes
-
-
-def _example(given: Input) -> Any:
-    """A size, or where its dtype is given a tensor of it without numbers."""
-    if given.dtype is None:
-        return given.size
-    import torch
-
-    from .geometry import check_countable, positive
-
-    size = [positive(n, "input_size") for n in given.size]
-    check_countable("the input", *size)
-    return torch.empty((1, *size), dtype=getattr(torch, given.dtype), device="meta")
-
-
 def _load(name: str) -> nn.Module:
     with _working(f"loading {name}"):
         return load_model(name)
@@ -431,13 +363,6 @@ def _working(what: str) -> Iterator[None]:
     """Show on a terminal that something longer goes on."""
     with stderr.status(f"{escape(what)} ...") if stderr.is_terminal else nullcontext():
         yield
-
-
-def _check_writable(*paths: Path | None) -> None:
-    """Raise before the work where its results could not be written."""
-    for path in paths:
-        if path is not None:
-            check_writable(path)
 
 
 def _write(path: Path | None, content: str) -> None:

@@ -13,7 +13,7 @@ from math import inf, isfinite, prod
 from numbers import Real
 from typing import Any, SupportsIndex, TypeGuard, cast
 
-from .errors import DepthwiseError
+from .errors import DepthwiseError, shown
 
 IntOrTuple = int | Sequence[int]
 Pairs = tuple[tuple[int, int], ...]
@@ -202,7 +202,7 @@ def positive(value: object, name: str) -> int:
     """`value`, checked to be an int of at least 1."""
     number = operator.index(_at_least(value, 1, name))
     if number > MOST:
-        raise DepthwiseError(f"{name} must be at most {MOST}, the largest 64-bit integer; got {number}")
+        raise DepthwiseError(f"{name} must be at most {MOST}, the largest 64-bit integer; got {shown(number)}")
     return number
 
 
@@ -215,7 +215,7 @@ def finite(value: object, name: str) -> float:
             number = inf
         if isfinite(number):
             return number
-    raise DepthwiseError(f"{name} must be a finite number; got {value!r}")
+    raise DepthwiseError(f"{name} must be a finite number; got {shown(value)}")
 
 
 def check_countable(name: str, *sizes: int) -> None:
@@ -243,7 +243,7 @@ def _padding(value: object) -> int:
 def _at_least(value: object, least: int, name: str) -> int:
     number = value if type(value) is int else _number(value, name)
     if number < least:
-        raise DepthwiseError(f"{name} must be at least {least}; got {number}")
+        raise DepthwiseError(f"{name} must be at least {least}; got {shown(number)}")
     return number
 
 
@@ -257,7 +257,7 @@ def _number(value: object, name: str) -> int:
             return operator.index(value)
         except TypeError:
             pass
-    raise DepthwiseError(f"{name} must be an integer; got {value!r}")
+    raise DepthwiseError(f"{name} must be an integer; got {shown(value)}")
 
 
 def _same(n: int, k: int, s: int, d: int) -> tuple[int, int]:

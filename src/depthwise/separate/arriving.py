@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DepthwiseError
-from ..tracing import tensors
+from ..inputs import tensors
 from .calibration import Batch, device_of
 from .processes import add_up_, together
 

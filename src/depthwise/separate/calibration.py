@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset
 
 from ..errors import DepthwiseError
-from ..tracing import tensors
+from ..inputs import tensors
 from .processes import together
 
 # Samples of a calibration tensor that go through the model together.
