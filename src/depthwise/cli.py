@@ -243,7 +243,7 @@ def separate(
 
     depthwise separate my_package:load_model --calibration my_package:batches --out net.safetensors --report net.html
     """
-    from .separating import DEMO, beside, run
+    from .separating import DEMO, run
 
     if (model is None) != (calibration is None):
         raise typer.BadParameter("MODEL and --calibration go together; without both, the demo's are taken")
@@ -253,8 +253,6 @@ def separate(
         note = f"{model} has random weights; {model}?pretrained or --weights FILE gives it trained ones"
         stderr.print(f"[bold yellow]note:[/] {escape(note)}", highlight=False, soft_wrap=True)
     model, calibration = (model, calibration) if model and calibration else DEMO
-    _check_writable(out, report)
-    _check_writable(out and beside(out))
     result = run(
         stderr,
         model,

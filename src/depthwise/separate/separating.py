@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from ..errors import DepthwiseError
+from ..errors import DepthwiseError, said
 from ..geometry import positive
 from .arriving import error_at_output
 from .budget import check_budget
@@ -234,7 +234,7 @@ def _zeros(model: nn.Module, input_size: Any) -> Batch:
         zeros = tuple(floating.detach().new_zeros(size) for size in sizes)
     # torch says so where memory, or a number of 64 bits, does not suffice.
     except RuntimeError as error:
-        raise DepthwiseError(f"input_size={input_size!r} is more than fits in memory: {error}") from error
+        raise DepthwiseError(f"input_size={input_size!r} is more than fits in memory: {said(error)}") from error
     return Batch(zeros, {}, 1)
 
 
