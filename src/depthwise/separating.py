@@ -55,6 +55,15 @@ class Separated:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"report": self.report.to_dict(), "files": list(self.files)}
 
+    def first(self) -> list[str]:
+        """What is to be known before anything else: that it did not pay."""
+        dense, separable = (self.milliseconds[name] for name in ("dense", "separable"))
+        if separable <= dense:
+            return []
+        return [
+            f"slower here than the dense network: {separable:.2f} ms for a batch of {self.batch}, {dense:.2f} dense"
+        ]
+
     def lines(self) -> list[str]:
         """Before and after, in sentences."""
         times = ", ".join(f"{name} {value:.2f} ms" for name, value in self.milliseconds.items())
@@ -119,8 +128,8 @@ def run(
             _save(model, out)
             report.save(beside(out))
         if page is not None:
-            more = "".join(f"<p>{escape(line)}</p>" for line in done.lines())
-            write_text(page, document(report, more))
+            more, first = ("".join(f"<p>{escape(line)}</p>" for line in each) for each in (done.lines(), done.first()))
+            write_text(page, document(report, more, first))
     except OSError as error:
         raise DepthwiseError(f"cannot write {error.filename}: {error.strerror}") from error
     return done
