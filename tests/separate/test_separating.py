@@ -212,6 +212,43 @@ def test_the_parts_of_a_model_that_stay() -> None:
     assert all(text.count(f"stay dense, {reason}: ") == 1 for reason in set(reasons.values()) if reason)
 
 
+class Named(nn.Conv2d):
+    """torch's own convolution by another name."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, padding=1)
+        self.note = "mine"
+
+
+class Standardised(nn.Conv2d):
+    """Computes with other weights than it has."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight - self.weight.mean((1, 2, 3), keepdim=True), self.bias)
+
+
+class Own(nn.Conv2d):
+    """Convolves in a way of its own."""
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(x.abs(), weight, bias)
+
+
+def test_a_subclass_is_separated_where_it_computes_as_torchs_class_does() -> None:
+    replaced = nn.Conv2d(16, 16, 3, padding=1)
+    replaced._conv_forward = lambda x, weight, bias: x  # type: ignore[method-assign]
+    model = nn.Sequential(Named(16), Standardised(16, 16, 3, padding=1), Own(16, 16, 3, padding=1), replaced).eval()
+    report = separate_(model, images(32, channels=16), budget=0.3)
+    named, *others = report.layers
+    assert named.separated
+    assert isinstance(model[0], SeparableConv2d | BlueprintConv2d)
+    assert [layer.reason for layer in others] == [
+        "is a Standardised, not torch's own convolution",
+        "is a Own, not torch's own convolution",
+        "it has hooks, or a forward of its own, which separable parts would not run",
+    ]
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_a_norm_takes_care_of_the_mean_only_where_nothing_else_reads_it(elsewhere: bool) -> None:
