@@ -221,7 +221,8 @@ def separate(
         page=report,
         weights=weights,
     )
-    typer.echo(json.dumps(result.to_dict(), indent=2) if as_json else "\n".join([str(result.report), *result.lines()]))
+    lines = [*result.first(), str(result.report), *result.lines()]
+    typer.echo(json.dumps(result.to_dict(), indent=2) if as_json else "\n".join(lines))
     for path in result.files:
         stderr.print(f"wrote {escape(path)}", highlight=False, soft_wrap=True)
 

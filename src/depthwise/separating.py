@@ -55,6 +55,15 @@ class Separated:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"report": self.report.to_dict(), "files": list(self.files)}
 
+    def first(self) -> list[str]:
+        """What is to be known before anything else: that it did not pay."""
+        dense, separable = (self.milliseconds[name] for name in ("dense", "separable"))
+        if separable <= dense:
+            return []
+        return [
+            f"slower here than the dense network: {separable:.2f} ms for a batch of {self.batch}, {dense:.2f} dense"
+        ]
+
     def lines(self) -> list[str]:
         """Before and after, in sentences."""
         times = ", ".join(f"{name} {value:.2f} ms" for name, value in self.milliseconds.items())
@@ -119,8 +128,8 @@ def run(
             _save(model, out)
         report.save(beside(out))
     if page is not None:
-        more = "".join(f"<p>{escape(line)}</p>" for line in done.lines())
-        write_text(page, document(report, more))
+        more, first = ("".join(f"<p>{escape(line)}</p>" for line in each) for each in (done.lines(), done.first()))
+        write_text(page, document(report, more, first))
     return done
 
 
@@ -155,15 +164,18 @@ def _notes(console: Console) -> Iterator[None]:
 
 def _check_files(out: Path | None, page: Path | None) -> None:
     """Raise where something cannot be written, before any work."""
-    if out is not None and out.suffix not in (".safetensors", ".pt", ".pth"):
-        raise DepthwiseError(f"the weights go to a file ending in .safetensors, .pt or .pth; got {out}")
-    if out is not None and out.suffix == ".safetensors" and find_spec("safetensors") is None:
-        raise DepthwiseError("a .safetensors file needs the package safetensors: pip install safetensors; or write .pt")
-    if out is not None and page == beside(out):
-        raise DepthwiseError(f"{page} is where the report beside the weights goes; give the page another name")
-    for path in (out, out and beside(out), page):
+    for path in (out, page):
         if path is not None:
             check_writable(path)
+    if out is None:
+        return
+    if out.suffix not in (".safetensors", ".pt", ".pth"):
+        raise DepthwiseError(f"the weights go to a file ending in .safetensors, .pt or .pth; got {out}")
+    if out.suffix == ".safetensors" and find_spec("safetensors") is None:
+        raise DepthwiseError("a .safetensors file needs the package safetensors: pip install safetensors; or write .pt")
+    if page == beside(out):
+        raise DepthwiseError(f"{page} is where the report beside the weights goes; give the page another name")
+    check_writable(beside(out))
 
 
 def _save(model: nn.Module, out: Path) -> None:

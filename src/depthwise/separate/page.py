@@ -30,8 +30,8 @@ CSS = """
 """.strip()
 
 
-def document(report: Separation, more: str = "") -> str:
-    """A whole page; it loads nothing from anywhere. `more` is HTML that follows the report."""
+def document(report: Separation, more: str = "", first: str = "") -> str:
+    """A whole page; it loads nothing from anywhere. `first` is HTML before the report, `more` what follows it."""
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -43,7 +43,7 @@ body {{ margin: 0 auto; padding: 1rem; max-width: 1000px; background: #fff; }}
 </style>
 </head>
 <body>
-{fragment(report, heading=words("h1", "What a separation cost"), more=more)}
+{fragment(report, heading=words("h1", "What a separation cost") + first, more=more)}
 </body>
 </html>
 """
@@ -64,34 +64,46 @@ def fragment(report: Separation, *, heading: str = "", more: str = "") -> str:
 
 
 def plot(report: Separation) -> str:
-    """The error predicted at the network's output against the share of the dense multiplications."""
-    found = report.frontier()
+    """The error at the network's output against the share of the dense multiplications: measured here, and predicted.
+
+    Dashed as it was predicted, the line as what came here calibrates it.
+    """
     dense = report.multiplications_before
-    spots = [(point.multiplications / dense, point.predicted_error) for point in found]
-    here = (report.share, report.predicted_error)
-    highest = max(*(y for _, y in spots), here[1]) or 1.0
+    curves = [
+        [(point.multiplications / dense, point.predicted_error) for point in report.frontier(calibrated=calibrated)]
+        for calibrated in (True, False)
+    ]
+    spots, first = curves
+    here = (report.share, report.predicted_error if report.output_error is None else report.output_error)
+    highest = max(*(y for curve in curves for _, y in curve), here[1]) or 1.0
     ticks = [highest * step / 4 for step in range(5)]
+    heading = "Error at the network's output against multiplications; dashed: as predicted before"
     parts = [
-        text(
-            (LEFT, 18), "Error at the network's output, predicted, against multiplications", anchor="start", bold=True
-        ),
+        text((LEFT, 18), heading, anchor="start", bold=True),
         *(_level(tick, highest) for tick in ticks),
         *(
             text((_at(share, 0, 1)[0], HEIGHT - BOTTOM + 20), f"{share:.0%}", fill=SOFT_INK)
             for share in (0, 0.25, 0.5, 0.75, 1)
         ),
         text((LEFT + (WIDTH - LEFT - RIGHT) / 2, HEIGHT - 10), "share of the dense multiplications", fill=SOFT_INK),
-        tag("polyline", points=points(_at(x, y, highest) for x, y in spots), fill="none", stroke=LINE, stroke_width=2),
+        _line(first, highest, stroke_dasharray="5 4"),
+        _line(spots, highest),
         *_discs(spots, highest, LINE, 4),
         *_discs([here], highest, HERE, 6),
         text(_beside(_at(*here, highest)), "this network", anchor="start", fill=HERE, bold=True),
     ]
-    label = f"At {report.share:.1%} of the multiplications the predicted error is {here[1]:.4f}"
+    came = "" if report.output_error is None else f"; {report.output_error:.4f} came"
+    label = f"At {report.share:.1%} of the multiplications the predicted error is {report.predicted_error:.4f}{came}"
     title = f"<title>{escape(label)}</title>"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" '
         f'font-family="system-ui, sans-serif">{title}{"".join(parts)}</svg>'
     )
+
+
+def _line(spots: Sequence[Point], highest: float, **options: str) -> str:
+    path = points(_at(x, y, highest) for x, y in spots)
+    return tag("polyline", points=path, fill="none", stroke=LINE, stroke_width=2, **options)
 
 
 def _at(share: float, error: float, highest: float) -> Point:
