@@ -20,7 +20,7 @@ FLOORS = [
     ["backends"],
     ["operators", "functional"],
     ["layers"],
-    ["blocks"],
+    ["blocks", "keras"],
     ["tracing", "count", "preparing"],
     ["explain", "doctor", "separate", "demo", "bench", "loading", "separating"],
     ["cli", "__main__", "__init__"],
