@@ -20,7 +20,7 @@ FLOORS = [
     ["backends"],
     ["operators", "functional"],
     ["layers"],
-    ["blocks"],
+    ["blocks", "keras"],
     ["inputs", "tracing", "count", "preparing"],
     ["explain", "doctor", "separate", "demo", "bench", "loading", "separating"],
     ["arguments", "cli", "__main__", "__init__"],
