@@ -21,7 +21,7 @@ FLOORS = [
     ["layers"],
     ["blocks"],
     ["tracing", "count", "preparing"],
-    ["explain", "doctor", "separate", "demo", "bench", "loading", "separating"],
+    ["explain", "doctor", "separate", "demo", "bench", "optimize", "loading", "separating", "optimizing"],
     ["cli", "__main__", "__init__"],
 ]
 UNITS = [unit for floor in FLOORS for unit in floor]

@@ -14,6 +14,7 @@ from .layers import (
     SeparableConv2d,
     SeparableConv3d,
 )
+from .optimize import load_optimized, optimize
 from .preparing import prepare
 from .separate import distill, separate_, separated_like
 
@@ -31,6 +32,8 @@ __all__ = [
     "distill",
     "explain",
     "functional",
+    "load_optimized",
+    "optimize",
     "prepare",
     "repack_",
     "separate_",

@@ -107,7 +107,7 @@ def trace(
     >>> [call.name for call in trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), (3, 7, 7)).operators]
     ['aten.convolution', 'aten.relu']
     """
-    _check_model(model)
+    check_model(model)
     fake_mode = FakeTensorMode()
     fakes = _Fakes(fake_mode)
     inputs = _inputs(model, input_size, fakes)
@@ -118,7 +118,7 @@ def trace(
         for context in (
             _restored(model),
             _plain_kernels(),
-            _unlogged(),
+            unlogged(),
             torch.no_grad(),
             recorder.hooks(),
             recorder.choosing(),
@@ -294,7 +294,7 @@ def _plain_kernels() -> Iterator[None]:
 
 
 @contextmanager
-def _unlogged() -> Iterator[None]:
+def unlogged() -> Iterator[None]:
     """Leave failures to the exception: torch logs each with a traceback of its own insides."""
     log = logging.getLogger("torch._subclasses.fake_tensor")
     disabled, log.disabled = log.disabled, True
@@ -304,7 +304,7 @@ def _unlogged() -> Iterator[None]:
         log.disabled = disabled
 
 
-def _check_model(model: object) -> None:
+def check_model(model: object) -> None:
     if isinstance(model, torch.jit.ScriptModule):
         raise DepthwiseError("a TorchScript module hides its operators; give the nn.Module it was made from")
     if isinstance(model, type) and issubclass(model, nn.Module):

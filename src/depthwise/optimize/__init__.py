@@ -1,0 +1,7 @@
+"""Whole networks: captured, simplified, and run by this library's kernels where it has them."""
+
+from .file import load_optimized
+from .module import Optimized
+from .optimizing import optimize
+
+__all__ = ["Optimized", "load_optimized", "optimize"]
