@@ -314,7 +314,7 @@ def _argument(item: Any, where: str) -> Argument:
     raise DepthwiseError(f"{where} has an argument of type {type(item).__name__}, which a graph cannot hold")
 
 
-def _plain_name(target: OpOverload, name: str, written: list[str], arguments: list[tuple[str, Any]], where: str) -> str:
+def _plain_name(target: OpOverload, written: list[str], arguments: list[tuple[str, Any]], where: str) -> str:
     """The operator that gives what this one writes."""
     if torch.Tag.inplace_view in target.tags:
         raise DepthwiseError(f"{where} changes the sizes of a tensor in place; write the view without the underscore")
