@@ -64,7 +64,9 @@ class Drawn(nn.Module):
             parts = [nn.Conv2d(c, c, k, padding=k // 2, groups=groups, bias=False) for k in (3, 1, 5)[: 2 + n % 2]]
             return nn.ModuleList(nn.Sequential(part, nn.BatchNorm2d(c)) for part in parts)
         if step.kind == "gate":
-            return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(c, 2, 1), nn.ReLU(), nn.Conv2d(2, c, 1), nn.Sigmoid())
+            return nn.Sequential(
+                nn.AdaptiveAvgPool2d(1), nn.Conv2d(c, 2, 1), nn.ReLU(), nn.Conv2d(2, c, 1), nn.Sigmoid()
+            )
         if step.kind == "pad":
             return nn.Conv2d(c, c, 3, groups=c if n % 2 else 1)
         if step.kind == "scale":

@@ -104,7 +104,8 @@ def capture(model: nn.Module, call: Call) -> Network:
         return _of_one(model, call, one)
     two = _attempt(model, call, LARGE, GROWTH)
     # Where both are the same, no number in them is a batch or a size.
-    if isinstance(two, Reading) and one.nodes == two.nodes and one.gives == two.gives:
+    is_same = isinstance(two, Reading) and one.nodes == two.nodes and one.gives == two.gives
+    if isinstance(two, Reading) and is_same and _other_constant(one, two) is None:
         return _network(call, one, one.nodes, one.gives, two, is_sized=False)
     three = _attempt(model, call, LARGE, 0)
     if isinstance(three, str):
@@ -113,7 +114,7 @@ def capture(model: nn.Module, call: Call) -> Network:
         nodes, gives = _merged(one, three)
     except _DifferenceError as difference:
         return _of_one(model, call, str(difference))
-    is_sized = isinstance(two, str) or not _is_at(nodes, gives, two)
+    is_sized = isinstance(two, str) or not _is_at(nodes, gives, two) or _other_constant(one, two) is not None
     return _network(call, one, nodes, gives, three if isinstance(two, str) or is_sized else two, is_sized=is_sized)
 
 
@@ -204,10 +205,19 @@ def _merged(one: Reading, other: Reading) -> tuple[tuple[Node, ...], Any]:
     if len(one.nodes) != len(other.nodes):
         raise _DifferenceError("the model runs other operators for another batch")
     nodes = tuple(_same_node(a, b) for a, b in zip(one.nodes, other.nodes, strict=True))
-    for name, tensor in one.weights.items():
-        if name in other.weights and tensor.shape != other.weights[name].shape:
-            raise _DifferenceError(f"{name}, a constant of the forward, has a shape that depends on the batch")
+    constant = _other_constant(one, other)
+    if constant is not None:
+        raise _DifferenceError(f"{constant}, a constant of the forward, depends on the batch")
     return nodes, _same(one.gives, other.gives, "what it returns")
+
+
+def _other_constant(one: Reading, other: Reading) -> str | None:
+    """A constant that two readings have with other numbers; what the forward makes of sizes is one."""
+    for name in one.weights.keys() | other.weights.keys():
+        a, b = one.weights.get(name), other.weights.get(name)
+        if a is None or b is None or (a.data_ptr() != b.data_ptr() and not torch.equal(a, b)):
+            return name
+    return None
 
 
 def _same_node(a: Node, b: Node) -> Node:

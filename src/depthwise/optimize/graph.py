@@ -89,7 +89,7 @@ class Node:
         arguments = tuple((key, renamed(argument, rename)) for key, argument in self.arguments)
         return Node(self.name, self.operator, arguments, self.source)
 
-    def changed(self, **arguments: Argument) -> Node:
+    def changed(self, /, **arguments: Argument) -> Node:
         """The same with other arguments."""
         changed = tuple((key, arguments.get(key, argument)) for key, argument in self.arguments)
         return Node(self.name, self.operator, changed, self.source)

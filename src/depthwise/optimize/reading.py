@@ -73,8 +73,8 @@ class Reading:
 
 def read(program: ExportedProgram, call: Tree) -> Reading:
     """The exported program as nodes; `call` holds its tensor arguments as values of the names that they get."""
-    reader = _Reader()
     inputs = tuple(values_in(call))
+    reader = _Reader(inputs)
     gives = reader.run(program.graph_module, _places(reader, program, call))
     spec = cast(pytree.TreeSpec, program.call_spec.out_spec)
     whole = _tree_of(pytree.tree_unflatten(list(gives), spec), "what the model returns")
@@ -123,17 +123,16 @@ _OWNERS = {"input": "one of the model's inputs", "weight": "one of its weights o
 
 
 class _Reader:
-    def __init__(self) -> None:
+    def __init__(self, inputs: Iterable[str]) -> None:
         self.nodes: list[Node] = []
         self.weights: dict[str, Tensor] = {}
         self.shapes: dict[str, Shape] = {}
         self.dtypes: dict[str, str] = {}
         self.last: dict[str, bool] = {}
-        self._names: set[str] = set()
+        self._names = set(inputs)
         self._tied: dict[tuple[Any, ...], _Place] = {}
 
     def input(self, name: str, fake: Any) -> _Place:
-        self._names.add(name)
         self._see(name, fake)
         return _Place(Value(name), "input")
 
