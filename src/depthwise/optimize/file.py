@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Callable
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from ..functional import activation_of
 from .graph import Argument, Batch, Graph, Node, Value, values_in
 from .module import Optimized
 from .network import Network, Shape
-from .operators import DTYPES, KNOWN, OWN, dtype_name, signature
+from .operators import CONSTANTS, DTYPES, KNOWN, OWN, dtype_name, signature
 from .passes import PASSES
 from .passes.layout import lay_out_weights
 from .planning import plan
@@ -234,7 +235,7 @@ def _check_node(node: Node) -> None:
     for (key, argument), kind in zip(node.arguments, kinds.values(), strict=True):
         if not _is_of(argument, kind):
             raise DepthwiseError(f"{key} of {node.name!r} is of kind {kind}; got {str(argument)[:80]}")
-    if "stride" in kinds and "dilation" in kinds and "padding" in kinds and kinds["padding"] == "pairs":
+    if kinds.get("padding") == "pairs":
         _check_window(node)
 
 
@@ -244,8 +245,6 @@ def _check_window(node: Node) -> None:
         raise DepthwiseError(
             f"{node.name!r} has strides, paddings and dilations for 1, 2 or 3 dimensions, each as many"
         )
-    if min(*node["stride"], *node["dilation"], node["groups"]) < 1:
-        raise DepthwiseError(f"{node.name!r} has a stride, a dilation or groups below 1")
 
 
 def _is_of(argument: Argument, kind: str) -> bool:
@@ -257,14 +256,11 @@ def _is_of(argument: Argument, kind: str) -> bool:
         if not isinstance(argument, tuple):
             return kind != "List[Tensor]" and _is_of(argument, kind[5:-1]) and not isinstance(argument, Value)
         return all(_is_of(item, kind[5:-1]) for item in argument)
-    if kind == "pairs":
-        pairs = isinstance(argument, tuple) and all(isinstance(pair, tuple) and len(pair) == 2 for pair in argument)
-        return pairs and all(_is_whole(n) and n >= 0 for pair in argument for n in pair)  # type: ignore[union-attr,operator]
-    if kind == "activation":
-        return argument is None or _is_activation(argument)
+    if kind in OWN_KINDS:
+        return OWN_KINDS[kind](argument)
     if kind == "int":
         # Dtypes, memory formats and layouts are numbers in torch's schemas.
-        is_constant = isinstance(argument, str) and argument.startswith("torch.")
+        is_constant = isinstance(argument, str) and argument in CONSTANTS
         return _is_whole(argument) or isinstance(argument, Batch) or is_constant
     if kind in ("float", "number"):
         return isinstance(argument, int | float | Batch) and (kind == "number" or not isinstance(argument, bool))
@@ -285,6 +281,28 @@ def _is_activation(argument: Argument) -> bool:
     except DepthwiseError:
         return False
     return known == argument
+
+
+def _is_step(argument: object) -> bool:
+    return isinstance(argument, int) and not isinstance(argument, bool) and argument >= 1
+
+
+def _is_amount(argument: object) -> bool:
+    return isinstance(argument, int) and not isinstance(argument, bool) and argument >= 0
+
+
+def _is_pair(argument: object) -> bool:
+    return isinstance(argument, tuple) and len(argument) == 2 and all(map(_is_amount, argument))
+
+
+# The kinds of arguments of our own operators.
+OWN_KINDS: dict[str, Callable[[Argument], bool]] = {
+    "value": lambda argument: isinstance(argument, Value),
+    "step": _is_step,
+    "steps": lambda argument: isinstance(argument, tuple) and all(map(_is_step, argument)),
+    "pairs": lambda argument: isinstance(argument, tuple) and all(map(_is_pair, argument)),
+    "activation": lambda argument: argument is None or _is_activation(argument),
+}
 
 
 def _sizes(content: Any, graph: Graph, batch: int | None) -> dict[str, Shape]:

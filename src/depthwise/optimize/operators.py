@@ -78,32 +78,32 @@ NAMES = {overload: name for name, overload in KNOWN.items()}
 
 # What a fold or a fusion makes, and what export writes without an operator of aten's: arguments and their kinds.
 OWN = {
-    "getitem": {"self": "Tensor", "index": "int"},
-    "affine": {"input": "Tensor", "scale": "Tensor", "shift": "Tensor"},
-    "layout": {"self": "Tensor", "channels_last": "bool"},
+    "getitem": {"self": "value", "index": "int"},
+    "affine": {"input": "value", "scale": "value", "shift": "value"},
+    "layout": {"self": "value", "channels_last": "bool"},
     "conv": {
-        "input": "Tensor",
-        "weight": "Tensor",
-        "bias": "Optional[Tensor]",
-        "stride": "List[int]",
+        "input": "value",
+        "weight": "value",
+        "bias": "Optional[value]",
+        "stride": "steps",
         "padding": "pairs",
-        "dilation": "List[int]",
-        "groups": "int",
-        "residual": "Optional[Tensor]",
+        "dilation": "steps",
+        "groups": "step",
+        "residual": "Optional[value]",
         "activation": "activation",
     },
     "separable": {
-        "input": "Tensor",
-        "depthwise_weight": "Tensor",
-        "depthwise_bias": "Optional[Tensor]",
-        "pointwise_weight": "Tensor",
-        "pointwise_bias": "Optional[Tensor]",
-        "stride": "List[int]",
+        "input": "value",
+        "depthwise_weight": "value",
+        "depthwise_bias": "Optional[value]",
+        "pointwise_weight": "value",
+        "pointwise_bias": "Optional[value]",
+        "stride": "steps",
         "padding": "pairs",
-        "dilation": "List[int]",
-        "groups": "int",
+        "dilation": "steps",
+        "groups": "step",
         "depthwise_activation": "activation",
-        "residual": "Optional[Tensor]",
+        "residual": "Optional[value]",
         "activation": "activation",
     },
 }
@@ -115,7 +115,7 @@ DTYPES = {
         *("complex64", "complex128"),
     )
 }
-_CONSTANTS: dict[str, Any] = {
+CONSTANTS: dict[str, Any] = {
     **{f"torch.{name}": dtype for name, dtype in DTYPES.items()},
     "torch.strided": torch.strided,
     "torch.contiguous_format": torch.contiguous_format,
@@ -203,7 +203,7 @@ def filled(argument: Argument, value: Callable[[str], Any], batch: int) -> Any:
 def plain(argument: Argument) -> Any:
     """The argument with torch's constants in the places of their names."""
     if isinstance(argument, str):
-        return _CONSTANTS.get(argument, argument)
+        return CONSTANTS.get(argument, argument)
     return tuple(map(plain, argument)) if isinstance(argument, tuple) else argument
 
 
