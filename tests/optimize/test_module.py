@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import depthwise
 from depthwise import DepthwiseError, SeparableConv2d, optimize
 from depthwise.optimize.module import MOST_CAPTURES, MOST_PLANS
-from depthwise.optimize.optimizing import optimized
+from depthwise.optimize.frozen import optimized
 from tests.support.networks import Calls, InvertedResidual
 from tests.support.whole import difference, randomised
 

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from depthwise.optimize import optimizing
+from depthwise import DepthwiseError
+from depthwise.optimize import frozen
 from depthwise.optimize.graph import Node
 from depthwise.optimize.network import Network, Rewriting
 from depthwise.optimize.passes import PASSES, activations, branches, norms, padding, separable
@@ -34,6 +35,7 @@ def model() -> nn.Module:
         "second_norm": nn.BatchNorm2d(8),
         "depthwise": nn.Sequential(conv(8, 8, 3, padding=2, dilation=2, groups=8), nn.BatchNorm2d(8)),
         "pointwise": nn.Sequential(conv(8, 8, 1), nn.BatchNorm2d(8)),
+        "late": conv(8, 8, 3, padding=1),
         "read_twice": conv(8, 8, 1),
         "late_norm": nn.BatchNorm2d(8),
     }
@@ -43,6 +45,7 @@ def model() -> nn.Module:
         x = F.silu(p["three"](x) - p["one"](x) + p["norm"](x))
         x = p["second_norm"](p["shared"](F.relu(p["first_norm"](p["shared"](x)))))
         x = F.relu6(p["pointwise"](F.hardswish(p["depthwise"](x))) + x)
+        x = F.relu(p["late"](x)) + x
         twice = p["read_twice"](x)
         return p["late_norm"](twice) * 2, twice
 
@@ -52,13 +55,13 @@ def model() -> nn.Module:
 
 def worst() -> float:
     network = model()
-    found = optimizing.optimize(network, torch.zeros(1, 4, 13, 12))
+    found = frozen.optimize(network, torch.zeros(1, 4, 13, 12))
     return difference(found, network, torch.randn(2, 4, 13, 12))
 
 
 def test_without_a_fault_all_is_well() -> None:
     network = model()
-    found = optimizing.optimize(network, torch.zeros(1, 4, 13, 12))
+    found = frozen.optimize(network, torch.zeros(1, 4, 13, 12))
     assert difference(found, network, torch.randn(2, 4, 13, 12)) <= 1
     saved = dict(found.report.saved)
     assert all(saved[name] for name in ("norms", "padding", "branches", "activations", "separable", "layout"))
@@ -70,18 +73,17 @@ def residual_dropped(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(activations, "_with_residual", dropped)
 
 
-def activation_dropped(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(
-        activations, "activation_of", lambda node: ("relu", 0.0) if node.operator in ("hardtanh", "relu6") else None
-    )
+def another_activation(patch: pytest.MonkeyPatch) -> None:
+    whole = activations.activation_of
+    patch.setattr(activations, "activation_of", lambda node: whole(node) and ("relu", 0.0))
 
 
-def residual_after_the_activation(patch: pytest.MonkeyPatch) -> None:
-    def at(node: Node, conv: Node) -> Node:
-        made = Node(node.name, conv.operator, conv.arguments, conv.source)
-        return made.changed(activation=("relu6", 0.0)) if conv["residual"] is not None else made
+def residual_before_the_activation(patch: pytest.MonkeyPatch) -> None:
+    def fused(node: Node, rewriting: Rewriting) -> Node | None:
+        conv = activations._alone(node, "self", rewriting)
+        return conv and activations._at(node, conv.changed(residual=node["other"]))
 
-    patch.setattr(activations, "_at", at)
+    patch.setattr(activations, "_with_residual", fused)
 
 
 def scale_twice(patch: pytest.MonkeyPatch) -> None:
@@ -114,10 +116,6 @@ def weights_scaled_in_place(patch: pytest.MonkeyPatch) -> None:
         return found
 
     patch.setattr(Rewriting, "weight", weight)
-
-
-def readers_not_counted(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Rewriting, "uses", lambda self, name: 1)
 
 
 def norm_in_the_wrong_branch(patch: pytest.MonkeyPatch) -> None:
@@ -179,14 +177,13 @@ def factor_ignored(patch: pytest.MonkeyPatch) -> None:
     "plant",
     [
         residual_dropped,
-        activation_dropped,
-        residual_after_the_activation,
+        another_activation,
+        residual_before_the_activation,
         scale_twice,
         shift_forgotten,
         eps_forgotten,
         shared_convolution_folded_once,
         weights_scaled_in_place,
-        readers_not_counted,
         norm_in_the_wrong_branch,
         kernel_in_the_corner,
         difference_added,
@@ -200,4 +197,9 @@ def factor_ignored(patch: pytest.MonkeyPatch) -> None:
 )
 def test_a_planted_fault_shows(plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
-    assert not worst() <= 1
+    try:
+        error = worst()
+    # Sizes that are no longer right show too.
+    except (AssertionError, DepthwiseError):
+        return
+    assert not error <= 1

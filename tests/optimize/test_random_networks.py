@@ -7,7 +7,7 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from torch import nn
 
-from depthwise.optimize.optimizing import optimized
+from depthwise.optimize.frozen import optimized
 from depthwise.optimize.passes import PASSES
 from tests.support.random_networks import Drawn, Step, networks
 from tests.support.whole import difference, randomised

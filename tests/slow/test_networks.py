@@ -10,7 +10,7 @@ from torch import nn
 
 from depthwise import optimize
 from depthwise.optimize.file import from_bytes, to_bytes
-from depthwise.optimize.optimizing import optimized
+from depthwise.optimize.frozen import optimized
 from depthwise.optimize.passes import PASSES
 from tests.support.random_networks import networks
 from tests.support.whole import SIZES, difference, real_model

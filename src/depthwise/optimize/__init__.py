@@ -2,6 +2,6 @@
 
 from .file import load_optimized
 from .module import Optimized
-from .optimizing import optimize
+from .frozen import optimize
 
 __all__ = ["Optimized", "load_optimized", "optimize"]

@@ -84,7 +84,7 @@ class Kernels(_NodeByNode):
         if node.operator in ("conv", "separable") and shapes.get(node["input"].name) is None:
             return "the size of its input is not known: it lies behind an operator without a rule"
         if node.operator == "conv":
-            return "the convolution is not depthwise, and no pointwise one that alone reads a depthwise one"
+            return "kernels are for depthwise convolutions, and for a pointwise one right behind"
         return f"{node.operator} has no kernel of ours"
 
     def kernel(self, node: Node, shapes: Mapping[str, Shapes]) -> str | None:
