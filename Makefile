@@ -23,11 +23,11 @@ test-slow: $(VENV)/.dev      ## stress, long fuzzing, the wheel in a bare enviro
 bench: $(VENV)/.test         ## layers of networks against this machine's peak and other libraries; writes benchmarks/results/
 	$(BIN)/python -m benchmarks
 
-check: $(VENV)/.dev          ## lint, format and types; writes nothing
+check: $(VENV)/.dev          ## lint, format, types, floors, lengths and circles; writes nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/test_floors.py
+	$(BIN)/python -m pytest -q tests/test_floors.py tests/test_style.py
 
 fix: $(VENV)/.dev            ## what `check` asks for, where a tool can do it
 	$(BIN)/ruff check --fix .

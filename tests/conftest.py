@@ -23,8 +23,10 @@ settings.register_profile(
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 torch.set_num_threads(1)
-# Kernels are kept for all workers of one run, and not in the user's own cache.
-os.environ.setdefault("DEPTHWISE_CACHE_DIR", tempfile.mkdtemp(prefix="depthwise-kernels-"))
+# Kernels are kept for all workers of one run, and not in the user's own cache; nor is their key the user's own.
+if "DEPTHWISE_CACHE_DIR" not in os.environ:
+    os.environ["DEPTHWISE_CACHE_DIR"] = tempfile.mkdtemp(prefix="depthwise-kernels-")
+    os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="depthwise-state-")
 
 
 @pytest.fixture(autouse=True)

@@ -12,10 +12,11 @@ from torch import Tensor
 import depthwise
 from depthwise import DepthwiseError, backends, functional
 from depthwise.backends import EAGER, Choice, asked_backend, choose, observed_choices
-from depthwise.backends.base import Backend, Call, SeparableTensors
-from depthwise.geometry import Geometry, geometry
+from depthwise.backends.base import Backend, Weights
+from depthwise.backends.problem import Problem
+from depthwise.geometry import geometry
 
-CALL = Call("depthwise", geometry((8, 9, 9), 3), torch.float32, "cpu")
+PROBLEM = Problem("depthwise", geometry((8, 9, 9), 3), torch.float32, "cpu")
 X, WEIGHT = torch.ones(1, 8, 9, 9), torch.ones(8, 1, 3, 3)
 
 
@@ -25,25 +26,22 @@ class Doubling(Backend):
     name = "doubling"
     summary = "twice the result"
 
-    def refusal(self, call: Call) -> str | None:
-        return None if call.dtype == torch.float32 else f"{call.dtype} is not supported"
+    def refusal(self, problem: Problem) -> str | None:
+        return None if problem.dtype == torch.float32 else f"{problem.dtype} is not supported"
 
-    def depthwise(self, x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
-        return 2 * EAGER.depthwise(x, weight, bias, g)
-
-    def separable(self, x: Tensor, tensors: SeparableTensors, g: Geometry) -> Tensor:
-        return 2 * EAGER.separable(x, tensors, g)
+    def run(self, x: Tensor, weights: Weights, problem: Problem) -> Tensor:
+        return 2 * EAGER.run(x, weights, problem)
 
 
 @pytest.fixture
 def doubling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "BACKENDS", (Doubling(), EAGER))
-    backends.recall.repack_()
+    depthwise.repack_()
 
 
 def test_eager_is_last_and_refuses_nothing() -> None:
     assert backends.BACKENDS[-1] is EAGER
-    assert EAGER.refusal(CALL) is None
+    assert EAGER.refusal(PROBLEM) is None
 
 
 @pytest.mark.usefixtures("doubling")
@@ -56,11 +54,11 @@ class TestTwoBackends:
         assert functional.separable_conv2d(X, WEIGHT, torch.ones(4, 8, 1, 1)).max() == 2 * 72
 
     def test_a_choice_says_why(self) -> None:
-        choice = choose(Call("depthwise", CALL.geometry, torch.float64, "cpu"))
+        choice = choose(Problem("depthwise", PROBLEM.geometry, torch.float64, "cpu"))
         assert choice.backend is EAGER
         assert choice.refusals == (("doubling", "torch.float64 is not supported"),)
         assert choice.reason == "doubling refuses: torch.float64 is not supported"
-        assert choose(CALL).reason == "twice the result"
+        assert choose(PROBLEM).reason == "twice the result"
 
     def test_asking_by_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with depthwise.backend("eager"):
@@ -124,4 +122,7 @@ def test_choices_are_observed() -> None:
     functional.depthwise_conv2d(X, WEIGHT)
     (choice,) = choices
     assert choice.backend is backends.CPU
-    assert choice.call == Call("depthwise", geometry((8, 9, 9), 3, 2), torch.float32, "cpu", 1, (648, 81, 9, 1))
+    sizes = geometry((8, 9, 9), 3, 2)
+    assert choice.problem == Problem(
+        "depthwise", sizes, torch.float32, "cpu", 1, (648, 81, 9, 1), result=(128, 16, 4, 1)
+    )

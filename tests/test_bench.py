@@ -17,8 +17,9 @@ from rich.console import Console
 from torch import Tensor
 
 from depthwise import DepthwiseError, backends
-from depthwise.backends.base import Backend, Call, SeparableTensors
+from depthwise.backends.base import Backend, Weights
 from depthwise.backends.eager import EAGER
+from depthwise.backends.problem import Problem
 from depthwise.bench import BenchResult, run
 from depthwise.bench.calls import ours, torch_dense, torch_parts
 from depthwise.bench.cases import LAYOUTS, MOBILENET_V1, Case, Tensors, laid_out, layer, tensors_of
@@ -29,7 +30,6 @@ from depthwise.bench.roofline import Peaks, least_seconds, work_of
 from depthwise.bench.rows import DENSE, OURS, TORCH, Failure, Row, Spread, Timing, mean
 from depthwise.bench.table import console_table
 from depthwise.demo.timing import Effort
-from depthwise.geometry import Geometry
 
 SHORT = Effort(rounds=2, sample_seconds=0, limit_seconds=0)
 PEAKS = Peaks(1, 100.0, 200.0, 50.0, 20.0, 16)
@@ -54,20 +54,17 @@ class Broken(Backend):
     name = "broken"
     summary = "one wrong output"
 
-    def refusal(self, call: Call) -> str | None:
+    def refusal(self, problem: Problem) -> str | None:
         return None
 
-    def depthwise(self, x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
-        return spoiled(EAGER.depthwise(x, weight, bias, g))
-
-    def separable(self, x: Tensor, tensors: SeparableTensors, g: Geometry) -> Tensor:
-        return spoiled(EAGER.separable(x, tensors, g))
+    def run(self, x: Tensor, weights: Weights, problem: Problem) -> Tensor:
+        return spoiled(EAGER.run(x, weights, problem))
 
 
 class Raising(Broken):
     name = "raising"
 
-    def separable(self, x: Tensor, tensors: SeparableTensors, g: Geometry) -> Tensor:
+    def run(self, x: Tensor, weights: Weights, problem: Problem) -> Tensor:
         raise DepthwiseError("no code for [this] machine")
 
 
@@ -419,7 +416,7 @@ def test_without_matplotlib_it_says_how_to_get_the_plot(monkeypatch: pytest.Monk
 def test_a_plot_that_cannot_be_written_is_named_before_anything_is_done(tmp_path: Path) -> None:
     with pytest.raises(DepthwiseError, match=r"the plot goes to a file ending in \.svg, \.png, \.pdf; got .*\.txt"):
         run(Console(file=StringIO()), tmp_path / "roofline.txt")
-    with pytest.raises(DepthwiseError, match=r"the plot goes to .*gone.*, and the folder .* does not exist"):
+    with pytest.raises(DepthwiseError, match=r"cannot write .*gone.*: the folder .* does not exist"):
         run(Console(file=StringIO()), tmp_path / "gone" / "roofline.svg")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -135,6 +136,64 @@ def test_sizes_are_checked() -> None:
         BlueprintConv2d(8, 8, 3, pointwise_norm=3)  # type: ignore[arg-type]
     assert InvertedResidual(8, 8, (3, 5), (1, 1)).adds_input
     assert InvertedResidual(8, 8, (3, 5), (1, 1))(X).shape == X.shape
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: InvertedResidual(8, 8, 4), r"kernel_size must be odd here, .*; got \(4, 4\)"),
+        (lambda: ConvNeXtBlock(8, (7, 2)), r"kernel_size must be odd here, .*; got \(7, 2\)"),
+        (lambda: InvertedResidual(8, 8, expansion=float("nan")), "expansion must be a finite number; got nan"),
+        (lambda: ConvNeXtBlock(8, layer_scale=None), "layer_scale must be a finite number; got None"),  # type: ignore[arg-type]
+        (lambda: SqueezeExcite(8, 2, activation=None), "activation must be a callable .*; got None"),  # type: ignore[arg-type]
+        (lambda: XceptionBlock(8, 8, 2**31), r"stride must be below 2\*\*31, which torch's pooling takes; got"),
+        (lambda: InvertedResidual(4, 4)(X), "the layer has in_channels=4; the input has 8 channels"),
+        (lambda: BlueprintConv2d(4, 4, 3)(X), "the layer has in_channels=4; the input has 8 channels"),
+        (lambda: XceptionBlock(4, 4)(X), "the layer has in_channels=4; the input has 8 channels"),
+        (lambda: SqueezeExcite(4, 4)(X), "the layer has in_channels=4; the input has 8 channels"),
+    ],
+)
+def test_arguments_are_checked(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(DepthwiseError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("block", "expected"),
+    [
+        (MobileNetV1Block(8, 12, 2), (8, 12, (3, 3), (2, 2))),
+        (InvertedResidual(8, 12, 5, 2), (8, 12, (5, 5), (2, 2))),
+        (XceptionBlock(8, 12, (2, 1)), (8, 12, (3, 3), (2, 1))),
+        (ConvNeXtBlock(8), (8, 8, (7, 7), (1, 1))),
+        (BlueprintConv2d(8, 12, 3, 2), (8, 12, (3, 3), (2, 2))),
+    ],
+)
+def test_the_attributes_of_a_convolution(block: Any, expected: tuple[Any, ...]) -> None:
+    assert (block.in_channels, block.out_channels, block.kernel_size, block.stride) == expected
+
+
+def test_all_attributes_of_a_blueprint() -> None:
+    block = BlueprintConv2d(8, 12, 3, 2, ((1, 0), (0, 1)), 2, 4, padding_mode="replicate")
+    assert (block.padding, block.dilation, block.groups) == (((1, 0), (0, 1)), (2, 2), 4)
+    assert block.padding_mode == "replicate"
+
+
+class Other(BlueprintConv2d):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + 1
+
+
+def test_what_of_a_blueprint_cannot_be_read() -> None:
+    biased = BlueprintConv2d(4, 6, 3)
+    biased.pointwise = nn.Conv2d(4, 6, 1)
+    with pytest.raises(DepthwiseError, match="a bias before the depthwise convolution does not reach its padding"):
+        biased.to_dense()
+    with pytest.raises(DepthwiseError, match="what this Other computes: a Other computes something else"):
+        Other(4, 6, 3).to_dense()
+    hooked = BlueprintConv2d(4, 6, 3)
+    hooked.pointwise.register_forward_hook(lambda *_: None)
+    with pytest.raises(DepthwiseError, match=r"what the pointwise part, .*, computes: it has hooks"):
+        hooked.to_dense()
 
 
 def test_xception_leaves_its_input_alone() -> None:

@@ -11,10 +11,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_model
+from torch.nn import Identity
 
 from depthwise import cli, count, explain, separated_like
-from depthwise.backends.cpu import inspection, machine, store
+from depthwise.backends.cpu import inspection, machine
+from depthwise.backends.cpu.run import store
 from depthwise.bench import run as bench_run
 from depthwise.bench.cases import MOBILENET_V1
 from depthwise.blocks import MobileNetV1Block
@@ -97,6 +100,40 @@ def test_count_json_and_several_inputs(depthwise: Command, tmp_path: Path, monke
     assert json.loads(ran.out)["total"]["additions"] == 48
 
 
+def test_inputs_by_keyword_and_of_another_kind(
+    depthwise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kinds.py").write_text(
+        "import torch\nclass Table(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.table = torch.nn.Embedding(10, 4)\n        self.last = torch.nn.Linear(4, 2)\n"
+        "    def forward(self, tokens, *, scale=None):\n        x = self.last(self.table(tokens))\n"
+        "        return x if scale is None else x * scale\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    one = depthwise("count", "kinds:Table", "--input", "tokens=6:int64", "--backward", "--json")
+    assert (one.code, json.loads(one.out)["total"]["macs"]) == (0, 6 * 8)
+    # The weights of the last layer, and what leads back to the table.
+    assert json.loads(one.out)["backward"]["macs"] == 2 * 6 * 8
+    two = depthwise("count", "kinds:Table", "--input", "tokens=6:int64", "--input", "scale=6x2", "--json")
+    assert json.loads(two.out)["total"]["multiplications"] == 6 * 8 + 12
+    assert (
+        "training step: 144 multiplications"
+        in depthwise("count", "kinds:Table", "--input", "6:int64", "--backward").out
+    )
+    assert depthwise("doctor", "kinds:Table", "--input", "6:int64").code == 0
+    for wrong in (("tokens=6:int64", "6x2"), ("tokens=6:int64", "tokens=6:int64")):
+        ran = depthwise("count", "kinds:Table", *(word for each in wrong for word in ("--input", each)))
+        assert ran.code == 2
+        assert "give every input a keyword of its own, or none" in ran.err.replace("│ ", "")
+
+
+@pytest.mark.parametrize("text", ["=3x9", "a b=3x9", "3x9:int7", "3x9:", "x=", "3:int64:int64"])
+def test_inputs_that_are_none(depthwise: Command, text: str) -> None:
+    ran = depthwise("count", "torch.nn:Identity", "--input", text)
+    assert ran.code == 2
+    assert "is not" in ran.err
+
+
 def test_doctor(depthwise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "eager    runs: PyTorch's own operators" in depthwise("doctor").out
     assert json.loads(depthwise("doctor", "--json").out)["backends"][0]["runs"] is True
@@ -119,6 +156,9 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "torch.manual_seed(5)\nnet = convolutional()\n"
         "def batches():\n    return images(32).split(16)\n"
         "def listed():\n    return list(batches())\n"
+        "def named():\n    return [{'pixels': x} for x in batches()]\n"
+        "def pixels(batch):\n    return batch['pixels']\n"
+        "def labelled():\n    return [(x, torch.arange(len(x))) for x in batches()]\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "trained", raising=False)
@@ -152,6 +192,27 @@ def test_separate_json_and_excluded_layers(depthwise: Command, trained: Path) ->
     assert (trained / "net.pt").exists()
 
 
+def test_separate_with_weights_from_a_file(depthwise: Command, trained: Path) -> None:
+    torch.save(
+        {"state_dict": {key: value * 0 for key, value in convolutional().state_dict().items()}}, trained / "w.pt"
+    )
+    options = ("--budget", "0.4", "--weights", "w.pt", "--out", "net.pt")
+    ran = depthwise("separate", "trained:net", "--calibration", "trained:listed", *options)
+    assert ran.code == 0, ran.err
+    assert "random weights" not in ran.err
+    assert all(value.abs().sum() == 0 for key, value in torch.load(trained / "net.pt").items() if key.endswith("bias"))
+    ran = depthwise("separate", "trained:net", "--calibration", "trained:listed", "--weights", "none.pt")
+    assert (ran.code, ran.err) == (1, "error: cannot read none.pt: No such file or directory")
+
+
+def test_separate_says_that_weights_are_random(depthwise: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("depthwise.separating.load_model", lambda name, weights: Identity())
+    ran = depthwise("separate", "timm:resnet18", "--calibration", "math:pi")
+    assert "note: timm:resnet18 has random weights; timm:resnet18?pretrained or --weights FILE gives" in ran.err
+    for options in (("timm:resnet18?pretrained",), ("timm:resnet18", "--weights", "w.pt")):
+        assert "random" not in depthwise("separate", *options, "--calibration", "math:pi").err
+
+
 def test_separate_without_names_takes_the_demos(depthwise: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("depthwise.separating.EFFORT", QUICK)
     monkeypatch.setattr("depthwise.demo.defaults.FULL", QUICK_DEMO)
@@ -162,11 +223,43 @@ def test_separate_without_names_takes_the_demos(depthwise: Command, monkeypatch:
     assert result["report"]["samples"] == QUICK_DEMO.calibration_size
 
 
-def test_a_page_that_cannot_be_written_is_told(depthwise: Command, trained: Path) -> None:
-    (trained / "page.html").mkdir()
-    ran = depthwise("separate", "trained:net", "--calibration", "trained:listed", "--report", "page.html")
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (("--report", "page.html"), "error: cannot write page.html: it is a folder"),
+        (("--out", "folder.pt"), "error: cannot write folder.pt: it is a folder"),
+        (("--out", "beside.pt"), "error: cannot write beside.json: it is a folder"),
+        (("--out", "net.pt", "--report", "net.json"), "error: net.json is where the report beside the weights goes"),
+        (("--out", "/proc/net.pt"), "error: cannot write /proc/net.pt: "),
+    ],
+)
+def test_what_cannot_be_written_is_told_before_any_work(
+    depthwise: Command, trained: Path, files: tuple[str, ...], message: str
+) -> None:
+    for folder in ("page.html", "folder.pt", "beside.json"):
+        (trained / folder).mkdir()
+    before = sorted(trained.iterdir())
+    ran = depthwise("separate", "no.such:model", "--calibration", "no.such:data", *files)
     assert ran.code == 1
-    assert "error: cannot write page.html: Is a directory" in ran.err
+    assert message in ran.err
+    assert sorted(trained.iterdir()) == before
+
+
+def test_separate_with_an_adapter(depthwise: Command, trained: Path) -> None:
+    line = ("separate", "trained:net", "--calibration", "trained:named", "--json")
+    ran = depthwise(*line, "--adapter", "trained:pixels", "--exclude", "0", "--exclude", "*6")
+    assert ran.code == 0, ran.err
+    reasons = [layer["reason"] for layer in json.loads(ran.out)["report"]["layers"]]
+    assert reasons[0] == reasons[2] == "excluded by where="
+    assert "error: --adapter math:pi is something to call; got 3.14" in depthwise(*line, "--adapter", "math:pi").err
+    assert "error: --exclude 'x' means no convolution of the model" in depthwise(*line, "--exclude", "x").err
+
+
+def test_separate_takes_labelled_batches_and_says_that_it_drops_the_labels(depthwise: Command, trained: Path) -> None:
+    ran = depthwise("separate", "trained:net", "--calibration", "trained:labelled", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.err.count("note: of each calibration batch the first element is the input") == 1
+    assert json.loads(ran.out)["report"]["samples"] == 32
 
 
 def test_a_missing_safetensors_is_named_before_anything_is_done(
@@ -219,7 +312,7 @@ def test_a_cache_that_is_refused_is_told(depthwise: Command, tmp_path: Path, mon
     monkeypatch.setenv("DEPTHWISE_CACHE_DIR", str(tmp_path / "kernels"))
     ran = depthwise("cache")
     assert ran.code == 0
-    assert f"nothing is kept on disk: {store.refusal()}" in ran.out
+    assert f"kernels kept in memory only: {store.refusal()}" in ran.out
     assert store.refusal() is not None
 
 
@@ -252,7 +345,7 @@ def test_bench(depthwise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (
             ("bench", "--plot", "no/such/folder.svg"),
             1,
-            "error: the plot goes to no/such/folder.svg, and the folder no/such",
+            "error: cannot write no/such/folder.svg: the folder no/such does not exist",
         ),
         (("cache", "--size"), 2, "No such option: --size"),
         (("explain", "3xAx7", "--filters", "8", "--kernel", "3"), 2, "'3xAx7' is not numbers joined by x"),
@@ -263,9 +356,14 @@ def test_bench(depthwise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (("count", MODEL), 2, "needs the model's input, such as --input 3x224x224"),
         (("doctor", MODEL), 2, "needs the model's input"),
         (("count", "resnet", "--input", "3"), 1, "error: a model is timm:NAME or package.module:callable"),
-        (("count", "torch.nn:Conv3d", "--input", "3"), 1, "error: torch.nn:Conv3d raised TypeError"),
+        (
+            ("count", "torch.nn:Conv3d", "--input", "3"),
+            1,
+            "error: torch.nn:Conv3d failed when called without arguments: TypeError",
+        ),
         (("count", "depthwise.demo:nothing", "--input", "3"), 1, "has no attribute 'nothing'"),
         (("separate", MODEL), 2, "MODEL and --calibration go together"),
+        (("separate", "--weights", "w.pt"), 2, "--weights are those of MODEL; without one the demo's network is taken"),
         (("separate", "--calibration", "math:pi"), 2, "without both, the demo's are taken"),
         (
             ("separate", "torch.nn:Identity", "--calibration", "images"),
@@ -275,7 +373,7 @@ def test_bench(depthwise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (
             ("separate", MODEL, "--calibration", "math:pi"),
             1,
-            "error: depthwise.blocks:MobileNetV1Block raised TypeError",
+            "error: depthwise.blocks:MobileNetV1Block failed when called without arguments: TypeError",
         ),
         (
             ("separate", "torch.nn:Identity", "--calibration", "math:pi"),
@@ -285,7 +383,7 @@ def test_bench(depthwise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (
             ("separate", "torch.nn:Identity", "--calibration", "torch:relu"),
             1,
-            "error: torch:relu raised TypeError when called without arguments",
+            "error: torch:relu failed when called without arguments: TypeError",
         ),
         (
             ("separate", MODEL, "--calibration", "math:pi", "--out", "weights.txt"),
@@ -295,7 +393,7 @@ def test_bench(depthwise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (
             ("separate", MODEL, "--calibration", "math:pi", "--report", "no/such/folder.html"),
             1,
-            "error: the report goes to no/such/folder.html, and the folder no/such does not exist",
+            "error: cannot write no/such/folder.html: the folder no/such does not exist",
         ),
         (("nothing",), 2, "No such command 'nothing'"),
     ],
@@ -305,6 +403,104 @@ def test_messages_and_exit_codes(depthwise: Command, arguments: tuple[str, ...],
     assert ran.code == code
     assert message in ran.err.replace("│ ", "")
     assert "Traceback" not in ran.err
+
+
+# Each of them ended in a traceback, in words that are not ours, or after all the work.
+ODD: list[tuple[str, int, str]] = [
+    ("count torch.nn:Identity --input 3x9999999999x9999999999", 1, "more elements than a tensor"),
+    (
+        "count torch.nn:Identity --input 3x99999999999999999999x3",
+        1,
+        "error: input_size must be at most 9223",
+    ),
+    ("doctor torch.nn:Identity --input 9223372036854775807", 1, "more elements than a tensor"),
+    ("count torch.nn:Identity --input 3x4000000000x4000000000:int64", 1, "more elements than a tensor"),
+    ("count torch.nn:Identity --input 0:int64", 1, "error: input_size must be at least 1; got 0"),
+    ("count torch.nn:Identity --input 3×9×9", 2, "is not numbers joined by x"),
+    ("count torch.nn:Identity --input 1_0", 2, "is not numbers joined by x"),
+    ("count torch.nn:Identity --input ３", 2, "is not numbers joined by x"),
+    ("count leaving:Model --input 3", 1, "error: the model (Model) failed; the model's input was (1, 3), batch first"),
+    ("count leaving:lazy --input 3", 1, "error: leaving:lazy does not load: RuntimeError: one two"),
+    ("inspect 64x56x56 --kernel 99999999999999999999999", 1, "error: kernel_size must be at most 9223"),
+    (
+        "inspect 99999999999999999999999x56x56 --kernel 3",
+        1,
+        "error: channels of the input must be at most 9223",
+    ),
+    ("inspect 64x4000000000x4000000000 --kernel 3", 1, "the input would have the sizes (1, 64, 4000000000"),
+    ("inspect 64x56x56 --kernel 3 --filters 9223372036854775807", 1, "the output would have the sizes (1, 9223"),
+    ("inspect 64x56x56 --kernel 3 --multiplier 9223372036854775807", 1, "error: the depthwise step's output"),
+    ("inspect 64x56x56 --kernel 3 --padding 9223372036854775807", 1, "error: the depthwise step's output"),
+    ("inspect 64x56x56 --kernel 3 --padding same --stride 9223372036854775807", 1, "error: a step of the stride"),
+    (
+        "inspect 64x56x56 --kernel 3 --padding 2000000000 --dilation 2000000000",
+        1,
+        "more elements than a tensor can have",
+    ),
+    (
+        "inspect 1000000000x1 --kernel 1 --filters 9000000000",
+        1,
+        "the weight would have the sizes (1000000000, 9000000000)",
+    ),
+    ("explain 3x7x7 --filters 9 --kernel 3 --html .", 1, "error: cannot write .: it is a folder"),
+    (
+        "explain 3x7x7 --filters 9 --kernel 3 --svg /dev/full",
+        1,
+        "error: cannot write /dev/full: No space left on device",
+    ),
+    ("explain 3x7x7 --filters 9 --kernel 3 --svg no/x.svg", 1, "error: cannot write no/x.svg: the folder no does not"),
+    ("demo --report .", 1, "error: cannot write .: it is a folder"),
+    ("separate torch.nn:Identity --calibration math:pi --out .", 1, "error: cannot write .: it is a folder"),
+    ("separate torch.nn:Identity --calibration math:pi --out no/x.pt", 1, "error: cannot write no/x.pt: the folder no"),
+    ("count \udcff:net --input 3", 1, "does not load: ModuleNotFoundError"),
+    ("inspect 64x56x56 --kernel 3 --isa \udcff", 1, "error: isa is one of"),
+]
+
+
+@pytest.mark.parametrize(("line", "code", "message"), ODD, ids=[ascii(line) for line, *_ in ODD])
+def test_odd_command_lines(
+    depthwise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, code: int, message: str
+) -> None:
+    (tmp_path / "leaving.py").write_text(
+        "import torch\nclass Model(torch.nn.Module):\n    def forward(self, x):\n        raise SystemExit(3)\n"
+        "def __getattr__(name):\n    raise RuntimeError('one\\ntwo')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    ran = depthwise(*line.split())
+    assert ran.code == code
+    assert message in ran.err.replace("│ ", "")
+    assert "Traceback" not in ran.err
+    assert {path.name for path in tmp_path.iterdir()} <= {"leaving.py", "__pycache__"}
+
+
+def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        line.replace("depthwise", f"{sys.executable} -m depthwise", 1),
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | environment,
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+def test_a_result_that_cannot_be_written_is_told() -> None:
+    done = shell(f"depthwise {' '.join(EXPLAIN)} > /dev/full")
+    assert (done.returncode, done.stderr) == (1, "error: cannot write the result: No space left on device\n")
+    done = shell(f"depthwise {' '.join(EXPLAIN)} --svg /dev/full")
+    assert (done.returncode, done.stderr) == (1, "error: cannot write /dev/full: No space left on device\n")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell with pipes")
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    assert shell(f"depthwise {' '.join(EXPLAIN)} | true").stderr == ""
+
+
+def test_what_the_terminal_has_no_letters_for_is_escaped(tmp_path: Path) -> None:
+    done = shell(f"depthwise {' '.join(EXPLAIN)}", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert "= 10,275" in done.stdout
 
 
 def test_brackets_in_a_message_are_kept(depthwise: Command) -> None:

@@ -133,9 +133,7 @@ def test_a_missing_package_is_named_before_anything_is_done(
 
 
 def test_a_missing_folder_is_named_before_anything_is_done(tmp_path: Path) -> None:
-    with pytest.raises(
-        DepthwiseError, match=r"the report goes to .*gone.*report\.html, and the folder .* does not exist"
-    ):
+    with pytest.raises(DepthwiseError, match=r"cannot write .*gone.*report\.html: the folder .* does not exist"):
         run(Console(file=StringIO()), tmp_path / "gone" / "report.html", quick=True)
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import typer.main
@@ -32,6 +35,26 @@ def test_the_readmes_picture_is_what_explain_draws() -> None:
     drawn = explain((3, 7, 7), 128, 3).svg
     again = "depthwise explain 3x7x7 --filters 128 --kernel 3 --svg docs/example.svg"
     assert (ROOT / "docs" / "example.svg").read_text() == drawn, f"draw it again: {again}"
+
+
+def test_the_long_description_needs_no_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The build has hatchling; who runs the tests may not.
+    interface = SimpleNamespace(MetadataHookInterface=object)
+    for name in ("hatchling", "hatchling.metadata", "hatchling.metadata.plugin"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "hatchling.metadata.plugin.interface", interface)
+    standalone = runpy.run_path(str(ROOT / "hatch_build.py"))["standalone"]
+    assert standalone("![A picture](docs/a.svg)\n\nsee [a page](docs/a.md)") == "see a page (`docs/a.md` in the source)"
+    assert standalone("[it](https://a.b/c) ![p](https://a.b/d)") == "[it](https://a.b/c) ![p](https://a.b/d)"
+    text = standalone(README)
+    assert "](docs/" not in text
+    assert "![" not in text
+    assert "promise kept" in text
+
+
+def test_the_version_is_said_once() -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+", depthwise.__version__)
+    assert not re.search(r'^version = "', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
 
 
 def test_the_two_commands_stand_on_the_first_screen() -> None:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 import depthwise
 from depthwise import SeparableConv2d, backends, functional
 from depthwise.backends import EAGER
-from depthwise.backends.cpu import machine, store, threads
+from depthwise.backends.cpu import machine
+from depthwise.backends.cpu.run import threads
 from depthwise.blocks import InvertedResidual, MobileNetV1Block
-from depthwise.doctor import cpu_name, machine_report, model_report
+from depthwise.doctor import cpu_name, machine_report, model_report, model_table
 from tests.test_backends import Doubling
 
 
@@ -48,9 +49,9 @@ def test_every_convolution_of_a_model() -> None:
     }
     cpu = "kernels generated for this CPU"
     assert rows == {
-        "0": ("Conv2d", "torch", "not depthwise: PyTorch's operator"),
+        "0": ("Conv2d", "torch", "dense: PyTorch's operator"),
         "1.separable": ("SeparableConv2d", "cpu", f"{cpu}: fused"),
-        "2.expand.0": ("Conv2d", "torch", "not depthwise: PyTorch's operator"),
+        "2.expand.0": ("Conv2d", "torch", "pointwise: PyTorch's operator"),
         "2.separable": ("SeparableConv2d", "cpu", f"{cpu}: fused"),
         "3": ("Conv2d", "torch", "depthwise, but PyTorch's operator; a DepthwiseConv2d goes through the backends"),
         "4": ("Functional", "cpu", f"{cpu}: dw"),
@@ -58,6 +59,36 @@ def test_every_convolution_of_a_model() -> None:
         "6": ("ConvTranspose2d", "torch", "transposed: PyTorch's operator"),
         "7": ("TorchsFunctional", "torch", "calls PyTorch's operator"),
     }
+
+
+class Same(nn.Conv2d):
+    """A subclass with a forward of its own."""
+
+
+def test_what_would_let_generated_code_run_a_layer() -> None:
+    model = nn.Sequential(
+        *(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(8, 4, 1)),
+        *(Same(4, 4, 3), Same(4, 4, 3, groups=4), nn.ConvTranspose2d(4, 4, 3), SeparableConv2d(4, 4, 3)),
+    )
+    rows = model_report(model, (4, 20, 20))
+    remedies = [row.remedy for row in rows]
+    assert remedies == ["separate_", "DepthwiseConv2d", None, None, None, None, None, None]
+    assert rows[2].reason == "in groups: PyTorch's operator"
+
+
+@pytest.mark.skipif(machine.host() is None, reason="no generator serves this machine")
+def test_a_reason_stands_once_and_the_end_says_what_to_do() -> None:
+    layers = [nn.Conv2d(8, 8, 3, padding=1, groups=8) for _ in range(20)]
+    table = model_table(model_report(nn.Sequential(*layers, SeparableConv2d(8, 8, 3), nn.Conv2d(8, 8, 3)), (8, 9, 9)))
+    assert table.count("goes through the backends") == 1
+    assert table.count("[1]") == 21
+    end = " ".join(table.rpartition("\n\n")[2].split())
+    assert end.startswith("1 of 22 convolutions run on generated kernels as the model is. 20 would as DepthwiseConv2d,")
+    assert "1 would after depthwise.separate_(model, samples)" in end
+    half = model_table(model_report(SeparableConv2d(8, 8, 3, dtype=torch.float64), (8, 9, 9)))
+    assert half.endswith(
+        "0 of 1 convolutions run on generated kernels as the model is. 1 could, but for the reason above."
+    )
 
 
 def test_a_shared_layer_stands_once_for_each_call_of_the_registry() -> None:
@@ -105,9 +136,9 @@ def test_this_machine() -> None:
 
 def test_what_is_missing_on_this_machine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "reason", lambda: "there is no such library")
-    monkeypatch.setattr(store, "usage", lambda: store.Usage(None, 0, 0, "the folder is a link"))
+    monkeypatch.setenv("DEPTHWISE_CACHE_DIR", "kernels")
     assert "one thread: there is no such library" in str(machine_report())
-    assert "kernels kept in memory only: the folder is a link" in str(machine_report())
+    assert "kernels kept in memory only: kernels is not an absolute path" in str(machine_report())
 
 
 def test_a_layer_that_refuses_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,3 +157,6 @@ def test_the_processor_has_a_name(tmp_path: Path) -> None:
     cpuinfo.write_text("processor\t: 0\nmodel name\t: A Processor: Model 7\n")
     assert cpu_name(cpuinfo) == "A Processor: Model 7"
     assert cpu_name(tmp_path / "none")
+    assert cpu_name(tmp_path)
+    cpuinfo.write_bytes(b"model name\t: M\xf6del\n")
+    assert cpu_name(cpuinfo) == "M\ufffddel"

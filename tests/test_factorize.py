@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -74,6 +76,12 @@ def test_errors() -> None:
         factorize(torch.zeros(4, 2, 3, 3), 0)
     with pytest.raises(DepthwiseError, match="out_channels=6 is not divisible by groups=4"):
         factorize(torch.zeros(6, 4, 3, 3), 1, groups=4)
+    wrong: Any
     for wrong in (torch.full((4, 2, 3), float("nan")), torch.zeros(4, 2, 3, dtype=torch.complex64)):
         with pytest.raises(DepthwiseError, match="must be made of finite floating-point numbers"):
+            factorize(wrong)
+    for wrong, shown in ((3, "3"), (torch.zeros(4, 2), r"\(4, 2\)"), (torch.zeros(4, 0, 3), r"\(4, 0, 3\)")):
+        with pytest.raises(
+            DepthwiseError, match=rf"must be a tensor \(out_channels, in_channels / groups.*got {shown}"
+        ):
             factorize(wrong)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from depthwise import DepthwiseError
-from depthwise.geometry import geometry, padding_pairs, per_axis, torch_padding
+from depthwise.geometry import finite, geometry, padding_pairs, per_axis, torch_padding
 
 sizes, small = st.integers(1, 40), st.integers(1, 5)
 
@@ -109,6 +109,11 @@ def test_torch_padding_says_where_torch_has_none() -> None:
         ({"stride": np.array([1, 1])}, r"stride must be an integer; got array"),
         ({"padding": np.array([1, 1])}, r"padding must be an integer; got array"),
         ({"input_size": (3, 7), "padding": (2, 0)}, r"got \(2, 0\); for one axis write \(\(2, 0\),\)"),
+        ({"padding": b"ab"}, "padding must be an integer; got b'ab'"),
+        (
+            {"stride": 2**63},
+            "stride must be at most 9223372036854775807, the largest 64-bit integer; got 9223372036854775808",
+        ),
         ({"input_size": 7}, "1, 2 or 3 spatial dimensions; got 7"),
         ({"input_size": (3, 1, 1, 1, 1)}, "1, 2 or 3 spatial dimensions"),
         ({"input_size": (0, 7, 7)}, "channels of the input must be at least 1; got 0"),
@@ -129,3 +134,17 @@ def test_per_axis_takes_a_single_element_for_all() -> None:
 def test_numpys_integers_become_pythons() -> None:
     g = geometry((np.int64(3), 7, np.int32(7)), np.int64(3), padding=np.int64(1), out_channels=np.int64(8))  # type: ignore[arg-type]
     assert {type(n) for n in (*g.input_size, *g.kernel_size, *g.padding[0], *g.output_size)} == {int}
+
+
+def test_a_tensors_number_is_read_once() -> None:
+    one = torch.tensor(1)
+    g = geometry((3, 7, 7), 3, padding=one)  # type: ignore[arg-type]
+    one.fill_(5)
+    assert g.padding == ((1, 1), (1, 1))
+
+
+@pytest.mark.parametrize("value", [True, None, "1", float("nan"), float("inf"), 10**400, 1j, torch.tensor(1.0)])
+def test_finite_errors(value: object) -> None:
+    with pytest.raises(DepthwiseError, match="slope must be a finite number; got"):
+        finite(value, "slope")
+    assert finite(np.float32(0.5), "slope") == 0.5

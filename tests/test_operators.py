@@ -179,7 +179,7 @@ def test_a_backend_is_asked_for_the_dtype_of_autocast() -> None:
     with observed_choices(choices.append), torch.autocast("cpu", dtype=torch.bfloat16):
         separable(x)
         functional.depthwise_conv2d(x.double(), W.double())
-    assert [choice.call.dtype for choice in choices] == [torch.bfloat16, torch.float64]
+    assert [choice.problem.dtype for choice in choices] == [torch.bfloat16, torch.float64]
 
 
 def test_meta() -> None:

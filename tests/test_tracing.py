@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from collections import UserDict
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -306,12 +307,93 @@ def test_torchscript_hides_its_operators() -> None:
 
 
 @pytest.mark.parametrize(
-    "size", ["3x8x8", 3, (), ((),), (3.0, 8), ((3, 8), torch.zeros(1)), (torch.zeros(1), 3), None, ((3, (8, 8)))]
+    "size", ["3x8x8", 3, (), ((),), (3.0, 8), None, (3, (8, 8)), ("3x8x8",), (None, (3, 8)), {3}, ((3, 8), None)]
 )
 def test_inputs_that_are_none(size: Any) -> None:
     message = r"input_size (is \(channels, \*spatial\), a tuple of such sizes, an example|must be an integer; got)"
     with pytest.raises(DepthwiseError, match=message):
         trace(nn.ReLU(), size)
+
+
+@pytest.mark.parametrize("inputs", [{}, {3: (3, 8)}])
+def test_keywords_that_are_none(inputs: Any) -> None:
+    with pytest.raises(DepthwiseError, match=r"a dict of inputs has the model's keywords as its keys; got \[3?\]"):
+        trace(nn.ReLU(), inputs)
+
+
+class Keywords(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, *, pixels: Tensor, extra: Any = None, scale: float = 1.0) -> Tensor:
+        out: Tensor = self.conv(pixels) * scale
+        if extra is not None:
+            out += extra["shift"][0]
+        return out
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"pixels": (3, 8, 8)},
+        {"pixels": torch.zeros(1, 3, 8, 8), "scale": 2.0},
+        {"pixels": (3, 8, 8), "extra": {"shift": [torch.zeros(4, 1, 1)]}},
+        UserDict(pixels=torch.zeros(1, 3, 8, 8), extra=None),
+    ],
+)
+def test_a_dict_is_keyword_arguments(inputs: Any) -> None:
+    (convolution, *_) = trace(Keywords(), inputs).operators
+    assert convolution.result.shape == (1, 4, 6, 6)
+
+
+class Pair(NamedTuple):
+    x: Tensor
+    y: Tensor
+
+
+@pytest.mark.parametrize(
+    "inputs", [(Pair(torch.zeros(2, 3), torch.zeros(2, 3)),), ([torch.zeros(2, 3), torch.zeros(2, 3)],)]
+)
+def test_examples_may_hold_their_tensors(inputs: Any) -> None:
+    traced = trace(Calls(lambda pair: pair[0] + pair[1]), inputs)
+    assert [call.name for call in traced.operators] == ["aten.add"]
+    assert traced.batch_size == 2
+    traced = trace(Calls(lambda pair: pair.x * pair.y), (Pair(torch.zeros(5, 3), torch.zeros(5, 3)),))
+    assert traced.batch_size == 5
+
+
+def test_what_stands_beside_examples_is_passed_on() -> None:
+    traced = trace(Calls(lambda x, size, nothing, factor: x * factor + size), (torch.zeros(1, 3), (3,), None, 2))
+    assert [call.name for call in traced.operators] == ["aten.mul", "aten.add"]
+
+
+def test_a_batch_in_a_size_is_pointed_out() -> None:
+    message = (
+        r"input was \(1, 1, 3, 9, 9\), .*; the batch is left out of a size: where the 1 of 1x3x9x9 is one, give 3x9x9"
+    )
+    with pytest.raises(DepthwiseError, match=message):
+        trace(nn.Conv2d(3, 8, 3), (1, 3, 9, 9))
+
+
+@pytest.mark.parametrize(
+    "size", [(3, 2**63, 3), (3, 10**30, 3), (3, 2**40, 2**40), (2**62,), (1,) * 70, (3, 2**29, 2**29)]
+)
+def test_absurd_sizes(size: Any) -> None:
+    with pytest.raises(
+        DepthwiseError,
+        match=r"at most 9223|more elements than|Conv2d\) failed",
+    ) as told:
+        trace(nn.Conv2d(3, 8, 3, padding=2**20), size)
+    assert "\n" not in str(told.value)
+
+
+def test_a_forward_that_ends_the_process() -> None:
+    def leave(x: Tensor) -> None:
+        raise SystemExit(3)
+
+    with pytest.raises(DepthwiseError, match=r"the model \(Calls\) failed; .* SystemExit: 3"):
+        trace(Calls(leave), (3,))
 
 
 def test_sizes_are_positive() -> None:

@@ -2,7 +2,7 @@
 
 from . import blocks, functional
 from .backends import backend
-from .backends.recall import repack_
+from .backends.weights import repack_
 from .count import count
 from .errors import DepthwiseError
 from .explain import explain
@@ -16,16 +16,19 @@ from .layers import (
 )
 from .optimize import load_optimized, optimize
 from .preparing import prepare
-from .separate import distill, separate_, separated_like
+from .separate import Distillation, Separation, distill, separate_, separated_like
+from .version import __version__ as __version__
 
 __all__ = [
     "DepthwiseConv1d",
     "DepthwiseConv2d",
     "DepthwiseConv3d",
     "DepthwiseError",
+    "Distillation",
     "SeparableConv1d",
     "SeparableConv2d",
     "SeparableConv3d",
+    "Separation",
     "backend",
     "blocks",
     "count",

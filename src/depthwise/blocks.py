@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from . import functional
 from .errors import DepthwiseError
-from .geometry import IntOrTuple, Padding, check_groups, per_axis, positive, torch_padding
+from .geometry import IntOrTuple, Padding, finite, per_axis, positive
 from .layers import DepthwiseConv2d, SeparableConv2d
-from .layers.conversion import CONVOLUTIONS
-from .layers.depthwise import DEPTHWISE
+from .layers.conversion import check_own_call, dense_like, pair_weights, pointwise_convolution
+from .layers.depthwise import DEPTHWISE, checked_options
 from .layers.separable import MakeModule, made
+from .modules import why_foreign
 
 
 class MobileNetV1Block(nn.Module):
@@ -28,7 +31,14 @@ class MobileNetV1Block(nn.Module):
     torch.Size([2, 64, 4, 4])
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, device: Any = None, dtype: Any = None):
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: IntOrTuple = 1, device: Any = None, dtype: Any = None
+    ):
         super().__init__()
         self.separable = SeparableConv2d(
             in_channels,
@@ -44,6 +54,7 @@ class MobileNetV1Block(nn.Module):
             pointwise_norm=nn.BatchNorm2d,
             pointwise_activation=nn.ReLU6,
         )
+        _name_sizes(self, self.separable.in_channels, self.separable.out_channels, 3, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.separable(x)
@@ -68,14 +79,17 @@ class SqueezeExcite(nn.Module):
         dtype: Any = None,
     ):
         super().__init__()
-        positive(squeeze_channels, "squeeze_channels")
-        self.reduce = nn.Conv2d(channels, squeeze_channels, 1, device=device, dtype=dtype)
-        self.activation = activation()
-        self.expand = nn.Conv2d(squeeze_channels, channels, 1, device=device, dtype=dtype)
-        self.gate = gate()
+        self.channels = positive(channels, "channels")
+        self.squeeze_channels = positive(squeeze_channels, "squeeze_channels")
+        to = _to(device, dtype)
+        self.reduce = pointwise_convolution(2, self.channels, self.squeeze_channels, 1, bias=True, **to)
+        self.activation = _made("activation", activation, **to)
+        self.expand = pointwise_convolution(2, self.squeeze_channels, self.channels, 1, bias=True, **to)
+        self.gate = _made("gate", gate, **to)
 
     def forward(self, x: Tensor) -> Tensor:
-        means = x.mean((2, 3), keepdim=True)
+        functional.batched(x, 2, self.channels)
+        means = x.mean((-2, -1), keepdim=True)
         scale: Tensor = self.gate(self.expand(self.activation(self.reduce(means))))
         return x * scale
 
@@ -93,6 +107,11 @@ class InvertedResidual(nn.Module):
     torch.Size([2, 24, 4, 4])
     """
 
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+
     def __init__(
         self,
         in_channels: int,
@@ -106,20 +125,25 @@ class InvertedResidual(nn.Module):
         dtype: Any = None,
     ):
         super().__init__()
-        to: Any = {"device": device, "dtype": dtype}
-        hidden = positive(round(in_channels * expansion), "in_channels * expansion")
-        kernel_size = per_axis(kernel_size, 2, "kernel_size")
-        self.adds_input = per_axis(stride, 2, "stride") == (1, 1) and in_channels == out_channels
+        to = _to(device, dtype)
+        in_channels, out_channels = positive(in_channels, "in_channels"), positive(out_channels, "out_channels")
+        hidden = positive(round(in_channels * finite(expansion, "expansion")), "in_channels * expansion")
+        kernel_size, stride = _odd(kernel_size), per_axis(stride, 2, "stride")
+        _name_sizes(self, in_channels, out_channels, kernel_size, stride)
+        self.adds_input = stride == (1, 1) and in_channels == out_channels
         self.expand: nn.Module | None = None
         if hidden != in_channels:
             self.expand = nn.Sequential(
-                nn.Conv2d(in_channels, hidden, 1, bias=False, **to), nn.BatchNorm2d(hidden, **to), activation()
+                pointwise_convolution(2, in_channels, hidden, 1, bias=False, **to),
+                nn.BatchNorm2d(hidden, **to),
+                _made("activation", activation, **to),
             )
 
         def middle() -> nn.Module:
+            first = _made("activation", activation, **to)
             if squeeze_channels is None:
-                return activation()
-            return nn.Sequential(activation(), SqueezeExcite(hidden, squeeze_channels, **to))
+                return first
+            return nn.Sequential(first, SqueezeExcite(hidden, squeeze_channels, **to))
 
         self.separable = SeparableConv2d(
             hidden,
@@ -135,6 +159,7 @@ class InvertedResidual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        functional.batched(x, 2, self.in_channels)
         y: Tensor = self.separable(x if self.expand is None else self.expand(x))
         return x + y if self.adds_input else y
 
@@ -161,15 +186,47 @@ class _BlueprintConv(nn.Module):
         pointwise_norm: MakeModule | None = None,
     ):
         super().__init__()
-        to: Any = {"device": device, "dtype": dtype}
-        check_groups(in_channels, out_channels, positive(groups, "groups"))
-        self.pointwise = CONVOLUTIONS[self.rank](in_channels, out_channels, 1, groups=groups, bias=False, **to)
-        self.pointwise_norm = made("pointwise_norm", pointwise_norm, out_channels, **to)
+        to = _to(device, dtype)
+        self.in_channels = positive(in_channels, "in_channels")
+        self.out_channels = positive(out_channels, "out_channels")
+        self.groups = positive(groups, "groups")
+        self.pointwise = pointwise_convolution(
+            self.rank, self.in_channels, self.out_channels, self.groups, bias=False, **to
+        )
+        self.pointwise_norm = made("pointwise_norm", pointwise_norm, self.out_channels, **to)
         self.depthwise = DEPTHWISE[self.rank](
-            out_channels, kernel_size, stride, padding, dilation, bias, padding_mode, **to
+            self.out_channels,
+            kernel_size,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            bias=bias,
+            padding_mode=padding_mode,
+            **to,
         )
 
+    @property
+    def kernel_size(self) -> tuple[int, ...]:
+        return self.depthwise.kernel_size
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        return self.depthwise.stride
+
+    @property
+    def padding(self) -> Padding:
+        return self.depthwise.padding
+
+    @property
+    def dilation(self) -> tuple[int, ...]:
+        return self.depthwise.dilation
+
+    @property
+    def padding_mode(self) -> str:
+        return self.depthwise.padding_mode
+
     def forward(self, x: Tensor) -> Tensor:
+        functional.batched(x, self.rank, self.in_channels)
         y = self.pointwise(x)
         if self.pointwise_norm is not None:
             y = self.pointwise_norm(y)
@@ -184,36 +241,17 @@ class _BlueprintConv(nn.Module):
         >>> torch.allclose(block.to_dense()(x), block(x), atol=1e-5)
         True
         """
-        first, last = self.pointwise, self.depthwise
-        if self.pointwise_norm is not None:
+        check_own_call(self, BLUEPRINT[self.rank])
+        if self.pointwise_norm is not None and why_foreign(self.pointwise_norm, nn.Identity):
             raise DepthwiseError(
                 "a norm between pointwise and depthwise shifts all but the padding, so the block is no single "
                 "convolution; make it without pointwise_norm"
             )
-        settled = torch_padding(last.padding, last.stride)
-        if settled is None:
-            raise DepthwiseError(
-                f"torch's dense convolution has no padding={last.padding!r} with stride={last.stride}; "
-                "pad the input yourself and use padding=0"
-            )
-        dense: _ConvNd = CONVOLUTIONS[self.rank](
-            first.in_channels,
-            first.out_channels,
-            last.kernel_size,
-            last.stride,
-            settled,
-            last.dilation,
-            first.groups,
-            last.bias is not None,
-            last.padding_mode,
-            first.weight.device,
-            first.weight.dtype,
-        )
-        with torch.no_grad():
-            dense.weight.copy_(first.weight.double() * last.weight.double())
-            if dense.bias is not None and last.bias is not None:
-                dense.bias.copy_(last.bias)
-        return dense.train(self.training)
+        last, first = pair_weights(self.depthwise, self.pointwise, self.rank)
+        if first.bias is not None:
+            raise DepthwiseError("a bias before the depthwise convolution does not reach its padding; take it out")
+        kernel = first.weight.detach().double() * last.weight.detach().double()
+        return dense_like(self, self.depthwise, self.pointwise.groups, kernel, last.bias, first.weight)
 
 
 class BlueprintConv1d(_BlueprintConv):
@@ -244,6 +282,9 @@ class BlueprintConv3d(_BlueprintConv):
     rank = 3
 
 
+BLUEPRINT: Mapping[int, type[_BlueprintConv]] = {1: BlueprintConv1d, 2: BlueprintConv2d, 3: BlueprintConv3d}
+
+
 class XceptionBlock(nn.Module):
     """ReLU, separable 3x3, batch norm, `repeats` times, around a shortcut; nothing between depthwise and pointwise.
 
@@ -257,17 +298,27 @@ class XceptionBlock(nn.Module):
     torch.Size([2, 128, 4, 4])
     """
 
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        stride: int = 1,
+        stride: IntOrTuple = 1,
         repeats: int = 3,
         device: Any = None,
         dtype: Any = None,
     ):
         super().__init__()
-        to: Any = {"device": device, "dtype": dtype}
+        to = _to(device, dtype)
+        in_channels, out_channels = positive(in_channels, "in_channels"), positive(out_channels, "out_channels")
+        stride = per_axis(stride, 2, "stride")
+        if max(stride) >= 2**31:
+            raise DepthwiseError(f"stride must be below 2**31, which torch's pooling takes; got {stride}")
+        _name_sizes(self, in_channels, out_channels, 3, stride)
         steps: list[nn.Module] = []
         for index in range(positive(repeats, "repeats")):
             channels = out_channels if index else in_channels
@@ -276,16 +327,18 @@ class XceptionBlock(nn.Module):
             )
             # Not in place: the first ReLU would change the block's input under the shortcut.
             steps += [nn.ReLU(), separable]
-        if stride > 1:
+        if stride != (1, 1):
             steps.append(nn.MaxPool2d(3, stride, padding=1))
         self.body = nn.Sequential(*steps)
         self.shortcut: nn.Module = nn.Identity()
-        if stride > 1 or in_channels != out_channels:
+        if stride != (1, 1) or in_channels != out_channels:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False, **to), nn.BatchNorm2d(out_channels, **to)
+                nn.Conv2d(in_channels, out_channels, 1, (stride[0], stride[1]), bias=False, **to),
+                nn.BatchNorm2d(out_channels, **to),
             )
 
     def forward(self, x: Tensor) -> Tensor:
+        functional.batched(x, 2, self.in_channels)
         out: Tensor = self.body(x) + self.shortcut(x)
         return out
 
@@ -302,26 +355,62 @@ class ConvNeXtBlock(nn.Module):
     torch.Size([2, 32, 8, 8])
     """
 
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+
     def __init__(
         self,
         channels: int,
-        kernel_size: int = 7,
+        kernel_size: IntOrTuple = 7,
         expansion: int = 4,
         layer_scale: float = 1e-6,
         device: Any = None,
         dtype: Any = None,
     ):
         super().__init__()
-        to: Any = {"device": device, "dtype": dtype}
-        self.depthwise = DepthwiseConv2d(channels, kernel_size, padding=kernel_size // 2, **to)
+        to = _to(device, dtype)
+        channels = positive(channels, "channels")
+        width = channels * positive(expansion, "expansion")
+        kernel_size = _odd(kernel_size)
+        _name_sizes(self, channels, channels, kernel_size, 1)
+        self.depthwise = DepthwiseConv2d(channels, kernel_size, padding=tuple(k // 2 for k in kernel_size), **to)
         self.norm = nn.LayerNorm(channels, eps=1e-6, **to)
-        self.expand = nn.Linear(channels, expansion * channels, **to)
+        self.expand = nn.Linear(channels, width, **to)
         self.activation = nn.GELU()
-        self.project = nn.Linear(expansion * channels, channels, **to)
-        self.scale = nn.Parameter(torch.full((channels,), layer_scale, **to))
+        self.project = nn.Linear(width, channels, **to)
+        self.scale = nn.Parameter(torch.full((channels,), finite(layer_scale, "layer_scale"), **to))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
         y = self.scale * self.project(self.activation(self.expand(y)))
         out: Tensor = x + y.permute(0, 3, 1, 2)
         return out
+
+
+def _name_sizes(block: Any, in_channels: int, out_channels: int, kernel_size: IntOrTuple, stride: IntOrTuple) -> None:
+    """Give a block the attributes of a convolution that the forwards of others read."""
+    block.in_channels, block.out_channels = in_channels, out_channels
+    block.kernel_size = per_axis(kernel_size, 2, "kernel_size")
+    block.stride = per_axis(stride, 2, "stride")
+
+
+def _to(device: Any, dtype: Any) -> dict[str, Any]:
+    _, device, dtype = checked_options("zeros", device, dtype)
+    return {"device": device, "dtype": dtype}
+
+
+def _made(name: str, make: MakeModule, **to: Any) -> nn.Module:
+    module = made(name, make, **to)
+    if module is None:
+        raise DepthwiseError(f"{name} must be a callable that makes a module, such as nn.Identity for none; got None")
+    return module
+
+
+def _odd(kernel_size: IntOrTuple) -> tuple[int, ...]:
+    """A kernel size with a middle, so that k // 2 of padding keeps the size."""
+    sizes = per_axis(kernel_size, 2, "kernel_size")
+    if any(k % 2 == 0 for k in sizes):
+        raise DepthwiseError(f"kernel_size must be odd here, so that the block keeps its input's size; got {sizes}")
+    return sizes

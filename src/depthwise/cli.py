@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 from torch import nn
 
 from .errors import DepthwiseError
+from .files import check_writable, write_text
 from .geometry import Padding
-from .loading import load_model
+from .loading import is_untrained, load_model
+from .version import __version__
 
 # Results go to standard output; progress and errors do not mix with them.
 stdout, stderr = Console(), Console(stderr=True)
@@ -37,9 +40,36 @@ app = typer.Typer(
 def parse_size(text: str) -> tuple[int, ...]:
     """(3, 224, 224) from "3x224x224"; one number is a tuple of one."""
     try:
-        return tuple(int(part) for part in text.lower().split("x"))
+        return tuple(_integer(part) for part in text.lower().split("x"))
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not numbers joined by x, such as 3x224x224") from None
+
+
+def _integer(text: str) -> int:
+    if not re.fullmatch("-?[0-9]{1,40}", text):
+        raise ValueError
+    return int(text)
+
+
+class Input(NamedTuple):
+    """What --input says: a size, the keyword it goes by, and a dtype where it is not the model's own."""
+
+    keyword: str | None
+    size: tuple[int, ...]
+    dtype: str | None
+
+
+DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "uint8", "bool")
+
+
+def parse_input(text: str) -> Input:
+    """Input from "3x224x224", "pixels=3x224x224" or "tokens=128:int64"."""
+    keyword, equals, rest = text.rpartition("=")
+    size, colon, dtype = rest.partition(":")
+    if (equals and not keyword.isidentifier()) or (colon and dtype not in DTYPES):
+        kinds = ", ".join(DTYPES)
+        raise typer.BadParameter(f"{text!r} is not 3x224x224, pixels=3x224x224 or 128:int64 (or {kinds})")
+    return Input(keyword or None, parse_size(size), dtype or None)
 
 
 def parse_padding(text: str) -> Padding:
@@ -47,7 +77,7 @@ def parse_padding(text: str) -> Padding:
     if text in ("same", "valid"):
         return text
     try:
-        ends = [tuple(int(amount) for amount in part.split(":")) for part in text.lower().split("x")]
+        ends = [tuple(_integer(amount) for amount in part.split(":")) for part in text.lower().split("x")]
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not 1, 1x2, 3:0 (before:after), same or valid") from None
     # One number is both ends.
@@ -56,14 +86,20 @@ def parse_padding(text: str) -> Padding:
 
 Size = Annotated[Any, typer.Argument(metavar="SIZE", parser=parse_size, help="Input, channels first: 3x224x224.")]
 PER_AXIS: dict[str, Any] = {"metavar": "N", "parser": parse_size}
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="timm:NAME or package.module:callable.")]
-OptionalModel = Annotated[
-    str | None, typer.Argument(metavar="MODEL", help="timm:NAME or package.module:callable.", show_default=False)
-]
+MODEL_HELP = (
+    "timm:NAME or package.module:callable, which is imported and called; the current folder is looked in first."
+)
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
+OptionalModel = Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 Inputs = Annotated[
     list[Any] | None,
-    typer.Option("--input", metavar="SIZE", parser=parse_size, help="Input without its batch; once for each input."),
+    typer.Option(
+        "--input",
+        metavar="SIZE",
+        parser=parse_input,
+        help="Input without its batch; once for each; NAME=SIZE for a keyword, SIZE:int64 for another dtype.",
+    ),
 ]
 
 
@@ -73,7 +109,7 @@ def options(
 ) -> None:
     """Depthwise separable convolutions: what they cost, what runs them, what they deliver."""
     if show_version:
-        typer.echo(version("depthwise"))
+        typer.echo(__version__)
         raise typer.Exit
 
 
@@ -102,6 +138,7 @@ def explain(
     """
     from .explain import explain as explained
 
+    _check_writable(svg, html)
     result = explained(size, filters, kernel, stride, padding, dilation, depth_multiplier=multiplier)
     typer.echo(json.dumps(result.to_dict(), indent=2) if as_json else result.text)
     _write(svg, result.svg)
@@ -109,7 +146,14 @@ def explain(
 
 
 @app.command()
-def count(model: Model, inputs: Inputs = None, as_json: Json = False) -> None:
+def count(
+    model: Model,
+    inputs: Inputs = None,
+    backward: Annotated[
+        bool, typer.Option("--backward", help="Count what a training step's gradients multiply too.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Count what a model costs, operator by operator, without running it.
 
     [bold]Examples[/bold]
@@ -117,13 +161,15 @@ def count(model: Model, inputs: Inputs = None, as_json: Json = False) -> None:
     depthwise count timm:mobilenetv2_100 --input 3x224x224
 
     depthwise count my_package.networks:build --input 3x64x64 --input 10 --json
+
+    depthwise count my_package.networks:encoder --input tokens=128:int64 --backward
     """
     from .count import count as counted
 
     sizes = _input_sizes(inputs)
     loaded = _load(model)
     with _working(f"counting {model}"):
-        result = counted(loaded, sizes)
+        result = counted(loaded, sizes, backward=backward)
     typer.echo(json.dumps(result.to_dict(), indent=2) if as_json else result)
 
 
@@ -137,7 +183,7 @@ def doctor(model: OptionalModel = None, inputs: Inputs = None, as_json: Json = F
 
     depthwise doctor timm:mobilenetv2_100 --input 3x224x224
     """
-    from .doctor import machine_report, model_report
+    from .doctor import machine_report, model_report, model_table
 
     if model is None:
         report = machine_report()
@@ -150,12 +196,7 @@ def doctor(model: OptionalModel = None, inputs: Inputs = None, as_json: Json = F
     if as_json:
         typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
         return
-    table = Table("layer", "kind", "backend", "why", box=None, pad_edge=False)
-    table.add_column("kernel", overflow="fold")
-    for row in rows:
-        table.add_row(escape(row.name) or "(the model)", row.kind, row.backend, escape(row.reason), row.kernel or "")
-    # A file or a pipe has no width to wrap at.
-    stdout.print(table, width=None if stdout.is_terminal else 200)
+    typer.echo(model_table(rows))
 
 
 @app.command()
@@ -167,12 +208,21 @@ def separate(
             metavar="NAME", help="package.module:attribute: samples, an iterable of batches, or what makes it."
         ),
     ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Trained weights for MODEL: a state dict, .safetensors or of torch.save."),
+    ] = None,
     budget: Annotated[
         float | None, typer.Option(help="Share of the dense multiplications; 0.5 where not given.")
     ] = None,
     max_error: Annotated[float | None, typer.Option(help="Or: the greatest relative error of each layer.")] = None,
+    adapter: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="package.module:callable: makes the model's input of a batch."),
+    ] = None,
     exclude: Annotated[
-        list[str] | None, typer.Option(metavar="LAYER", help="A layer, or all within a module, to leave; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="LAYER", help="A layer, all within a module, or a pattern, to leave; repeatable."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -189,13 +239,22 @@ def separate(
 
     depthwise separate my_package:load_model --calibration my_package:batches --budget 0.3
 
+    depthwise separate timm:resnet18 --weights resnet18.safetensors --calibration my_package:batches
+
     depthwise separate my_package:load_model --calibration my_package:batches --out net.safetensors --report net.html
     """
-    from .separating import DEMO, run
+    from .separating import DEMO, beside, run
 
     if (model is None) != (calibration is None):
         raise typer.BadParameter("MODEL and --calibration go together; without both, the demo's are taken")
+    if weights is not None and model is None:
+        raise typer.BadParameter("--weights are those of MODEL; without one the demo's network is taken")
+    if weights is None and model is not None and is_untrained(model):
+        note = f"{model} has random weights; {model}?pretrained or --weights FILE gives it trained ones"
+        stderr.print(f"[bold yellow]note:[/] {escape(note)}", highlight=False, soft_wrap=True)
     model, calibration = (model, calibration) if model and calibration else DEMO
+    _check_writable(out, report)
+    _check_writable(out and beside(out))
     result = run(
         stderr,
         model,
@@ -203,8 +262,10 @@ def separate(
         budget=budget,
         max_error=max_error,
         exclude=tuple(exclude or ()),
+        adapter_name=adapter,
         out=out,
         page=report,
+        weights=weights,
     )
     typer.echo(json.dumps(result.to_dict(), indent=2) if as_json else "\n".join([str(result.report), *result.lines()]))
     for path in result.files:
@@ -326,7 +387,7 @@ def cache(
     as_json: Json = False,
 ) -> None:
     """Tell where compiled kernels are kept and what they weigh, or remove them."""
-    from .backends.cpu import store
+    from .backends.cpu.run import store
 
     usage = store.clear() if clear else store.usage()
     if as_json:
@@ -335,22 +396,60 @@ def cache(
     kept = "removed" if clear else "kept"
     typer.echo(f"{usage.folder or 'no folder'}: {usage.entries} kernels, {usage.bytes / 2**20:.1f} MiB {kept}")
     if usage.refusal is not None:
-        typer.echo(f"nothing is kept on disk: {usage.refusal}")
+        typer.echo(store.summary())
 
 
 def main() -> None:
     """Run the command line; a DepthwiseError is a message, not a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        # What the terminal's encoding has not, or a name that is no text, is shown escaped.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except DepthwiseError as error:
-        stderr.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(1)
+        _fail(str(error))
+    except OSError as error:
+        # Nothing more goes to standard output, which Python would flush once more at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # A reader that has enough is no error to tell.
+        if isinstance(error, BrokenPipeError):
+            sys.exit(1)
+        _fail(f"cannot write {error.filename or 'the result'}: {error.strerror}")
 
 
-def _input_sizes(inputs: list[Any] | None) -> Any:
+def _fail(message: str) -> NoReturn:
+    stderr.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    sys.exit(1)
+
+
+def _input_sizes(inputs: list[Input] | None) -> Any:
+    """The inputs as `count` takes them."""
     if not inputs:
         raise typer.BadParameter("needs the model's input, such as --input 3x224x224", param_hint="--input")
-    return inputs[0] if len(inputs) == 1 else tuple(inputs)
+    named = [each for each in inputs if each.keyword is not None]
+    if named and len({each.keyword for each in named}) < len(inputs):
+        raise typer.BadParameter("give every input a keyword of its own, or none", param_hint="--input")
+    if named:
+        return {each.keyword: _example(each) for each in named}
+    sizes = tuple(map(_example, inputs))
+    return sizes[0] if len(sizes) == 1 else sizes
+
+
+def _example(given: Input) -> Any:
+    """A size, or where its dtype is given a tensor of it without numbers."""
+    if given.dtype is None:
+        return given.size
+    import torch
+
+    from .geometry import check_countable, positive
+
+    size = [positive(n, "input_size") for n in given.size]
+    check_countable("the input", *size)
+    return torch.empty((1, *size), dtype=getattr(torch, given.dtype), device="meta")
 
 
 def _load(name: str) -> nn.Module:
@@ -365,11 +464,14 @@ def _working(what: str) -> Iterator[None]:
         yield
 
 
+def _check_writable(*paths: Path | None) -> None:
+    """Raise before the work where its results could not be written."""
+    for path in paths:
+        if path is not None:
+            check_writable(path)
+
+
 def _write(path: Path | None, content: str) -> None:
-    if path is None:
-        return
-    try:
-        path.write_text(content, encoding="utf-8")
-    except OSError as error:
-        raise DepthwiseError(f"cannot write {path}: {error.strerror}") from error
-    stderr.print(f"wrote {escape(str(path))}", highlight=False, soft_wrap=True)
+    if path is not None:
+        write_text(path, content)
+        stderr.print(f"wrote {escape(str(path))}", highlight=False, soft_wrap=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from math import prod
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import torch
@@ -15,13 +17,14 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from .backends import BACKENDS, CPU, Choice, asked_backend
-from .backends.base import Call
+from .backends.problem import Problem
 from .geometry import geometry
 from .layers.separable import _SeparableConv
 from .tracing import InputSize, Trace, trace
+from .version import __version__
 
 # The layer that stands for all where no model is given: 3x3, 32 to 64 channels, float32, on the CPU.
-EXAMPLE = Call("separable", geometry((32, 112, 112), 3, padding=1, out_channels=64), torch.float32, "cpu")
+EXAMPLE = Problem("separable", geometry((32, 112, 112), 3, padding=1, out_channels=64), torch.float32, "cpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,7 @@ class LayerReport:
     """One convolution of a model: which backend runs it, and why; `backend` is "torch" outside the registry.
 
     kernel: the name of the generated code that runs it, or None
+    remedy: what would let generated code run it, "DepthwiseConv2d" or "separate_", or None
     """
 
     name: str
@@ -79,6 +83,7 @@ class LayerReport:
     backend: str
     reason: str
     kernel: str | None = None
+    remedy: str | None = None
 
 
 def machine_report() -> MachineReport:
@@ -93,7 +98,7 @@ def machine_report() -> MachineReport:
         reason = backend.summary if why is None else why
         rows.append(BackendReport(backend.name, why is None, reason, backend.details()))
     return MachineReport(
-        depthwise=version("depthwise"),
+        depthwise=__version__,
         torch=torch.__version__,
         python=platform.python_version(),
         platform=platform.platform(),
@@ -127,10 +132,50 @@ def _rows(seen: Trace) -> tuple[LayerReport, ...]:
         if path in chosen:
             rows.setdefault(path, [_ours(path, module, choice) for choice in chosen[path]])
         elif isinstance(module, _ConvNd):
-            rows.setdefault(path, [LayerReport(path, type(module).__name__, "torch", _foreign(module))])
+            reason, remedy = _foreign(module)
+            rows.setdefault(path, [LayerReport(path, type(module).__name__, "torch", reason, remedy=remedy)])
         elif path in called:
             rows.setdefault(path, [LayerReport(path, type(module).__name__, "torch", "calls PyTorch's operator")])
     return tuple(row for group in rows.values() for row in group)
+
+
+def model_table(rows: Sequence[LayerReport]) -> str:
+    """A line for each convolution, what is said of several once below, and at the end what to do.
+
+    >>> print(model_table(model_report(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8)), (3, 9, 9))))
+    layer  kind    backend  why  kernel
+    0      Conv2d  torch    [1]
+    1      Conv2d  torch    [2]
+    <BLANKLINE>
+    [1] dense: PyTorch's operator
+    [2] depthwise, but PyTorch's operator; a DepthwiseConv2d goes through the backends
+    <BLANKLINE>
+    0 of 2 convolutions run on generated kernels as the model is. 1 would as DepthwiseConv2d, which has nn.Conv2d's
+    weights. 1 would after depthwise.separate_(model, samples), which changes what the network gives.
+    """
+    reasons = list(dict.fromkeys(row.reason for row in rows))
+    lines = [("layer", "kind", "backend", "why", "kernel")]
+    for row in rows:
+        note = f"[{reasons.index(row.reason) + 1}]"
+        lines.append((row.name or "(the model)", row.kind, row.backend, note, row.kernel or ""))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    table = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+    notes = [f"[{number}] {reason}" for number, reason in enumerate(reasons, start=1)]
+    return "\n".join([*table, "", *notes, "", fill(" ".join(_advice(rows)), 115)])
+
+
+def _advice(rows: Sequence[LayerReport]) -> Iterator[str]:
+    """What runs on generated kernels, and what would after what."""
+    generated = sum(row.kernel is not None for row in rows)
+    yield f"{generated} of {len(rows)} convolutions run on generated kernels as the model is."
+    for remedy, number in sorted(Counter(row.remedy for row in rows if row.remedy is not None).items()):
+        if remedy == "separate_":
+            yield f"{number} would after depthwise.separate_(model, samples), which changes what the network gives."
+        else:
+            yield f"{number} would as {remedy}, which has nn.Conv{remedy[-2:]}'s weights."
+    refused = sum(row.kernel is None and row.backend != "torch" for row in rows)
+    if refused:
+        yield f"{refused} could, but for the reason above."
 
 
 @contextmanager
@@ -148,7 +193,10 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """The processor's name as Linux tells it, or what Python knows elsewhere."""
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
@@ -161,9 +209,19 @@ def _ours(path: str, module: nn.Module, choice: Choice) -> LayerReport:
     return LayerReport(path, type(module).__name__, choice.backend.name, "; ".join(reasons), choice.kernel)
 
 
-def _foreign(conv: _ConvNd) -> str:
+def _foreign(conv: _ConvNd) -> tuple[str, str | None]:
+    """Why PyTorch's operator runs a layer of PyTorch's, and what would change that."""
+    rank = len(conv.kernel_size)
+    # A subclass may have a forward of its own.
+    plain = type(conv) in (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     if conv.transposed:
-        return "transposed: PyTorch's operator"
+        return "transposed: PyTorch's operator", None
     if conv.groups == conv.in_channels > 1:
-        return f"depthwise, but PyTorch's operator; a DepthwiseConv{len(conv.kernel_size)}d goes through the backends"
-    return "not depthwise: PyTorch's operator"
+        ours = f"DepthwiseConv{rank}d"
+        reason = f"depthwise, but PyTorch's operator; a {ours} goes through the backends"
+        return reason, ours if plain else None
+    if prod(conv.kernel_size) == 1:
+        return "pointwise: PyTorch's operator", None
+    if conv.groups > 1:
+        return "in groups: PyTorch's operator", None
+    return "dense: PyTorch's operator", "separate_" if plain else None

@@ -41,12 +41,17 @@ def factorize(weight: Tensor, depth_multiplier: int = 1, groups: int = 1) -> Fac
     >>> factors.depthwise.shape, factors.pointwise.shape, round(factors.relative_error, 6)
     (torch.Size([4, 1, 3, 3]), torch.Size([8, 4, 1, 1]), 0.0)
     """
+    if not isinstance(weight, Tensor) or weight.dim() < 3 or 0 in weight.shape:
+        raise DepthwiseError(
+            "the dense kernel must be a tensor (out_channels, in_channels / groups, *kernel_size); got "
+            f"{tuple(weight.shape) if isinstance(weight, Tensor) else weight!r}"
+        )
     out_channels, group_channels, *kernel_size = weight.shape
+    groups, depth_multiplier = positive(groups, "groups"), positive(depth_multiplier, "depth_multiplier")
     if not weight.is_floating_point() or not bool(weight.isfinite().all()):
         raise DepthwiseError("the dense kernel must be made of finite floating-point numbers")
     check_groups(group_channels * groups, out_channels, groups)
     area, group_outputs = prod(kernel_size), out_channels // groups
-    positive(depth_multiplier, "depth_multiplier")
     if depth_multiplier > min(group_outputs, area):
         raise DepthwiseError(
             f"depth_multiplier={depth_multiplier} is more than a {group_outputs} x {area} slice of the kernel has "

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .errors import DepthwiseError
+
+# By rank of what they normalise. A SyncBatchNorm in eval mode, or alone, is the batch norm of any rank.
+BATCH_NORMS: Mapping[int, tuple[type[_BatchNorm], ...]] = {
+    1: (nn.BatchNorm1d, nn.SyncBatchNorm),
+    2: (nn.BatchNorm2d, nn.SyncBatchNorm),
+    3: (nn.BatchNorm3d, nn.SyncBatchNorm),
+}
 
 
 def scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:

@@ -10,11 +10,15 @@ from torch import Size, Tensor
 from torch.compiler import is_dynamo_compiling
 
 from . import backends, operators
-from .backends.base import Activation, DepthwiseTensors, Norm, Runner, SeparableTensors
+from .backends import calls
+from .backends.base import DepthwiseTensors, Norm, SeparableTensors, Weights
+from .backends.calls import OfOne, Setting, is_plain_window
 from .backends.eager import ACTIVATIONS, DEFAULT_SLOPES
-from .backends.recall import Key, Tensors, is_plain_window
+from .backends.problem import Activation
+from .backends.tensors import Tensors, is_autocasting
+from .backends.weights import Identities
 from .errors import DepthwiseError
-from .geometry import AXES, Geometry, IntOrTuple, Padding, geometry
+from .geometry import AXES, Geometry, IntOrTuple, Padding, check_countable, finite, geometry
 
 ActivationName = str | tuple[str, float] | None
 
@@ -184,11 +188,9 @@ def activation_of(name: ActivationName) -> Activation:
     label, slope = name if isinstance(name, tuple) and len(name) == 2 else (name, None)
     if not isinstance(label, str) or label not in ACTIVATIONS:
         raise DepthwiseError(f"unknown activation {name!r}; known: None, {', '.join(ACTIVATIONS)}, or (name, slope)")
-    if slope is not None and not isinstance(slope, int | float):
-        raise DepthwiseError(f"the slope of {label!r} must be a number; got {slope!r}")
     if slope is not None and label not in DEFAULT_SLOPES:
         raise DepthwiseError(f"the activation {label!r} has no slope; got {name!r}")
-    return label, DEFAULT_SLOPES.get(label, 0.0) if slope is None else float(slope)
+    return label, DEFAULT_SLOPES.get(label, 0.0) if slope is None else finite(slope, f"the slope of {label!r}")
 
 
 def depthwise_conv(
@@ -203,24 +205,17 @@ def depthwise_conv(
 ) -> Tensor:
     """`depthwise_conv1d`, `2d` or `3d` by rank; in_channels: those that `x` must have."""
     tensors, window = (weight, bias), (stride, padding, dilation)
-    key: Key = ()
+    setting: Setting = ()
     if not is_dynamo_compiling():
-        key = (id(weight), id(bias), id(stride), id(padding), id(dilation), rank, in_channels)
-    run = backends.recalled(key, x, None, tensors, window)
-    if run is not None:
-        return run(x, None)
-    batch, unbatched = batched(x, rank)
-    check_channels(batch, in_channels)
+        setting = (id(stride), id(padding), id(dilation), rank, in_channels)
+        out = _found((id(weight), id(bias)), setting, x, None, tensors, window)
+        if out is not None:
+            return out
+    batch, _ = batched(x, rank, in_channels)
     _check_tensors(batch, {"weight": weight}, {"bias": bias})
     shapes = Shapes(batch.shape, weight.shape, _shape(bias))
     g = _settled(rank, shapes, stride, padding, dilation, 1)
-    run = operators.runner(batch, DepthwiseTensors(weight, bias), g)
-    if run is None:
-        out = operators.depthwise(batch, weight, bias, g)
-        return out.squeeze(0) if unbatched else out
-    run = _of_one(run) if unbatched else run
-    backends.remember(key, x, None, tensors, window, run)
-    return run(x, None)
+    return _computed(setting, x, None, tensors, window, DepthwiseTensors(weight, bias), g)
 
 
 def separable_conv(
@@ -243,22 +238,21 @@ def separable_conv(
     depthwise_weight, depthwise_bias, pointwise_weight, pointwise_bias = weights
     # In the order of SeparableTensors.weights: what is kept for the one is found by the other.
     tensors: Tensors = weights
-    values: Key = (rank, in_channels, residual is None, *activations)
+    values: Setting = (rank, in_channels, residual is None, *activations)
     for norm in norms:
         tensors = (*tensors, *(norm.tensors if norm else ()))
         values += (norm and norm.eps,)
-    key: Key = ()
+    setting: Setting = ()
     if not is_dynamo_compiling():
         stride, padding, dilation, groups = window
-        key = (id(depthwise_weight), id(depthwise_bias), id(pointwise_weight), id(pointwise_bias))
+        identities: Identities = (id(depthwise_weight), id(depthwise_bias), id(pointwise_weight), id(pointwise_bias))
         if norms:
-            key = tuple(map(id, tensors))
-        key = (*key, id(stride), id(padding), id(dilation), id(groups), *values)
-    run = backends.recalled(key, x, residual, tensors, window)
-    if run is not None:
-        return run(x, residual)
-    batch, unbatched = batched(x, rank)
-    check_channels(batch, in_channels)
+            identities = tuple(map(id, tensors))
+        setting = (id(stride), id(padding), id(dilation), id(groups), *values)
+        out = _found(identities, setting, x, residual, tensors, window)
+        if out is not None:
+            return out
+    batch, unbatched = batched(x, rank, in_channels)
     _check_tensors(
         batch,
         {"depthwise_weight": depthwise_weight, "pointwise_weight": pointwise_weight},
@@ -266,31 +260,56 @@ def separable_conv(
     )
     added = residual.unsqueeze(0) if residual is not None and unbatched else residual
     depthwise_shapes = (batch.shape, depthwise_weight.shape, _shape(depthwise_bias))
-    shapes = Shapes(*depthwise_shapes, pointwise_weight.shape, _shape(pointwise_bias), _shape(added))
-    g = _settled(rank, shapes, *window)
+    shapes = Shapes(*depthwise_shapes, pointwise_weight.shape, _shape(pointwise_bias), _shape(added), unbatched)
     first, last = (activation_of(name) for name in activations)
+    g = _settled(rank, shapes, *window)
+    _check_norms(batch, norms, (g.depthwise_channels, g.output_size[0]))
     filters, biases = (depthwise_weight, pointwise_weight), (depthwise_bias, pointwise_bias)
     inputs = SeparableTensors(*filters, *biases, first, last, added, *norms)
-    run = operators.runner(batch, inputs, g)
-    if run is None:
-        out = operators.separable(batch, inputs, g)
-        return out.squeeze(0) if unbatched else out
-    run = _of_one(run) if unbatched else run
-    backends.remember(key, x, residual, tensors, window, run)
-    return run(x, residual)
+    return _computed(setting, x, residual, tensors, window, inputs, g)
 
 
-def _of_one(run: Runner) -> Runner:
-    """The runner of an input and a residual without a batch dimension."""
+def _found(
+    identities: Identities,
+    setting: Setting,
+    x: Tensor,
+    residual: Tensor | None,
+    tensors: Tensors,
+    window: tuple[object, ...],
+) -> Tensor | None:
+    """The result where a call like this one was seen before and may be trusted still."""
+    if backends.is_observed():
+        return None
+    return calls.found(identities, backends.setting_of(setting), x, residual, tensors, window)
 
-    def of_one(x: Tensor, residual: Tensor | None) -> Tensor:
-        return run(x.unsqueeze(0), None if residual is None else residual.unsqueeze(0)).squeeze(0)
 
-    return of_one
+def _computed(
+    setting: Setting,
+    x: Tensor,
+    residual: Tensor | None,
+    tensors: Tensors,
+    window: tuple[object, ...],
+    weights: Weights,
+    g: Geometry,
+) -> Tensor:
+    """The result of a call that was checked; what ran it is kept for calls like it.
+
+    setting: () while torch.compile traces
+    """
+    unbatched = x.dim() == g.rank + 1
+    out, prepared = operators.convolution(x.unsqueeze(0) if unbatched else x, weights, g)
+    if prepared is not None and setting:
+        if unbatched:
+            prepared = prepared._replace(bound=OfOne(prepared.bound))
+        calls.keep(backends.setting_of(setting), x, residual, tensors, window, prepared)
+    return out.squeeze(0) if unbatched else out
 
 
 class Shapes(NamedTuple):
-    """Shapes of a call's tensors; pointwise None for a depthwise convolution, others None where absent."""
+    """Shapes of a call's tensors; pointwise None for a depthwise convolution, others None where absent.
+
+    unbatched: whether `x` and `residual` came without their batch dimension
+    """
 
     x: Size
     depthwise: Size
@@ -298,6 +317,7 @@ class Shapes(NamedTuple):
     pointwise: Size | None = None
     pointwise_bias: Size | None = None
     residual: Size | None = None
+    unbatched: bool = False
 
 
 def _settled(
@@ -316,6 +336,11 @@ def _checked_geometry(
 ) -> Geometry:
     """Geometry of a call whose shapes all fit; everything here depends on shapes alone, so that it can be kept."""
     name = "weight" if shapes.pointwise is None else "depthwise_weight"
+    if shapes.pointwise is not None and len(shapes.pointwise) != rank + 2:
+        raise DepthwiseError(
+            f"pointwise_weight must be (out_channels, in_channels * depth_multiplier / groups, "
+            f"{', '.join('1' * rank)}); got the shape {tuple(shapes.pointwise)}"
+        )
     g = geometry(
         shapes.x[1:],
         _kernel_size(name, shapes.depthwise, rank),
@@ -326,6 +351,10 @@ def _checked_geometry(
         out_channels=None if shapes.pointwise is None else shapes.pointwise[0],
         groups=groups,
     )
+    if not torch.compiler.is_compiling():
+        padded = (n + sum(pair) for n, pair in zip(shapes.x[2:], g.padding, strict=True))
+        check_countable("the padded input", *shapes.x[:2], *padded)
+        check_countable("the output", shapes.x[0], max(g.depthwise_channels, g.output_size[0]), *g.out_spatial)
     if shapes.pointwise is None:
         _check_bias("bias", shapes.depthwise_bias, g.depthwise_channels)
         return g
@@ -334,7 +363,8 @@ def _checked_geometry(
     _check_bias("pointwise_bias", shapes.pointwise_bias, shapes.pointwise[0])
     out_shape = (shapes.x[0], *g.output_size)
     if shapes.residual is not None and shapes.residual != out_shape:
-        raise DepthwiseError(f"residual must have the output's shape {out_shape}; got {tuple(shapes.residual)}")
+        expected, got = (tuple(shape)[shapes.unbatched :] for shape in (out_shape, shapes.residual))
+        raise DepthwiseError(f"residual must have the output's shape {expected}; got {got}")
     return g
 
 
@@ -345,8 +375,8 @@ def _shape(tensor: Tensor | None) -> Size | None:
     return None if tensor is None else tensor.shape
 
 
-def batched(x: Tensor, rank: int) -> tuple[Tensor, bool]:
-    """`x` with a batch dimension, and whether it came without."""
+def batched(x: Tensor, rank: int, in_channels: int | None = None) -> tuple[Tensor, bool]:
+    """`x` with a batch dimension, and whether it came without; in_channels: those that it must have."""
     if not isinstance(x, Tensor):
         raise DepthwiseError(f"x must be a torch.Tensor; got {type(x).__name__}")
     if x.dim() not in (rank + 1, rank + 2):
@@ -354,16 +384,13 @@ def batched(x: Tensor, rank: int) -> tuple[Tensor, bool]:
         raise DepthwiseError(
             f"x must be (batch, channels, {axes}) or (channels, {axes}); got the shape {tuple(x.shape)}"
         )
+    if in_channels is not None and x.shape[-rank - 1] != in_channels:
+        raise DepthwiseError(
+            f"the layer has in_channels={in_channels}; the input has {x.shape[-rank - 1]} channels, "
+            f"shape {tuple(x.shape)}"
+        )
     unbatched = x.dim() == rank + 1
     return (x.unsqueeze(0) if unbatched else x), unbatched
-
-
-def check_channels(x: Tensor, in_channels: int | None) -> None:
-    """Raise where `x`, (batch, channels, *spatial), has not the channels of the layer that it came to."""
-    if in_channels is not None and x.shape[1] != in_channels:
-        raise DepthwiseError(
-            f"the layer has in_channels={in_channels}; the input has {x.shape[1]} channels, shape {tuple(x.shape)}"
-        )
 
 
 def _check_tensors(x: Tensor, required: dict[str, Tensor], optional: dict[str, Tensor | None]) -> None:
@@ -376,8 +403,18 @@ def _check_tensors(x: Tensor, required: dict[str, Tensor], optional: dict[str, T
         if tensor.device != x.device:
             raise DepthwiseError(f"{name} is on {tensor.device} and x on {x.device}; move one with .to(device)")
         # autocast, where it is on, brings the dtypes together.
-        if tensor.dtype != x.dtype and not operators.is_autocasting(x):
+        if tensor.dtype != x.dtype and not is_autocasting(x):
             raise DepthwiseError(f"{name} has dtype {tensor.dtype} and x {x.dtype}; convert one with .to(dtype)")
+
+
+def _check_norms(x: Tensor, norms: tuple[Norm | None, ...], channels: tuple[int, int]) -> None:
+    """Check what a layer's batch norms hold: one number a channel, like `x`."""
+    for name, norm, expected in zip(("depthwise_norm", "pointwise_norm"), norms, channels, strict=False):
+        for tensor in () if norm is None else (norm.running_mean, norm.running_var, norm.weight, norm.bias):
+            if tensor is not None and tuple(tensor.shape) != (expected,):
+                raise DepthwiseError(f"{name} has the shape {tuple(tensor.shape)} for {expected} channels")
+            if tensor is not None and tensor.device != x.device:
+                raise DepthwiseError(f"{name} is on {tensor.device} and x on {x.device}; move one with .to(device)")
 
 
 def _kernel_size(name: str, weight: Size, rank: int) -> tuple[int, ...]:

@@ -9,15 +9,18 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
-from numbers import Integral
-from typing import SupportsIndex, cast
+from math import inf, isfinite, prod
+from numbers import Real
+from typing import Any, SupportsIndex, TypeGuard, cast
 
 from .errors import DepthwiseError
 
 IntOrTuple = int | Sequence[int]
 Pairs = tuple[tuple[int, int], ...]
 Padding = int | str | Sequence[int] | Sequence[Sequence[int]]
+
+# What torch counts with, and what it can count of one tensor.
+MOST = 2**63 - 1
 
 AXES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 
@@ -96,7 +99,7 @@ def geometry(
     >>> geometry((3, 224, 224), 3, stride=2, padding="same").padding
     ((0, 1), (0, 1))
     """
-    if not isinstance(input_size, Sequence) or len(input_size) - 1 not in AXES:
+    if not _is_sequence(input_size) or len(input_size) - 1 not in AXES:
         raise DepthwiseError(f"input_size is (channels, *spatial) with 1, 2 or 3 spatial dimensions; got {input_size}")
     rank = len(input_size) - 1
     channels = _at_least(input_size[0], 1, "channels of the input")
@@ -116,7 +119,7 @@ def geometry(
         out_channels,
         positive(groups, "groups"),
     )
-    check_groups(channels, out_channels, groups)
+    check_groups(channels, out_channels, g.groups)
     for axis, size, k, d, (before, after) in zip(AXES[rank], spatial, kernel_size, dilation, g.padding, strict=True):
         if size + before + after < d * (k - 1) + 1:
             raise DepthwiseError(
@@ -164,9 +167,9 @@ def fixed_padding(padding: Padding, rank: int) -> Pairs | str:
         if padding == "valid":
             return ((0, 0),) * rank
         raise DepthwiseError(f"padding is an int, a tuple, (before, after) pairs, 'valid' or 'same'; got {padding!r}")
-    amounts = tuple(padding) if isinstance(padding, Sequence) else (padding,) * rank
-    if any(isinstance(amount, Sequence) for amount in amounts):
-        pairs = tuple(tuple(amount) for amount in amounts if isinstance(amount, Sequence) and len(amount) == 2)
+    amounts = tuple(padding) if _is_sequence(padding) else (padding,) * rank
+    if any(map(_is_sequence, amounts)):
+        pairs = tuple(tuple(amount) for amount in amounts if _is_sequence(amount) and len(amount) == 2)
         if len(pairs) != rank or len(amounts) != rank:
             raise DepthwiseError(
                 f"padding as pairs needs one (before, after) per spatial dimension, {rank} here; got {padding!r}"
@@ -188,7 +191,7 @@ def torch_padding(padding: Padding, stride: tuple[int, ...]) -> tuple[int, ...] 
 
 def per_axis(value: IntOrTuple, rank: int, name: str) -> tuple[int, ...]:
     """`value` as one int per spatial dimension."""
-    if isinstance(value, Sequence):
+    if _is_sequence(value):
         if len(value) not in (1, rank):
             raise DepthwiseError(f"{name} is one int, or {rank} for a {rank}-d convolution; got {tuple(value)}")
         return tuple(positive(v, name) for v in value) * (rank if len(value) == 1 else 1)
@@ -197,10 +200,28 @@ def per_axis(value: IntOrTuple, rank: int, name: str) -> tuple[int, ...]:
 
 def positive(value: object, name: str) -> int:
     """`value`, checked to be an int of at least 1."""
-    try:
-        return operator.index(_at_least(value, 1, name))
-    except TypeError:
-        raise DepthwiseError(f"{name} must be an integer; got {value!r}") from None
+    number = operator.index(_at_least(value, 1, name))
+    if number > MOST:
+        raise DepthwiseError(f"{name} must be at most {MOST}, the largest 64-bit integer; got {number}")
+    return number
+
+
+def finite(value: object, name: str) -> float:
+    """`value`, checked to be a finite number."""
+    if type(value) is not bool and isinstance(value, Real):
+        try:
+            number = float(value)
+        except OverflowError:
+            number = inf
+        if isfinite(number):
+            return number
+    raise DepthwiseError(f"{name} must be a finite number; got {value!r}")
+
+
+def check_countable(name: str, *sizes: int) -> None:
+    """Check that a tensor can have these sizes; symbolic ones, which torch has counted, are left alone."""
+    if all(type(size) is int for size in sizes) and prod(sizes) > MOST // 8:
+        raise DepthwiseError(f"{name} would have the sizes {sizes}, more elements than a tensor can have")
 
 
 def check_groups(in_channels: int, out_channels: int | None, groups: int) -> None:
@@ -210,30 +231,39 @@ def check_groups(in_channels: int, out_channels: int | None, groups: int) -> Non
             raise DepthwiseError(f"{name}={channels} is not divisible by groups={groups}")
 
 
+def _is_sequence(value: object) -> TypeGuard[Sequence[Any]]:
+    # Those of letters and bytes are no numbers.
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray)
+
+
 def _padding(value: object) -> int:
     return _at_least(value, 0, "padding")
 
 
 def _at_least(value: object, least: int, name: str) -> int:
-    is_int = isinstance(value, int) and not isinstance(value, bool)
-    if not is_int and not _is_one_index(value):
-        raise DepthwiseError(f"{name} must be an integer; got {value!r}")
-    number = cast(int, value)
+    number = value if type(value) is int else _number(value, name)
     if number < least:
         raise DepthwiseError(f"{name} must be at least {least}; got {number}")
-    # numpy's integers become Python's; what comes from a traced size stays symbolic.
-    return operator.index(value) if isinstance(value, Integral) and not is_int else number
+    return number
 
 
-def _is_one_index(value: object) -> bool:
-    # An array has __index__ too, and no single value.
-    return isinstance(value, SupportsIndex) and not isinstance(value, bool) and getattr(value, "shape", ()) == ()
+def _number(value: object, name: str) -> int:
+    """An int of what stands for one: numpy's and tensors of one element too; a traced size stays symbolic."""
+    # An array has __index__ too, and no single value. A symbolic int of torch's has a node.
+    if isinstance(value, SupportsIndex) and not isinstance(value, bool) and getattr(value, "shape", ()) == ():
+        if getattr(value, "node", None) is not None:
+            return cast(int, value)
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+    raise DepthwiseError(f"{name} must be an integer; got {value!r}")
 
 
 def _same(n: int, k: int, s: int, d: int) -> tuple[int, int]:
-    # (ceil(n/s) - 1)·s + d(k-1) + 1 - n, written so that a symbolic n is compared with nothing where the window
-    # is at least as long as the stride.
-    total = d * (k - 1) + 1 - s + (-n % s if s > 1 else 0)
+    # (ceil(n/s) - 1)·s + d(k-1) + 1 - n. Of a symbolic n only the remainder of a sum is asked, which torch's compilers
+    # know to be at least 0, and it is compared with nothing where the window is at least as long as the stride.
+    total = d * (k - 1) - ((n + s - 1) % s if s > 1 else 0)
     if d * (k - 1) + 1 < s:
         total = max(total, 0)
     return total // 2, total - total // 2

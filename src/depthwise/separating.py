@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from html import escape
@@ -13,6 +15,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape as markup
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import nn
 
@@ -22,7 +25,10 @@ from .errors import DepthwiseError
 from .loading import called, load_model, load_object
 from .separate import Separation, separate_
 from .separate.calibration import Batch, batches_of, device_of
+from .separate.checks import check_callable
 from .separate.page import document
+from .separate.progress import steps_on
+from .separate.selection import chosen_by
 
 # The model and the samples where none are named.
 DEMO = ("depthwise.demo.defaults:dense_network", "depthwise.demo.defaults:samples")
@@ -65,29 +71,38 @@ def run(
     budget: float | None,
     max_error: float | None,
     exclude: tuple[str, ...] = (),
+    adapter_name: str | None = None,
     out: Path | None = None,
     page: Path | None = None,
     effort: Effort | None = None,
+    weights: Path | None = None,
 ) -> Separated:
     """Load, separate, time, write; progress goes to `console`."""
     _check_files(out, page)
     effort = effort or EFFORT
     with _progress(console) as progress:
         loading = progress.add_task(f"load {model_name}", total=None)
-        model = load_model(model_name).eval()
+        model = load_model(model_name, weights).eval()
         found = load_object(calibration_name)
         calibration = called(found, calibration_name) if callable(found) else found
         progress.update(loading, completed=1, total=1)
+        excluded = chosen_by(model, exclude, "--exclude") if exclude else None
+        make_input = None
+        if adapter_name is not None:
+            make_input = load_object(adapter_name)
+            check_callable(make_input, f"--adapter {adapter_name}")
         dense = deepcopy(model)
-        batches = batches_of(calibration, None, device_of(model))
-        report = separate_(
-            model,
-            [(batch.args or dict(batch.kwargs)) for batch in batches],
-            budget=budget,
-            max_error=max_error,
-            where=lambda name, _: not any(name == each or name.startswith(f"{each}.") for each in exclude),
-            on_step=_steps(progress),
-        )
+        with _notes(console):
+            batches = batches_of(calibration, make_input, device_of(model))
+            report = separate_(
+                model,
+                [(batch.args,) if batch.args else dict(batch.kwargs) for batch in batches],
+                budget=budget,
+                max_error=max_error,
+                where=None if excluded is None else lambda *layer: not excluded(*layer),
+                on_step=steps_on(progress),
+                progress=False,
+            )
         timed = progress.add_task("time", total=effort.rounds)
         milliseconds = _times(dense, model, batches[0], effort, lambda: progress.advance(timed))
     done = Separated(
@@ -129,14 +144,36 @@ def _times(
     return {name: 1000 * median(taken) for (name, _), taken in samples.items()}
 
 
+@contextmanager
+def _notes(console: Console) -> Iterator[None]:
+    """What is warned of meanwhile goes to `console`."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        yield
+    for one in said:
+        console.print(f"note: {markup(str(one.message))}", highlight=False, soft_wrap=True)
+
+
 def _check_files(out: Path | None, page: Path | None) -> None:
-    for path, what in ((out, "weights go"), (page, "report goes")):
-        if path is not None and not path.parent.is_dir():
-            raise DepthwiseError(f"the {what} to {path}, and the folder {path.parent} does not exist")
+    """Raise where something cannot be written, before any work: each file is opened."""
     if out is not None and out.suffix not in (".safetensors", ".pt", ".pth"):
         raise DepthwiseError(f"the weights go to a file ending in .safetensors, .pt or .pth; got {out}")
     if out is not None and out.suffix == ".safetensors" and find_spec("safetensors") is None:
         raise DepthwiseError("a .safetensors file needs the package safetensors: pip install safetensors; or write .pt")
+    if out is not None and page == beside(out):
+        raise DepthwiseError(f"{page} is where the report beside the weights goes; give the page another name")
+    for path, what in ((out, "weights go"), (out and beside(out), "report goes"), (page, "report goes")):
+        if path is None:
+            continue
+        if not path.parent.is_dir():
+            raise DepthwiseError(f"the {what} to {path}, and the folder {path.parent} does not exist")
+        is_new = not path.exists()
+        try:
+            path.open("ab").close()
+            if is_new:
+                path.unlink()
+        except OSError as error:
+            raise DepthwiseError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _save(model: nn.Module, out: Path) -> None:
@@ -151,15 +188,3 @@ def _save(model: nn.Module, out: Path) -> None:
 def _progress(console: Console) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, console=console, transient=True)
-
-
-def _steps(progress: Progress) -> Callable[[str, int, int], None]:
-    """A bar for each kind of step."""
-    bars: dict[str, Any] = {}
-
-    def step(what: str, done: int, total: int) -> None:
-        if what not in bars:
-            bars[what] = progress.add_task(f"{what} layers", total=total)
-        progress.update(bars[what], completed=done)
-
-    return step

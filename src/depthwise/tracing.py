@@ -7,10 +7,10 @@ model's parameters and buffers are replaced for that time, and everything the fo
 from __future__ import annotations
 
 import logging
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -27,10 +27,12 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .backends import Choice, observed_choices
-from .errors import DepthwiseError
-from .geometry import positive
+from .errors import DepthwiseError, said
+from .geometry import check_countable, positive
 
-InputSize = Sequence[int] | Sequence[Sequence[int]] | Tensor | Sequence[Tensor]
+# Sizes or example inputs, for each argument by position or by keyword. An example may hold its tensors in lists, tuples
+# and dicts.
+InputSize = Sequence[Any] | Tensor | Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,13 +81,15 @@ class Trace:
     modules:    every module call, outer ones before inner ones
     choices:    (path of the module, choice of a backend) of every convolution that went through the registry
     learned:    storages of the model's parameters
-    batch_size: of the first input
+    trainable:  of those that a gradient is asked of
+    batch_size: of the first input tensor
     """
 
     operators: tuple[OperatorCall, ...]
     modules: tuple[ModuleCall, ...]
     choices: tuple[tuple[str, Choice], ...]
     learned: frozenset[StorageWeakRef]
+    trainable: frozenset[StorageWeakRef]
     batch_size: int
 
 
@@ -98,7 +102,8 @@ def trace(
 ) -> Trace:
     """Call `model` once on fake tensors and record what runs.
 
-    input_size: (channels, *spatial) for a batch of one, or a tuple of such sizes, one per input; or example inputs
+    input_size: (channels, *spatial) for a batch of one, or a tuple of such sizes, one per input; or example inputs; a
+                dict of either is keyword arguments
     whole:      names of operators to record as one call, though torch could take them apart
     closed:     modules that are not looked into: a separable layer that is may run otherwise than one that is not
 
@@ -129,14 +134,16 @@ def trace(
         for module in model.modules():
             module.training = False
         try:
-            torch.func.functional_call(model, state, inputs)
+            torch.func.functional_call(model, state, inputs.args, dict(inputs.kwargs))
         # The forward is the user's code, and may raise anything.
-        except Exception as error:
-            raise DepthwiseError(_failure(error, recorder.where(), [tuple(x.shape) for x in inputs])) from error
-    learned = frozenset(storage(parameter) for parameter in parameters.values())
-    batch_size = inputs[0].shape[0] if inputs[0].ndim else 1
+        except (Exception, SystemExit) as error:
+            raise DepthwiseError(_failure(error, recorder.where(), inputs)) from error
+    learned = frozenset(map(storage, parameters.values()))
+    trainable = frozenset(storage(fakes(parameter)) for parameter in model.parameters() if parameter.requires_grad)
+    first = next(tensors((inputs.args, inputs.kwargs)), None)
+    batch_size = first.shape[0] if first is not None and first.ndim else 1
     operators, modules, choices = recorder.operators, recorder.modules, recorder.choices
-    return Trace(tuple(operators), tuple(modules), tuple(choices), learned, batch_size)
+    return Trace(tuple(operators), tuple(modules), tuple(choices), learned, trainable, batch_size)
 
 
 def tensors(value: object) -> Iterator[Tensor]:
@@ -147,8 +154,21 @@ def tensors(value: object) -> Iterator[Tensor]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from tensors(item)
-    elif isinstance(value, dict):
+    elif isinstance(value, Mapping):
         yield from tensors(list(value.values()))
+
+
+def replaced(value: Any, new: Callable[[Tensor], Tensor]) -> Any:
+    """The same lists, tuples and dicts with another tensor for each."""
+    if isinstance(value, Tensor):
+        return new(value)
+    if isinstance(value, list | tuple):
+        items = [replaced(item, new) for item in value]
+        # A tuple of named fields takes them one by one.
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if isinstance(value, Mapping):
+        return {key: replaced(item, new) for key, item in value.items()}
+    return value
 
 
 def storage(tensor: Tensor) -> StorageWeakRef:
@@ -209,7 +229,7 @@ class _Recorder(TorchDispatchMode):
         if func.namespace == "prim" or operator_name(func) == "aten.lift_fresh":
             return func(*args, **kwargs)
         # Modules keep tensors in places that functional_call does not reach, as nn.LSTM does its parameters.
-        args, kwargs = self._faked(args), self._faked(kwargs)
+        args, kwargs = replaced(args, self.fakes), replaced(kwargs, self.fakes)
         if operator_name(func) not in self.whole:
             with self:
                 output = func.decompose(*args, **kwargs)
@@ -219,15 +239,6 @@ class _Recorder(TorchDispatchMode):
         path, module = self.where()
         self.operators.append(OperatorCall(path, module, func, args, kwargs, output))
         return output
-
-    def _faked(self, value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return self.fakes(value)
-        if isinstance(value, list | tuple):
-            return type(value)(self._faked(item) for item in value)
-        if isinstance(value, dict):
-            return {key: self._faked(item) for key, item in value.items()}
-        return value
 
     def where(self) -> tuple[str, nn.Module]:
         """The innermost module that is running, or that was when the forward failed."""
@@ -321,27 +332,77 @@ def check_model(model: object) -> None:
             )
 
 
-def _inputs(model: nn.Module, input_size: InputSize, fakes: _Fakes) -> tuple[Tensor, ...]:
-    items: Sequence[object] = (input_size,) if isinstance(input_size, Tensor) else _sequence(input_size, input_size)
-    examples = [item for item in items if isinstance(item, Tensor)]
-    if len(examples) == len(items):
-        return tuple(fakes(example) for example in examples)
-    if not examples and any(isinstance(item, SupportsIndex) for item in items):
-        items = (items,)
-    sizes = [tuple(positive(n, "input_size") for n in _sequence(item, input_size)) for item in items]
+class _Inputs(NamedTuple):
+    """What the model is called with; `sizes` are those that inputs were made of, without their batch."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    sizes: tuple[tuple[int, ...], ...]
+
+
+def _inputs(model: nn.Module, input_size: InputSize, fakes: _Fakes) -> _Inputs:
+    named = isinstance(input_size, Mapping)
+    given = _by_name(input_size) if isinstance(input_size, Mapping) else dict(enumerate(_by_position(input_size)))
+    examples = any(_is_example(item) for item in given.values())
     floating = next((tensor for tensor in model.parameters() if tensor.is_floating_point()), None)
     dtype = torch.get_default_dtype() if floating is None else floating.dtype
     device = torch.device("cpu") if floating is None else _device(floating)
-    with fakes.fake_mode:
-        return tuple(torch.empty((1, *size), dtype=dtype, device=device) for size in sizes)
+    made, sizes = {}, []
+    for key, item in given.items():
+        if _is_example(item):
+            made[key] = replaced(item, fakes)
+        elif _is_size(item):
+            size = tuple(positive(n, "input_size") for n in item)
+            sizes.append(size)
+            check_countable("the input", *size)
+            with fakes.fake_mode:
+                made[key] = torch.empty((1, *size), dtype=dtype, device=device)
+        # What stands beside example inputs is one of them, such as None or a number.
+        elif named or examples:
+            made[key] = item
+        else:
+            raise _not_a_size(input_size)
+    args, kwargs = ((), made) if named else (tuple(made.values()), {})
+    return _Inputs(args, {str(key): value for key, value in kwargs.items()}, tuple(sizes))
 
 
-def _sequence(item: object, input_size: object) -> Sequence[object]:
-    if isinstance(item, Sequence) and not isinstance(item, str) and item:
-        return item
-    raise DepthwiseError(
+def _by_position(input_size: Any) -> Sequence[Any]:
+    if _is_example(input_size) and (isinstance(input_size, Tensor) or not isinstance(input_size, list | tuple)):
+        return (input_size,)
+    if _is_size(input_size):
+        return (input_size,)
+    if isinstance(input_size, Sequence) and not isinstance(input_size, str) and input_size:
+        if not any(map(_is_example, input_size)) and any(isinstance(item, SupportsIndex) for item in input_size):
+            # One size with something wrong in it.
+            for n in input_size:
+                positive(n, "input_size")
+        return input_size
+    raise _not_a_size(input_size)
+
+
+def _by_name(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not inputs or not all(isinstance(name, str) for name in inputs):
+        raise DepthwiseError(f"a dict of inputs has the model's keywords as its keys; got {list(inputs)!r}")
+    return inputs
+
+
+def _is_example(item: object) -> bool:
+    return next(tensors(item), None) is not None or isinstance(item, Tensor)
+
+
+def _is_size(item: object) -> TypeGuard[Sequence[int]]:
+    return (
+        isinstance(item, Sequence)
+        and not isinstance(item, str)
+        and len(item) > 0
+        and all(isinstance(n, SupportsIndex) and not isinstance(n, Tensor) for n in item)
+    )
+
+
+def _not_a_size(input_size: object) -> DepthwiseError:
+    return DepthwiseError(
         f"input_size is (channels, *spatial), a tuple of such sizes, an example tensor or a tuple of example "
-        f"tensors; got {input_size!r}"
+        f"tensors, or a dict of them by keyword; got {input_size!r}"
     )
 
 
@@ -353,8 +414,8 @@ def _described(path: str, module: nn.Module) -> str:
     return f"{path} ({type(module).__name__})" if path else f"the model ({type(module).__name__})"
 
 
-def _failure(error: Exception, where: tuple[str, nn.Module], sizes: list[tuple[int, ...]]) -> str:
-    place, given = _described(*where), ", ".join(map(str, sizes))
+def _failure(error: BaseException, where: tuple[str, nn.Module], inputs: _Inputs) -> str:
+    place = _described(*where)
     if isinstance(error, UnsupportedOperatorException):
         return (
             f"{place} calls {error.func}, an operator that says nothing about its output's shape; describe it with "
@@ -365,7 +426,12 @@ def _failure(error: Exception, where: tuple[str, nn.Module], sizes: list[tuple[i
             f"{place} needs the numbers in a tensor ({error.func}), and no arithmetic is run here; take the value from "
             f"shapes or from an attribute, or give the modules around it one by one"
         )
-    return (
-        f"{place} failed; the model's input was {given}, batch first: {type(error).__name__}: {error}; for inputs of "
-        f"another kind, indices for instance, give example inputs"
-    )
+    shapes = ", ".join(str(tuple(x.shape)) for x in tensors((inputs.args, inputs.kwargs)))
+    failed = f"{place} failed; the model's input was {shapes}, batch first: {said(error)}"
+    if not inputs.sizes:
+        return failed
+    first = inputs.sizes[0]
+    if len(first) > 2 and first[0] == 1:
+        given, less = ("x".join(map(str, size)) for size in (first, first[1:]))
+        return f"{failed}; the batch is left out of a size: where the 1 of {given} is one, give {less}"
+    return f"{failed}; for inputs of another kind, indices for instance, give example inputs"

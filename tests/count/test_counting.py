@@ -218,6 +218,7 @@ def test_dict_survives_json() -> None:
         "cost": {"macs": 0, "multiplications": 0, "additions": 0, "parameters": 0, "bytes_moved": 512},
         "dense": None,
         "output_size": [4, 4, 4],
+        "backward": None,
         "arithmetic_intensity": 0.0,
     }
 

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given, settings
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
 
-from depthwise import DepthwiseError, SeparableConv1d, SeparableConv2d, SeparableConv3d
+from depthwise import DepthwiseConv2d, DepthwiseError, SeparableConv1d, SeparableConv2d, SeparableConv3d
 from depthwise.geometry import torch_padding
 from tests.layers.test_separable import LAYERS, build
 from tests.support.cases import Case, cases, normals
@@ -143,3 +144,164 @@ def test_a_layer_made_otherwise_has_no_error_to_read() -> None:
 def test_from_dense_errors(layer: Any, conv: nn.Module, multiplier: int, message: str) -> None:
     with pytest.raises(DepthwiseError, match=message):
         layer.from_dense(conv, multiplier)
+
+
+# ---- what only looks like torch's own
+
+
+class Same(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(nn.functional.pad(x, (0, 1, 0, 1)))
+
+
+class Standardised(nn.Conv2d):
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        out: Tensor = super()._conv_forward(x, weight - weight.mean((1, 2, 3), keepdim=True), bias)
+        return out
+
+
+class Named(nn.Conv2d):
+    label = "stem"
+
+
+class Activated(nn.BatchNorm2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).relu()
+
+
+class Residual(SeparableConv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + x
+
+
+class Doubled(nn.Identity):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2
+
+
+def hooked(conv: nn.Module) -> nn.Module:
+    conv.register_forward_hook(lambda _, __, out: out + 1)
+    return conv
+
+
+def with_other_padding() -> nn.Conv2d:
+    conv = nn.Conv2d(4, 6, 3, padding=1, padding_mode="circular")
+    conv.padding = (0, 0)
+    return conv
+
+
+def with_another_weight(**tensors: Tensor) -> nn.Conv2d:
+    conv = nn.Conv2d(4, 6, 3)
+    for name, tensor in tensors.items():
+        setattr(conv, name, nn.Parameter(tensor))
+    return conv
+
+
+class Wrapped(Tensor):
+    pass
+
+
+def with_a_wrapped_weight() -> nn.Conv2d:
+    conv = nn.Conv2d(4, 6, 3)
+    del conv.weight
+    conv.weight = conv.bias.new_zeros(6, 4, 3, 3).as_subclass(Wrapped)  # type: ignore[union-attr]
+    return conv
+
+
+@pytest.mark.parametrize(
+    ("conv", "message"),
+    [
+        (Same(4, 6, 3), r"cannot say what Same\(4, 6.* computes: a Same computes something else; give a plain torch"),
+        (Standardised(4, 6, 3), "a Standardised computes something else"),
+        (hooked(nn.Conv2d(4, 6, 3)), "it has hooks, or a forward of its own; make pruning and the like permanent"),
+        (prune.l1_unstructured(nn.Conv2d(4, 6, 3), "weight", amount=0.5), "it has hooks"),
+        (with_other_padding(), "the padding of .* was changed after it was made, and torch pads by what it was"),
+        (
+            with_another_weight(weight=torch.zeros(5, 4, 3, 3)),
+            r"weight of .* must have the shape \(6, 4, 3, 3\); it has",
+        ),
+        (with_another_weight(bias=torch.zeros(5)), r"bias of .* must have the shape \(6,\); it has \(5,\)"),
+        (with_a_wrapped_weight(), "the weight of .* must be a plain tensor; it is a Wrapped"),
+    ],
+)
+def test_from_dense_leaves_what_it_cannot_read(conv: Any, message: str) -> None:
+    with pytest.raises(DepthwiseError, match=message):
+        SeparableConv2d.from_dense(conv, 6)
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        Named(4, 6, 3),
+        parametrizations.weight_norm(nn.Conv2d(4, 6, 3)),
+        prune.remove(prune.l1_unstructured(nn.Conv2d(4, 6, 3), "weight", amount=0.5), "weight"),
+        nn.Conv2d(4, 6, 3, padding=(2, 1), padding_mode="circular"),
+        nn.Conv2d(4, 6, 2, padding="same", padding_mode="reflect"),
+        DepthwiseConv2d(4, 3, padding=((1, 0), (2, 1)), depth_multiplier=2),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+def test_from_dense_takes_what_computes_as_torchs(conv: Any) -> None:
+    x = torch.randn(2, 4, 9, 9)
+    layer = SeparableConv2d.from_dense(
+        conv, min(conv.out_channels // conv.groups, 4 if conv.kernel_size == (2, 2) else 9)
+    )
+    torch.testing.assert_close(layer(x), conv(x), rtol=1e-4, atol=1e-5)
+
+
+def with_parts(**parts: nn.Module) -> SeparableConv2d:
+    layer = SeparableConv2d(4, 6, 3)
+    for name, module in parts.items():
+        setattr(layer, name, module)
+    return layer.eval()
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (with_parts(pointwise=Standardised(4, 6, 1)), "what the pointwise part, .*, computes: a Standardised computes"),
+        (with_parts(pointwise=nn.Linear(4, 6)), "what the pointwise part, .*, computes: it is a Linear"),
+        (with_parts(depthwise=Same(4, 4, 3, groups=4)), "what the depthwise part, .*, computes: a Same computes"),
+        (
+            with_parts(depthwise=nn.Conv2d(4, 4, 3)),
+            "to_dense needs a depthwise and a pointwise convolution; got Conv2d",
+        ),
+        (with_parts(pointwise=nn.Conv2d(4, 6, 1, 2)), "to_dense needs a depthwise and a pointwise convolution"),
+        (with_parts(pointwise=nn.Conv2d(4, 6, 1, padding=1)), "to_dense needs a depthwise and a pointwise convolution"),
+        (with_parts(pointwise=nn.Conv2d(4, 6, 3)), "to_dense needs a depthwise and a pointwise convolution"),
+        (
+            with_parts(pointwise_norm=Activated(6)),
+            "only a batch norm folds .*, and a Activated computes something else",
+        ),
+        (with_parts(pointwise_norm=hooked(nn.BatchNorm2d(6))), "only a batch norm folds .*, and it has hooks"),
+        (with_parts(pointwise_norm=nn.BatchNorm1d(6)), "only a batch norm folds .*, and it is a BatchNorm1d"),
+        (
+            with_parts(pointwise_norm=nn.BatchNorm2d(1)),
+            "pointwise_norm has 1 channels, and the convolution before it 6",
+        ),
+        (with_parts(depthwise_activation=Doubled()), r"a layer with depthwise_activation=Doubled\(\) is no single"),
+        (with_parts(depthwise_norm=Doubled()), "only a batch norm folds"),
+        (
+            Residual(4, 4, 3, padding=1),
+            "to_dense cannot say what this Residual computes: a Residual computes something",
+        ),
+        (hooked(SeparableConv2d(4, 6, 3)), "to_dense cannot say what this SeparableConv2d computes: it has hooks"),
+    ],
+)
+def test_to_dense_leaves_what_it_cannot_read(layer: Any, message: str) -> None:
+    with pytest.raises(DepthwiseError, match=message):
+        layer.to_dense()
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        with_parts(depthwise=nn.Conv2d(4, 8, 3, groups=4), pointwise=nn.Conv2d(8, 6, 1, groups=2)),
+        with_parts(pointwise=Named(4, 6, 1)),
+        with_parts(pointwise_norm=nn.SyncBatchNorm(6)),
+        with_parts(depthwise=parametrizations.weight_norm(DepthwiseConv2d(4, 3))),
+    ],
+)
+def test_to_dense_reads_given_parts(layer: Any) -> None:
+    x = torch.randn(2, 4, 9, 9)
+    torch.testing.assert_close(layer.to_dense()(x), layer(x), rtol=1e-4, atol=1e-5)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 import depthwise
-from depthwise import DepthwiseError, SeparableConv1d, SeparableConv2d, SeparableConv3d
+from depthwise import DepthwiseConv2d, DepthwiseError, SeparableConv1d, SeparableConv2d, SeparableConv3d
 from depthwise.backends import Choice, observed_choices
 from tests.support.cases import Case, assert_bit_equal, cases, separable_reference, small_integers
 
@@ -135,7 +135,7 @@ def operations(layer: nn.Module, x: Tensor) -> set[str]:
     choices: list[Choice] = []
     with observed_choices(choices.append):
         layer(x)
-    return {choice.call.operation for choice in choices}
+    return {choice.problem.operation for choice in choices}
 
 
 X = torch.randn(2, 4, 9, 9)
@@ -165,12 +165,13 @@ def with_a_foreign_child(layer: SeparableConv2d) -> None:
     layer.pointwise = nn.Sequential(layer.pointwise)  # type: ignore[assignment]
 
 
-class Subclass(nn.Conv2d):
-    pass
+class Shifted(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + 1) - self.weight.sum((1, 2, 3)).reshape(-1, 1, 1)
 
 
 def with_a_subclass(layer: SeparableConv2d) -> None:
-    other = Subclass(4, 6, 1)
+    other = Shifted(4, 6, 1)
     other.load_state_dict(layer.pointwise.state_dict())
     layer.pointwise = other
 
@@ -214,6 +215,82 @@ def test_parts_run_one_by_one_where_something_sees_between(watch: Any) -> None:
     assert operations(layer, X) == {"depthwise"}
     if watch is not with_pruning:
         torch.testing.assert_close(layer(X), before)
+
+
+class Named(nn.Conv2d):
+    label = "projection"
+
+
+class NamedNorm(nn.BatchNorm2d):
+    label = "after"
+
+
+class Gate(nn.ReLU):
+    label = "gate"
+
+
+class Activated(nn.BatchNorm2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).relu()
+
+
+class Negative(nn.ReLU):
+    def forward(self, x: Tensor) -> Tensor:
+        return -super().forward(x)
+
+
+def materialised() -> nn.Module:
+    norm = nn.LazyBatchNorm2d()
+    norm(torch.randn(3, 6, 4, 4))
+    return norm
+
+
+def other_relu6() -> nn.Module:
+    activation = nn.ReLU6()
+    activation.max_val = 0.25
+    return activation
+
+
+@pytest.mark.parametrize(
+    ("part", "module", "is_one_call"),
+    [
+        ("pointwise", Named(4, 6, 1), True),
+        ("pointwise_norm", NamedNorm(6), True),
+        ("pointwise_norm", materialised(), True),
+        ("pointwise_norm", nn.SyncBatchNorm(6), True),
+        ("pointwise_activation", Gate(), True),
+        ("pointwise_norm", Activated(6), False),
+        ("pointwise_norm", nn.InstanceNorm2d(6), False),
+        ("pointwise_activation", Negative(), False),
+        ("pointwise_activation", other_relu6(), False),
+        ("pointwise_activation", nn.LeakyReLU(float("nan")), False),
+        ("pointwise_activation", nn.ELU(torch.tensor(0.5)), False),  # type: ignore[arg-type]
+        ("pointwise", nn.Conv2d(4, 6, 1, 2), False),
+        ("pointwise", nn.Conv2d(4, 6, 1, padding=1), False),
+        ("pointwise", nn.Conv2d(4, 6, 3), False),
+        ("depthwise", nn.Conv2d(4, 4, 3, 2, groups=4), False),
+        ("depthwise", DepthwiseConv2d(4, 3, stride=2), True),
+        ("pointwise", nn.Conv2d(4, 6, 1, groups=2), True),
+    ],
+)
+def test_a_given_part_runs_as_what_it_is(part: str, module: nn.Module, is_one_call: bool) -> None:
+    layer = SeparableConv2d(4, 6, 3)
+    setattr(layer, part, module)
+    layer.eval()
+    assert (layer.parts_reason() is None) == is_one_call
+    with torch.no_grad():
+        torch.testing.assert_close(layer(X), nn.Sequential(*(m for _, m in layer.present_parts()))(X), equal_nan=True)
+
+
+def test_a_batch_norm_of_other_channels_is_an_error() -> None:
+    for channels in (1, 5, 12):
+        layer = SeparableConv2d(4, 6, 3, pointwise_norm=lambda _, c=channels: nn.BatchNorm2d(c)).eval()
+        with pytest.raises(DepthwiseError, match=rf"pointwise_norm has the shape \({channels},\) for 6 channels"):
+            layer(X)
+    layer = SeparableConv2d(4, 6, 3, depthwise_norm=lambda _: nn.BatchNorm2d(4, device="meta")).eval()
+    layer.depthwise_norm = nn.BatchNorm2d(4, device="meta").eval()
+    with pytest.raises(DepthwiseError, match="depthwise_norm is on meta and x on cpu"):
+        layer(X)
 
 
 def test_a_layer_without_its_depthwise_part_runs_the_others() -> None:
@@ -338,7 +415,7 @@ def test_a_hand_written_sequential_with_norms_loads() -> None:
         pointwise_norm=nn.BatchNorm2d,
     )
     ours.load_state_dict(theirs.state_dict())
-    assert torch.equal(ours.eval()(X), theirs(X))
+    torch.testing.assert_close(ours.eval()(X), theirs(X), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("training", [False, True])

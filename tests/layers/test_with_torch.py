@@ -64,6 +64,20 @@ def test_inductor() -> None:
         torch.testing.assert_close(torch.compile(layer, fullgraph=True)(X), layer(X))
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor's CPU code needs a C++ compiler, and there is no g++")
+@pytest.mark.filterwarnings("ignore")
+def test_inductor_trains_a_strided_same_at_every_size() -> None:
+    net = nn.Sequential(DepthwiseConv2d(3, 3, stride=2, padding="same"), nn.BatchNorm2d(3)).double()
+    compiled: Any = torch.compile(net)
+    # The second size makes sizes symbolic, and the third is one that this program has not seen.
+    for size in (33, 40, 47):
+        x = torch.randn(2, 3, size, size, dtype=torch.float64)
+        actual = torch.autograd.grad(compiled(x).relu().square().sum(), list(net.parameters()))
+        expected = torch.autograd.grad(net(x).relu().square().sum(), list(net.parameters()))
+        for ours, theirs in zip(actual, expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
+
+
 @pytest.mark.parametrize("strict", [False, True])
 def test_export(strict: bool) -> None:
     net = network().eval()

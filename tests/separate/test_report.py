@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
-from torch import nn
+from torch import Tensor, nn
 
 from depthwise import DepthwiseError, count, separate_
 from depthwise.separate import Separation
 from depthwise.separate.page import document
 from tests.support.dense import convolutional, images
+from tests.support.networks import Calls
 
 
 @pytest.fixture(scope="module")
@@ -62,13 +64,112 @@ def test_the_report_is_the_same_after_a_round_through_json(
 def test_what_is_no_report_is_told(tmp_path: Path) -> None:
     with pytest.raises(DepthwiseError, match="this is no report of a separation in format 1"):
         Separation.from_dict({"layers": []})
-    with pytest.raises(DepthwiseError, match="the report of a separation is not whole: KeyError: 'per'"):
+    with pytest.raises(DepthwiseError, match="the report of a separation is not whole: per is missing"):
         Separation.from_dict({"format": 1})
     with pytest.raises(DepthwiseError, match=r"missing\.json does not load as the report of a separation"):
         Separation.load(tmp_path / "missing.json")
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(DepthwiseError, match="does not load as the report of a separation: Expecting"):
         Separation.load(tmp_path / "broken.json")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(DepthwiseError, match="does not load as the report of a separation: maximum recursion"):
+        Separation.load(tmp_path / "deep.json")
+    (tmp_path / "latin.json").write_bytes(b'{"format": "\xe4"}')
+    with pytest.raises(DepthwiseError, match="does not load as the report of a separation: 'utf-8' codec"):
+        Separation.load(tmp_path / "latin.json")
+    with pytest.raises(DepthwiseError, match="does not load as the report of a separation: "):
+        Separation.load(None)  # type: ignore[arg-type]
+
+
+def test_a_report_that_cannot_be_written_is_told(separated: tuple[nn.Module, Separation], tmp_path: Path) -> None:
+    with pytest.raises(DepthwiseError, match=r"the report cannot be written to .*: .*Is a directory"):
+        separated[1].save(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("per", "image", "'image'; expected 'sample' or 'output position'"),
+        ("budget", 2, "2; expected a share, more than 0 and at most 1, or null"),
+        ("budget", "0.4", "'0.4'; expected a finite number of at least 0"),
+        ("max_error", 0, "0; expected a share"),
+        ("output_error", float("nan"), "nan; expected a finite number"),
+        ("output_error", -1.0, "-1.0; expected a finite number of at least 0"),
+        ("samples", True, "True; expected a whole number from 0"),
+        ("samples", 64.0, "64.0; expected a whole number from 0"),
+        pytest.param("samples", 10**5000, "a number beyond 64 bits; expected a whole number", id="huge"),
+        ("remarks", "few", "'few'; expected a list"),
+        ("remarks", [1], "[1]; expected a list of strings"),
+        ("elsewhere", 3, "3; expected a list"),
+        ("elsewhere[0].kind", 3, "3; expected a string"),
+        ("elsewhere[0].multiplications", -3, "-3; expected a whole number from 0"),
+        ("layers", {}, "{}; expected a list"),
+        ("layers[1]", "3", "'3'; expected an object"),
+        ("layers[1].name", 3, "3; expected a string"),
+        ("layers[1].name", "0", "'0'; expected a layer that did not come before"),
+        ("layers[1].reason", None, "None; expected a string"),
+        ("layers[1].unseen", -1, "-1; expected a whole number from 0"),
+        ("layers[1].sensitivity", float("inf"), "inf; expected a finite number"),
+        ("layers[1].svd_error", "0", "'0'; expected a finite number"),
+        ("layers[1].cumulative_error", [], "[]; expected a finite number"),
+        ("layers[1].relative_error", None, "None; expected a finite number"),
+        ("layers[1].form", 1, "1; expected an object"),
+        ("layers[1].form.order", "blueprint", "'blueprint'; expected 'dense' or 'depthwise first' or"),
+        ("layers[1].form.multiplier", 0, "0; expected a whole number from 1"),
+        ("layers[1].form.multiplications", 1.5, "1.5; expected a whole number from 0"),
+        ("layers[1].options[0].form.multiplier", 2, "2; expected 1, as it is dense"),
+        ("layers[1].options[1].error", None, "None; expected a finite number"),
+        ("totals.multiplications_after", 5, "5; expected "),
+        ("totals", 5, "5; expected an object"),
+    ],
+)
+def test_every_field_of_a_report_is_checked(
+    separated: tuple[nn.Module, Separation], path: str, value: object, message: str
+) -> None:
+    content = separated[1].to_dict()
+    put_(content, path, value)
+    with pytest.raises(DepthwiseError, match=re.escape(f"{path} of the report is {message}")):
+        Separation.from_dict(content)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("layers[1].multiplications_before", 1, "layers[1].options[0].form of the report is {'order': 'dense', "),
+        ("layers[1].form.multiplier", 40, "layers[1].form of the report is {'order': 'depthwise first', "),
+        ("layers[1].options", [], "layers[1].form of the report is {'order': 'depthwise first', "),
+    ],
+)
+def test_fields_that_contradict_each_other_are_told(
+    separated: tuple[nn.Module, Separation], path: str, value: object, message: str
+) -> None:
+    content = separated[1].to_dict()
+    put_(content, path, value)
+    with pytest.raises(DepthwiseError, match=re.escape(message)):
+        Separation.from_dict(content)
+
+
+def test_a_field_that_is_missing_is_named(separated: tuple[nn.Module, Separation]) -> None:
+    content = separated[1].to_dict()
+    del content["layers"][1]["options"]
+    with pytest.raises(
+        DepthwiseError, match=r"the report of a separation is not whole: layers\[1\]\.options is missing"
+    ):
+        Separation.from_dict(content)
+
+
+def put_(content: Any, path: str, value: object) -> None:
+    """Change the field at a path such as "layers[1].name"."""
+    *parents, last = (int(part) if part.isdigit() else part for part in re.findall(r"\w+", path))
+    for part in parents:
+        content = content[part]
+    content[last] = value
+
+
+def test_the_frontier_is_of_whole_numbers(separated: tuple[nn.Module, Separation]) -> None:
+    with pytest.raises(DepthwiseError, match="points must be at least 1; got 0"):
+        separated[1].frontier(0)
+    assert len(separated[1].frontier(1)) == 1
 
 
 def test_the_text_says_what_became_of_every_layer(separated: tuple[nn.Module, Separation]) -> None:
@@ -81,7 +182,7 @@ def test_the_text_says_what_became_of_every_layer(separated: tuple[nn.Module, Se
         assert f"{layer.relative_error:.4f}" in row
     assert f"{report.share:.1%}" in text
     assert f"network's output on 64 samples: {report.output_error:.4f}" in text
-    assert len(report.separated) == 3 or "stays dense: the budget has room for it" in text
+    assert len(report.separated) == 3 or "stay dense, the budget has room for it: " in text
 
 
 def test_the_page_has_the_plot_and_loads_nothing(separated: tuple[nn.Module, Separation]) -> None:
@@ -92,6 +193,54 @@ def test_the_page_has_the_plot_and_loads_nothing(separated: tuple[nn.Module, Sep
     assert not re.search(r"<(script|link|iframe|object)\b|@import|url\(", page)
     assert report._repr_html_() in page or report._repr_html_()[:200] in page
     assert "this network" in report._repr_html_()
+
+
+def test_the_report_leads_with_the_whole_network(separated: tuple[nn.Module, Separation]) -> None:
+    model, report = separated
+    for network, multiplications in ((convolutional(), report.whole_before), (model, None)):
+        counted = count(network, (3, 12, 12)).total.multiplications
+        if multiplications is None:
+            assert report.whole_share == pytest.approx(counted / (report.whole_before or 0), rel=1e-3)
+        else:
+            assert multiplications == pytest.approx(counted, rel=1e-3)
+    first, second = str(report).splitlines()[:2]
+    whole, share = f"{100 * (report.whole_share or 0):.0f}", f"{100 * report.share:.0f}"
+    assert first.startswith(
+        f"{whole} of 100 multiplications of the network stay; of the layers with a choice, {share} of"
+    )
+    assert second.startswith("the rest of the network: ")
+    assert "batch norm" in second
+    assert first in report._repr_html_()
+    assert Separation.from_dict(report.to_dict()).elsewhere == report.elsewhere
+
+
+def mostly_linear() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(8, 16, 3), nn.Flatten(), nn.Linear(16 * 16, 500), nn.Linear(500, 500)).eval()
+
+
+def test_where_there_is_nothing_to_gain_nothing_is_done_unasked() -> None:
+    model, x = mostly_linear(), images(64, channels=8, size=6)
+    words = r"the layers with a choice are 4\.\d of 100 multiplications of the network: there is "
+    with pytest.warns(UserWarning, match=words + "nothing to gain in them, and they stay as they are; budget= sep"):
+        report = separate_(model, x)
+    assert type(model[0]) is nn.Conv2d
+    assert not report.separated
+    assert report.layers[0].reason == "there is nothing to gain in them"
+    with pytest.warns(UserWarning, match=words + "little to gain"):
+        report = separate_(model, x, budget=0.5)
+    assert report.separated
+    assert "95 of 100 linear" in str(report)
+
+
+def test_a_network_that_cannot_be_counted_is_separated_all_the_same() -> None:
+    def run(x: Tensor, conv: nn.Module) -> Tensor:
+        y: Tensor = conv(x)
+        return y * float(y.mean())
+
+    report = separate_(Calls(run, conv=nn.Conv2d(8, 16, 3)).eval(), images(64, channels=8), budget=0.5)
+    assert report.separated
+    assert (report.whole_share, report.elsewhere) == (None, None)
+    assert str(report).startswith("1 of 1 convolutions separated")
 
 
 def test_a_model_without_anything_to_separate() -> None:

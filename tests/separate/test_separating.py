@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
+from torch.utils.data import DataLoader, TensorDataset
 
 from depthwise import DepthwiseConv2d, DepthwiseError, SeparableConv2d, separate_, separated_like
 from depthwise.blocks import BlueprintConv2d
@@ -174,7 +178,7 @@ def test_the_parts_of_a_model_that_stay() -> None:
         "watched": "it has hooks, or a forward of its own",
         "excluded": "excluded by where=",
         "thin": "no separable form is cheaper",
-        "up": "is a ConvTranspose2d, not torch's own convolution",
+        "up": "transposed convolutions are not separated",
         "normed": "is a ParametrizedConv2d",
         "tied": "it shares its weight with another module",
         "twin": "it shares its weight with another module",
@@ -183,8 +187,9 @@ def test_the_parts_of_a_model_that_stay() -> None:
     }
     for name, start in expected.items():
         assert reasons[name].startswith(start), (name, reasons[name])
-    for name in expected:
-        assert f"net.{name} stays dense: {reasons[name]}" in str(report)
+    text = str(report)
+    assert "2 stay dense, already depthwise: net.depthwise, net.ours" in text
+    assert all(text.count(f"stay dense, {reason}: ") == 1 for reason in set(reasons.values()) if reason)
 
 
 @torch.no_grad()
@@ -379,12 +384,103 @@ def test_calibration_takes_tuples_dicts_and_adapters() -> None:
         (iter([x]), None),
         ([(x, torch.zeros(32, dtype=torch.long))], lambda batch: batch[0]),
         ([{"pixels": x}], lambda batch: {"input": batch["pixels"]}),
+        ([{"pixels": x}], lambda batch: batch["pixels"]),
+        ([((x,),)], None),
+        (x.split(32), None),
     ):
         model = deepcopy(dense)
         separate_(model, calibration, budget=0.4, adapter=adapter)
         results.append(model(x).detach())
     for result in results[1:]:
         torch.testing.assert_close(result, results[0], rtol=1e-3, atol=1e-4)
+
+
+def test_labels_are_left_out_and_that_is_said_once() -> None:
+    x, dense = images(32), convolutional()
+    expected = deepcopy(dense)
+    separate_(expected, x.split(8), budget=0.4)
+    labelled = TensorDataset(x, torch.arange(32))
+    for calibration in (DataLoader(labelled, batch_size=8), [[part, 7] for part in x.split(8)]):
+        model = deepcopy(dense)
+        with pytest.warns(UserWarning, match="the first element is the input, and 1 more, such as labels, are") as said:
+            separate_(model, calibration, budget=0.4)
+        assert len(said) == 1
+        assert said[0].filename == __file__
+        assert torch.equal(model(x), expected(x))
+
+
+def test_a_model_and_samples_made_in_inference_mode() -> None:
+    with torch.inference_mode():
+        model = convolutional()
+        x = images(32)
+    dense = deepcopy(model)
+    report = separate_(model, x, budget=0.4)
+    assert report.separated
+    with torch.no_grad():
+        error = float((model(x) - dense(x)).norm() / dense(x).norm())
+    assert error == pytest.approx(report.output_error, rel=1e-3)
+    for layer in report.separated:
+        assert not model.get_parameter(f"{layer.name}.pointwise.weight").is_inference()
+    again = separated_like(dense, report)
+    again.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        assert torch.equal(again.eval()(x), model(x))
+
+
+def test_a_fit_to_few_samples_is_not_used_where_it_is_worse_than_the_svd() -> None:
+    x, other = torch.randn(64, 32, 4, 4), torch.randn(512, 32, 4, 4)
+    dense = nn.Sequential(nn.Conv2d(32, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 2)).eval()
+    errors = {}
+    for count in (0, 2, 3, 6, 16):
+        model = deepcopy(dense)
+        if count == 0:
+            separate_(model, budget=0.5, input_size=(32, 4, 4))
+        else:
+            message = f"{count} calibration samples are few: 2 has .* output positions in them for 32 weights of each"
+            with pytest.warns(UserWarning, match=message) as said:
+                report = separate_(model, x[:count], budget=0.5)
+            assert report.remarks == (str(said[0].message),)
+            assert report.remarks[0] in str(report)
+            assert report.remarks[0] in report._repr_html_().replace("&#x27;", "'")
+            assert Separation.from_dict(report.to_dict()) == report
+            assert "by the weights alone, which are used" in report.remarks[0]
+        with torch.no_grad():
+            errors[count] = float((model(other) - dense(other)).norm())
+    assert all(error <= errors[0] for error in errors.values())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        separate_(deepcopy(dense), torch.randn(512, 32, 4, 4), budget=0.5)
+
+
+def test_a_model_of_one_batch_size_is_fitted_without_a_trial() -> None:
+    model = Calls(lambda x, net: net(x.reshape(24, 3, 12, 12)), net=convolutional()).eval()
+    report = separate_(model, [images(24)], budget=0.4)
+    assert report.separated
+    assert report.remarks == ()
+
+
+def test_what_fits_another_model_is_told() -> None:
+    model = nn.Sequential(nn.Conv2d(8, 16, 3)).eval()
+    report = separate_(model, budget=0.9, input_size=(8, 6, 6))
+    (layer,) = report.layers
+    assert layer.separated
+
+    def like(model: nn.Module, **changes: Any) -> None:
+        separated_like(model, replace(report, layers=(replace(layer, **changes),)))
+
+    dense = nn.Sequential(nn.Conv2d(8, 16, 3))
+    with pytest.raises(DepthwiseError, match=r"the report gives 0 the form .* multipliers up to 9"):
+        like(dense, form=replace(layer.form, multiplier=10**9))
+    with pytest.raises(DepthwiseError, match=r"the report gives 0 the form pointwise first .* multipliers up to 1"):
+        like(dense, form=replace(layer.form, order="pointwise first", multiplier=2))
+    with pytest.raises(DepthwiseError, match=r"the report gives 0 .* is no multiple of the 1,260 weights"):
+        like(nn.Sequential(nn.Conv2d(10, 14, 3)))
+    with pytest.raises(DepthwiseError, match=r"the report gives 0 .* multiplications as depthwise first, .* which are"):
+        like(nn.Sequential(nn.Conv2d(4, 32, 3)))
+    with pytest.raises(DepthwiseError, match=r"separated_like takes a torch\.nn\.Module; got NoneType"):
+        separated_like(None, report)  # type: ignore[arg-type]
+    with pytest.raises(DepthwiseError, match=r"separated_like takes the report that separate_ gave, .*; got dict"):
+        separated_like(dense, report.to_dict())  # type: ignore[arg-type]
 
 
 class Hidden(nn.Module):
@@ -421,10 +517,15 @@ def labelling() -> nn.Module:
     return Calls(lambda x, net: net(x).argmax(1), net=convolutional()).eval()
 
 
-def overflowing() -> Tensor:
+def holding(value: str) -> Tensor:
     x = images(8)
-    x[0, 0, 0, 0] = float("nan")
+    x[0, 0, 0, 0] = float(value)
     return x
+
+
+def failing() -> Iterator[Tensor]:
+    yield images(8)
+    raise OSError("the disk is gone")
 
 
 @pytest.mark.parametrize(
@@ -439,11 +540,24 @@ def overflowing() -> Tensor:
         (convolutional, [], {}, "the calibration data are empty"),
         (convolutional, torch.arange(8), {}, r"look like labels: a tensor of torch.int64 with shape \(8,\)"),
         (convolutional, [torch.arange(8)], {}, "look like labels"),
-        (convolutional, [(images(8), torch.arange(8))], {}, "the model failed on a calibration batch of .*adapter="),
         (convolutional, images(8, channels=4), {}, r"the model failed on a calibration batch of \(8, 4, 12, 12\)"),
         (convolutional, ["text"], {}, "a calibration batch is a tensor, or a tuple or dict with tensors; got str"),
         (convolutional, 3, {}, "calibration is a tensor, a batch or an iterable of batches; got int"),
-        (convolutional, overflowing(), {}, "0 got or gave numbers that are not finite on the calibration data"),
+        (convolutional, holding("nan"), {}, "a calibration batch holds NaN; leave such samples out"),
+        (convolutional, [images(8), {"input": holding("nan")}], {}, "a calibration batch holds NaN"),
+        (convolutional, holding("inf"), {}, "0 got or gave numbers that are not finite on the calibration data"),
+        (convolutional, images(1), {}, "one calibration sample says nothing of others: give a few hundred, or None"),
+        (convolutional, failing(), {}, "calibration raised OSError after 1 batches: the disk is gone"),
+        (convolutional, TensorDataset(images(8)), {}, "calibration is a data set, TensorDataset, .* wrap it in a"),
+        (convolutional, (images(8), torch.arange(8)), {}, r"look like labels: .* a tuple inside a list of batches"),
+        (convolutional, [((images(8), images(8)),)], {}, "the model failed on a calibration batch of .*adapter="),
+        (convolutional, [images(8)], {"adapter": lambda batch: batch.x}, "adapter= raised AttributeError on a calib"),
+        (convolutional, [images(8)], {"adapter": "x"}, "adapter is something to call; got 'x'"),
+        (convolutional, images(8), {"on_step": 3}, "on_step is something to call; got 3"),
+        (convolutional, images(8), {"budget": 10**5000}, "budget is a share, .*; got a number beyond 64 bits"),
+        (convolutional, images(8), {"budget": float("nan")}, "budget is a share, .*; got nan"),
+        (convolutional, None, {"input_size": "3x12x12"}, r"input_size is \(channels, \*spatial\), or a tuple of them"),
+        (convolutional, None, {"input_size": (3, 10**9, 10**9)}, "input_size=.* is more than fits in memory"),
         (poisoned, images(8), {}, "3 got or gave numbers that are not finite on the calibration data"),
         (lambda: nn.Conv2d(3, 8, 3).eval(), None, {}, "the model is itself a convolution, Conv2d, and cannot become"),
         (lambda: nn.Sequential(nn.LazyConv2d(8, 3)).eval(), None, {}, "0 does not know its shape yet"),

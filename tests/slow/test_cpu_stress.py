@@ -186,7 +186,7 @@ RESIDENT = """
     import gc, torch
     import depthwise
     from depthwise import functional
-    from depthwise.backends import recall
+    from depthwise.backends import calls, weights
 
     def resident():
         gc.collect()
@@ -215,7 +215,9 @@ def test_calls_of_changing_sizes_do_not_grow_memory(tmp_path: Path) -> None:
         for turn in range(3):
             calls(10000, 2500 + 10000 * turn)
             sizes.append(resident())
-    assert all(len(settings.kept) <= 64 for settings in recall._settings.values())
+    kept = [len(settings.kept) for own in weights._sets.values() for settings in own.calls.values()]
+    assert max(kept) <= 64
+    assert len(calls._bound) <= calls._MOST_BOUND
     # What is lost at a call is lost in every turn; the allocator's own growth, 17 MiB in one, is not.
     print(min(after - before for before, after in zip(sizes, sizes[1:])))
     """
@@ -225,7 +227,7 @@ def test_calls_of_changing_sizes_do_not_grow_memory(tmp_path: Path) -> None:
 @linux
 def test_500_compilations_do_not_grow_memory(tmp_path: Path) -> None:
     script = """
-    from depthwise.backends.cpu import jit
+    from depthwise.backends.cpu.run import jit
 
     def layers(first, last):
         for index in range(first, last):
@@ -241,7 +243,7 @@ def test_500_compilations_do_not_grow_memory(tmp_path: Path) -> None:
         second = resident()
         layers(250, 500)
         third = resident()
-        assert recall._known == recall._settings == {}
+        assert weights._sets == {}
         # What was loaded last is kept for the next layer like it; 512 modules at most.
         print(second - first, third - second, len(jit._kept))
     """
@@ -256,7 +258,7 @@ def test_500_compilations_do_not_grow_memory(tmp_path: Path) -> None:
 def test_beyond_what_is_kept_memory_stays(tmp_path: Path) -> None:
     script = """
     from collections import deque
-    from depthwise.backends.cpu import jit
+    from depthwise.backends.cpu.run import jit
     jit._kept = deque(maxlen=16)
 
     def layers(first, last):

@@ -13,8 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from depthwise.backends.cpu import jit, machine, threads
-from depthwise.backends.cpu.program import SLOT, Program, Slots
+from depthwise.backends.cpu import machine
+from depthwise.backends.cpu.emit.kernel import SYMBOL, Kernel
+from depthwise.backends.cpu.run import jit, threads
+from depthwise.backends.cpu.run.driver import HEADER, ROW, driver_ir
+from depthwise.backends.cpu.run.program import Program
 from tests.support.cases import normals
 from tests.support.kernels import (
     HERE,
@@ -49,36 +52,48 @@ NEON = machine.neon()
 # PyTorch copies one of these first, to where the driver cannot follow; the other holds one image as if it were many.
 LEFT_OUT = {"planar_strided", "last_expanded"}
 
-# Runs `serial` on each file in turn: the numbers of slots and of floats, the slots, which of them are places among the
-# floats, and the floats, which it writes back.
-DRIVER = """
+# Runs `serial` on each file in turn: the numbers of cells and of floats, the table's cells, which of them are places
+# among the floats, and the floats, which it writes back. Where kernels lie it fills in itself.
+DRIVER = (
+    f"""
+#define HEADER {len(HEADER)}
+#define ROW {len(ROW)}
+#define STAGES {HEADER.index("stages")}
+"""
+    + """
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-void serial(int64_t *slots);
+int64_t serial(int64_t *table, int64_t *prints);
+void kernel0(void), kernel1(void);
+void (*kernels[])(void) = {kernel0, kernel1};
 
 int main(int count, char **paths) {
     for (int i = 1; i < count; i++) {
         FILE *file = fopen(paths[i], "r+b");
         int64_t sizes[2];
         if (!file || fread(sizes, 8, 2, file) != 2) return 1;
-        int64_t *slots = malloc(8 * sizes[0]), *places = malloc(8 * sizes[0]);
+        int64_t *table = malloc(8 * sizes[0]), *places = malloc(8 * sizes[0]);
         float *floats = malloc(4 * sizes[1]);
-        if (fread(slots, 8, sizes[0], file) != sizes[0]) return 2;
+        if (fread(table, 8, sizes[0], file) != sizes[0]) return 2;
         if (fread(places, 8, sizes[0], file) != sizes[0]) return 3;
         long start = ftell(file);
         if (fread(floats, 4, sizes[1], file) != sizes[1]) return 4;
         for (int64_t s = 0; s < sizes[0]; s++)
-            if (places[s]) slots[s] += (intptr_t)floats;
-        serial(slots);
+            if (places[s]) table[s] += (intptr_t)floats;
+        for (int64_t s = 0; s < table[STAGES]; s++)
+            table[HEADER + ROW * s] = (intptr_t)kernels[s];
+        int64_t none = 0;
+        serial(table, &none);
         fseek(file, start, SEEK_SET);
         if (fwrite(floats, 4, sizes[1], file) != sizes[1] || fclose(file)) return 5;
-        free(floats), free(places), free(slots);
+        free(floats), free(places), free(table);
     }
     return 0;
 }
 """
+)
 
 
 class Arena(Memory):
@@ -109,23 +124,27 @@ class Recording:
         x, self.arena, self.path = input_tensor(layer, given, numbers.x), Arena(), path
         decision = decide(layer, given, x, NEON)
         self.program = decision.program
-        vars(self.program)["code"] = NoCode()
+        kernels = self.program.kernels
+        vars(self.program)["codes"] = [NoCode()] * (1 + len(kernels))
+        count = len(HEADER) + sum(len(ROW) + len(kernel.slots) for kernel in kernels)
 
-        def record(serial: object, parallel: object, address: int, team: int) -> None:
-            self.slots = list(Slots.from_address(address))
+        def record(serial: object, parallel: object, address: int, prints: int, team: int) -> int:
+            self.cells = list((ctypes.c_int64 * count).from_address(address))
+            return 0
 
         with patch.object(threads, "launch", record):
             self.result = run_decision(decision, geometry_of(layer, given), x, numbers, self.arena)
         for name, change in told.items():
-            self.slots[SLOT[name]] += change
+            frame = self.cells[len(HEADER) + ROW.index("frame")]
+            self.cells[frame + kernels[0].slots.index(name)] += change
         self._write()
 
     def _write(self) -> None:
         base, size = self.arena.all.data_ptr(), self.arena.used
-        places = [int(base <= slot <= base + 4 * size) for slot in self.slots]
-        slots = [slot - place * base for slot, place in zip(self.slots, places, strict=True)]
-        count = len(slots)
-        header = struct.pack(f"<{2 + 2 * count}q", count, size, *slots, *places)
+        places = [int(base <= cell <= base + 4 * size) for cell in self.cells]
+        cells = [cell - place * base for cell, place in zip(self.cells, places, strict=True)]
+        count = len(cells)
+        header = struct.pack(f"<{2 + 2 * count}q", count, size, *cells, *places)
         self.path.write_bytes(header + ctypes.string_at(base, 4 * size))
 
     def read(self) -> Tensor:
@@ -133,6 +152,11 @@ class Recording:
         size = 4 * self.arena.used
         ctypes.memmove(self.arena.all.data_ptr(), self.path.read_bytes()[-size:], size)
         return self.result
+
+
+def named(kernel: Kernel, symbol: str) -> str:
+    """A kernel's IR, under a symbol of its own."""
+    return kernel.ir().replace(f"@{SYMBOL}(", f"@{symbol}(")
 
 
 class Emulator:
@@ -149,9 +173,13 @@ class Emulator:
         return self.folder / f"{self.count}"
 
     def run(self, program: Program, recordings: list[Recording]) -> None:
-        kernel, binary = self.folder / "kernel.o", self.folder / "program"
-        kernel.write_bytes(jit.compile_object(program.ir(), NEON))
-        self._call(COMPILER, "-static", self.folder / "driver.o", kernel, "-o", binary)
+        objects, binary = [self.folder / "driver.o"], self.folder / "program"
+        # Of one stage, the kernel stands for that of a second one too.
+        texts = [named(kernel, f"kernel{i}") for i, kernel in enumerate((*program.kernels, *program.kernels)[:2])]
+        for i, text in enumerate((driver_ir(), *texts)):
+            objects.append(self.folder / f"{i}.o")
+            objects[-1].write_bytes(jit.compile_object(text, NEON))
+        self._call(COMPILER, "-static", *objects, "-o", binary)
         self._call(EMULATOR, binary, *(recording.path for recording in recordings))
 
     @staticmethod

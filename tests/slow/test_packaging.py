@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+import depthwise
+
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 ROOT = Path(__file__).parents[2]
 # Nothing of the environment that runs the tests: a bare shell with pip's settings.
@@ -43,7 +45,16 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert wheel.name.endswith("-py3-none-any.whl")
     assert "depthwise/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
-    assert {name.split("/")[0] for name in names} == {"depthwise", "depthwise-0.1.0.dist-info"}
+    assert {name.split("/")[0] for name in names} == {"depthwise", f"depthwise-{depthwise.__version__}.dist-info"}
+
+
+def test_the_long_description_needs_no_repository(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    (name,) = (name for name in archive.namelist() if name.endswith("dist-info/METADATA"))
+    text = archive.read(name).decode()
+    assert f"Version: {depthwise.__version__}\n" in text
+    assert "the CPU backend (`docs/cpu.md` in the source)" in text
+    assert not re.findall(r"\]\((?!https?:)", text)
 
 
 def test_the_wheel_in_a_bare_environment(wheel: Path, tmp_path: Path) -> None:

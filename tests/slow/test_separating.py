@@ -10,7 +10,7 @@ import torch
 from depthwise import distill, separate_
 from depthwise.demo.data import IMAGE_SIZE, load_digits
 from depthwise.demo.network import accuracy, trained
-from depthwise.separate.distillation import divergence
+from depthwise.separate.losses import divergence
 
 pytestmark = pytest.mark.slow
 

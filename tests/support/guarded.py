@@ -24,11 +24,23 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from depthwise.backends.cpu import threads
 from depthwise.backends.cpu.machine import Machine
-from depthwise.backends.cpu.program import SLOT, Slots
+from depthwise.backends.cpu.run import threads
+from depthwise.backends.cpu.run.driver import HEADER, ROW
 from tests.support.cases import small_integers
-from tests.support.kernels import HERE, NAN, TAILS, Input, Layer, Memory, in_turn, inputs_of, numbers_of, run
+from tests.support.kernels import (
+    HERE,
+    NAN,
+    TAILS,
+    Input,
+    Layer,
+    Memory,
+    in_turn,
+    inputs_of,
+    numbers_of,
+    program_of,
+    run,
+)
 
 Side = Literal["before", "after"]
 SIDES: tuple[Side, Side] = ("before", "after")
@@ -94,7 +106,7 @@ PLANTED: dict[str, tuple[Layer, Input, str, int]] = {
         f"{slot} {shift:+} of {kind}": (layer, given, slot, shift)
         for kind, layer, given, slots in (
             ("pixels", _DEPTHWISE, _IMAGE, ("x",)),
-            ("planes", _DEPTHWISE, _PLANES, ("x", "depthwise_weight", "depthwise_bias", "depthwise_out")),
+            ("planes", _DEPTHWISE, _PLANES, ("x", "depthwise_weight", "depthwise_bias", "out")),
             ("blocks", _FUSED, _IMAGE, ("pointwise_weight", "pointwise_bias", "residual", "out", "scratch")),
         )
         for slot in slots
@@ -103,14 +115,23 @@ PLANTED: dict[str, tuple[Layer, Input, str, int]] = {
 }
 
 
+Entry = Callable[[int, int], int]
+
+
+def cell(table: int, index: int) -> ctypes.c_int64:
+    return ctypes.c_int64.from_address(table + 8 * index)
+
+
 def run_planted(name: str, target: Machine) -> None:
     layer, given, slot, change = PLANTED[name]
-    launch = threads.launch
+    launch, kernels = threads.launch, program_of(layer, given, target).kernels
 
-    def told_wrong(serial: Callable[[int], object], parallel: Callable[[int], object], slots: int, team: int) -> None:
-        pointer = slot in ("x", "out", "residual", "scratch") or slot.startswith(("depthwise_", "pointwise_"))
-        Slots.from_address(slots)[SLOT[slot]] += change * (FLOAT_BYTES if pointer else 1)
-        launch(serial, parallel, slots, team)
+    def told_wrong(serial: Entry, parallel: Entry, table: int, prints: int, team: int) -> int:
+        index, kernel = next((i, kernel) for i, kernel in enumerate(kernels) if slot in kernel.slots)
+        frame = cell(table, len(HEADER) + len(ROW) * index + ROW.index("frame")).value
+        told = cell(table, frame + kernel.slots.index(slot))
+        told.value += change * (FLOAT_BYTES if slot in kernel.pointers else 1)
+        return launch(serial, parallel, table, prints, team)
 
     with patch.object(threads, "launch", told_wrong):
         check(layer, given, target, "before" if change < 0 else "after")

@@ -15,16 +15,27 @@ import torch
 from torch import Tensor
 
 from depthwise import reference
-from depthwise.backends.base import Activation, DepthwiseTensors, SeparableTensors, Weights
-from depthwise.backends.cpu import launch, machine, schedule, threads
-from depthwise.backends.cpu import memory as buffers
-from depthwise.backends.cpu.launch import Decision, Launch
+from depthwise.backends.base import DepthwiseTensors, SeparableTensors, Weights
+from depthwise.backends.cpu import launch, machine
+from depthwise.backends.cpu.emit.boxes import BoxedDepthwiseKernel
+from depthwise.backends.cpu.emit.depthwise import DepthwiseKernel
+from depthwise.backends.cpu.emit.direct import DirectKernel
+from depthwise.backends.cpu.emit.fused import BoxedFusedKernel, FusedKernel
+from depthwise.backends.cpu.emit.kernel import Kernel
+from depthwise.backends.cpu.emit.pointwise import PointwiseKernel
+from depthwise.backends.cpu.launch import Launch
+from depthwise.backends.cpu.lower import Decision
 from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.cpu.pack import Pack, pack_of
-from depthwise.backends.cpu.plan_pointwise import TILES
-from depthwise.backends.cpu.program import Program
+from depthwise.backends.cpu.plan import tuning
+from depthwise.backends.cpu.plan.tuning import tuning_of
+from depthwise.backends.cpu.run import memory as buffers
+from depthwise.backends.cpu.run import threads
+from depthwise.backends.cpu.run.program import Program, Stage
 from depthwise.backends.eager import activate
-from depthwise.backends.formats import memory_format_of
+from depthwise.backends.formats import suggested_format, suggested_strides
+from depthwise.backends.problem import Activation, Operation, Problem
+from depthwise.backends.weights import NO_PRINTS
 from depthwise.geometry import Geometry, IntOrTuple, Padding, geometry, per_axis
 from tests.support.cases import CHANNELS_LAST, small_integers
 
@@ -213,37 +224,77 @@ def input_tensor(layer: Layer, given: Input, x: Tensor) -> Tensor:
     return laid_out(x, given.layout)
 
 
+def problem_of(
+    g: Geometry, x: Tensor, activations: tuple[Activation, Activation] = (None, None), *, residual: bool = False
+) -> Problem:
+    """A convolution of `x`, whose result and residual lie as it does."""
+    result = suggested_strides((x.shape[0], *g.output_size), x)
+    operation: Operation = "depthwise" if g.out_channels is None else "separable"
+    added = result if residual else None
+    return Problem(operation, g, x.dtype, "cpu", x.shape[0], x.stride(), result, activations, added)
+
+
 def decide(layer: Layer, given: Input, x: Tensor, target: Machine) -> Decision:
     """What the backend would run, but for the heights of tiles, the first of the table: one program for all sizes.
 
     No call is too small for its threads. With a small cache, bands begin within rows rather than two stages run.
     """
+    tuned = replace(
+        tuning_of(target),
+        serial_macs=0,
+        far_strip_rows=2,
+        fewest_pixels=2,
+        fewest_pixels_far=2,
+        two_stages=100.0 if given.small_cache else 1.0,
+    )
     seen = replace(target, l1_bytes=SMALL_CACHE, l2_bytes=SMALL_CACHE) if given.small_cache else target
     with (
         patch.object(threads, "team_size", lambda: given.threads),
-        patch.object(schedule, "SERIAL_MACS", 0),
-        patch.object(schedule, "FAR_STRIP_ROWS", 2),
-        patch.object(schedule, "FEWEST_PIXELS", 2),
-        patch.object(schedule, "FEWEST_PIXELS_FAR", 2),
-        patch.object(schedule, "TWO_STAGES", 100.0 if given.small_cache else 1.0),
+        patch.dict(tuning.ROWS, {target.kind: tuned}),
     ):
-        decision = launch.decide(geometry_of(layer, given), x, layer.activations, residual=layer.residual, target=seen)
+        problem = problem_of(geometry_of(layer, given), x, layer.activations, residual=layer.residual)
+        decision = launch.decide(problem, seen)
     pointwise = decision.program.pointwise
     if pointwise is not None:
-        pointwise = replace(pointwise, heights=TILES[target.isa][pointwise.vectors][0])
-    return replace(decision, program=replace(decision.program, machine=target, pointwise=pointwise))
+        pointwise = replace(pointwise, heights=tuning_of(target).tiles[pointwise.vectors][0])
+    return with_kernels(decision, machine=target, pointwise=pointwise)
+
+
+def with_kernels(decision: Decision, **changes: Any) -> Decision:
+    """The same with these fields of the kernels that have them."""
+
+    def changed(stage: Stage) -> Stage:
+        own = {field.name for field in fields(stage.kernel)} & set(changes)
+        return replace(stage, kernel=replace(stage.kernel, **{name: changes[name] for name in own}))
+
+    return with_stages(decision, changed)
+
+
+def with_stages(decision: Decision, change: Callable[[Stage], Stage]) -> Decision:
+    stages = tuple(map(change, decision.program.stages))
+    return replace(decision, program=replace(decision.program, stages=stages))
+
+
+def plan_of(program: Program) -> Any:
+    """That of the first loop nest."""
+    return program.kernels[0].plans[0]
+
+
+def program_of(layer: Layer, given: Input, target: Machine) -> Program:
+    x = input_tensor(layer, given, torch.empty(given.batch, layer.channels, *given.spatial))
+    return decide(layer, given, x, target).program
 
 
 def run_decision(decision: Decision, g: Geometry, x: Tensor, numbers: Numbers, memory: Memory = HEAP) -> Tensor:
     """The result of `numbers`, whose input is `x`, with every buffer in `memory`."""
     pack = pack_of(numbers.weights, decision.program.pointwise)
-    kept = {field.name: getattr(pack, field.name) for field in fields(Pack)}
+    kept = {field.name: getattr(pack, field.name) for field in fields(Pack) if field.name != "number"}
     copies: dict[str, Any] = {name: None if tensor is None else memory.place(tensor) for name, tensor in kept.items()}
     x, residual = memory.place(x), numbers.residual
     if residual is not None:
-        residual = memory.place(residual.contiguous(memory_format=memory_format_of(x)))
+        residual = memory.place(residual.contiguous(memory_format=suggested_format(x)))
     with patch.object(buffers, "zeros", lambda count: memory.place(torch.zeros(count))):
-        launched = Launch(decision, Pack(**copies), x, residual, g)
+        launched = Launch(decision, problem_of(g, x, residual=residual is not None))
 
     def scratch(size: int) -> buffers.Buffer:
         floats = memory.floats(-(-size // 4))
@@ -253,7 +304,9 @@ def run_decision(decision: Decision, g: Geometry, x: Tensor, numbers: Numbers, m
         patch.object(buffers, "new_result", lambda size, stride, _: memory.empty_strided(size, stride)),
         patch.object(buffers, "scratch", scratch),
     ):
-        return launched.run(x, residual)
+        out = launched.run(x, residual, Pack(**copies), NO_PRINTS.address)
+    assert out is not None
+    return out
 
 
 def run(layer: Layer, given: Input, numbers: Numbers, target: Machine, memory: Memory = HEAP) -> Tensor:
@@ -282,14 +335,26 @@ def assert_same(actual: Tensor, expected: Tensor, what: str) -> None:
 
 
 def kind(program: Program) -> str:
-    """The emitter that writes a program, and how it reads."""
-    if program.depthwise.edges is not None:
-        return "depthwise_planes"
-    parts = "depthwise" if program.pointwise is None else "fused" if program.fused else "two_stage"
-    reads, writes = ("planar" if planar else "last" for planar in (program.depthwise.planar, program.planar_out))
-    return f"{parts}_{reads}_{writes}"
+    """The kernels of a program, and how they read and write."""
+    return "_".join((KERNELS[tuple(map(type, program.kernels))], *_ends(program)))
 
 
+def _ends(program: Program) -> tuple[str, ...]:
+    """How a program reads, and how it writes, where its kernels may do so in more than one way."""
+    kernel = program.kernels[0]
+    if isinstance(kernel, BoxedDepthwiseKernel | BoxedFusedKernel):
+        return ("planar" if kernel.depthwise.planar else "last", "planar")
+    return () if isinstance(kernel, DirectKernel) else ("last", "last")
+
+
+KERNELS: dict[tuple[type[Kernel], ...], str] = {
+    (DepthwiseKernel,): "depthwise",
+    (BoxedDepthwiseKernel,): "depthwise",
+    (DirectKernel,): "depthwise_planes",
+    (FusedKernel,): "fused",
+    (BoxedFusedKernel,): "fused",
+    (DepthwiseKernel, PointwiseKernel): "two_stage",
+}
 KINDS = {
     *("depthwise_last_last", "depthwise_last_planar", "depthwise_planar_planar", "depthwise_planes", "fused_last_last"),
     *("fused_last_planar", "fused_planar_planar", "two_stage_last_last"),

@@ -13,14 +13,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 
-from torch import Tensor
-
 from ..errors import DepthwiseError
-from . import recall
-from .base import Backend, Call, Runner
+from .base import Backend
+from .calls import Setting
 from .cpu import Cpu
 from .eager import EAGER
-from .recall import Key, Tensors
+from .problem import Problem
 
 __all__ = [
     "BACKENDS",
@@ -32,7 +30,7 @@ __all__ = [
     "choose",
     "is_observed",
     "observed_choices",
-    "recall",
+    "setting_of",
 ]
 
 CPU = Cpu()
@@ -43,7 +41,7 @@ BACKENDS: tuple[Backend, ...] = (CPU, EAGER)
 class Choice:
     """The backend that runs a call, and the reason of each one before it that refused."""
 
-    call: Call
+    problem: Problem
     backend: Backend
     refusals: tuple[tuple[str, str], ...]
 
@@ -56,7 +54,7 @@ class Choice:
     @property
     def kernel(self) -> str | None:
         """The name of what runs the call, where the backend has names."""
-        return self.backend.kernel(self.call)
+        return self.backend.kernel(self.problem)
 
 
 _asked: ContextVar[str | None] = ContextVar("depthwise_backend", default=None)
@@ -98,16 +96,16 @@ def read_environment() -> str:
     return name if name == "auto" else _known(name, "DEPTHWISE_BACKEND")
 
 
-def choose(call: Call) -> Choice:
-    """The backend that runs `call`: the one asked for, or else the first that does not refuse."""
+def choose(problem: Problem) -> Choice:
+    """The backend that runs `problem`: the one asked for, or else the first that does not refuse."""
     asked = asked_backend()
     refusals: list[tuple[str, str]] = []
     for candidate in BACKENDS:
         if asked not in (None, candidate.name):
             continue
-        why = candidate.refusal(call)
+        why = candidate.refusal(problem)
         if why is None:
-            choice = Choice(call, candidate, tuple(refusals))
+            choice = Choice(problem, candidate, tuple(refusals))
             observe = _observer.get()
             if observe is not None:
                 observe(choice)
@@ -116,25 +114,10 @@ def choose(call: Call) -> Choice:
     raise DepthwiseError(f"the backend {asked!r} was asked for and refuses: {refusals[-1][1]}; ask for another or none")
 
 
-def recalled(
-    key: Key, x: Tensor, residual: Tensor | None, tensors: Tensors, window: tuple[object, ...]
-) -> Runner | None:
-    """What ran a call like this one, with the weights as they are; None where the call must be looked at anew.
-
-    key: empty while torch.compile traces; other tracers bring tensors or modes that `find` sees
-    """
-    if not key or is_observed():
-        return None
+def setting_of(setting: Setting) -> Setting:
+    """What tells a call from others, with what was asked of the registry."""
     asked = _asked.get()
-    return recall.find(key if asked is None else (*key, asked), x, residual, tensors, window)
-
-
-def remember(
-    key: Key, x: Tensor, residual: Tensor | None, tensors: Tensors, window: tuple[object, ...], runner: Runner
-) -> None:
-    """Let `recalled` give `runner` for calls like this one."""
-    asked = _asked.get()
-    recall.keep(key if asked is None else (*key, asked), x, residual, tensors, window, runner)
+    return setting if asked is None else (*setting, asked)
 
 
 def is_observed() -> bool:

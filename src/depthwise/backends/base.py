@@ -3,42 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-import torch
 from torch import Tensor
 
 from ..geometry import Geometry
-
-Operation = Literal["depthwise", "separable"]
-Activation = tuple[str, float] | None  # a name of `eager.ACTIVATIONS` and its slope
-Runner = Callable[[Tensor, Tensor | None], Tensor]  # of an input and a residual like those it was made for
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One convolution as a backend is asked for it: everything but the numbers.
-
-    batch, strides: of the input, strides in elements; None where nothing is known of its layout
-    memory_format:  of the result
-    differentiable: a gradient of the result may be asked for
-    traced:         the call is being written into a program
-    """
-
-    operation: Operation
-    geometry: Geometry
-    dtype: torch.dtype
-    device: str
-    batch: int = 1
-    strides: tuple[int, ...] | None = None
-    memory_format: torch.memory_format = torch.contiguous_format
-    activations: tuple[Activation, Activation] = (None, None)
-    residual: bool = False
-    differentiable: bool = False
-    traced: bool = False
+from .calls import Prepared
+from .problem import Activation as Activation
+from .problem import Operation, Problem
 
 
 class Norm(NamedTuple):
@@ -79,6 +54,17 @@ class DepthwiseTensors:
     def weights(self) -> tuple[Tensor | None, ...]:
         return self.weight, self.bias
 
+    @property
+    def named(self) -> dict[str, Tensor | None]:
+        return {"weight": self.weight, "bias": self.bias}
+
+    def arguments(self, g: Geometry) -> list[Any]:
+        """These tensors and `g` in the order of the operator `depthwise_conv`."""
+        return [self.weight, self.bias, *g.window]
+
+    def with_resolved_residual(self) -> DepthwiseTensors:
+        return self
+
 
 @dataclass(frozen=True, slots=True)
 class SeparableTensors:
@@ -95,6 +81,12 @@ class SeparableTensors:
     residual: Tensor | None = None
     depthwise_norm: Norm | None = None
     pointwise_norm: Norm | None = None
+
+    def with_resolved_residual(self) -> SeparableTensors:
+        """The same, the residual no view that negates."""
+        if self.residual is None or not self.residual.is_neg():
+            return self
+        return replace(self, residual=self.residual.resolve_neg())
 
     def arguments(self, g: Geometry) -> list[Any]:
         """These tensors and `g` in the order of the operator `separable_conv`."""
@@ -127,6 +119,17 @@ class SeparableTensors:
         norms = (norm.tensors for norm in self.norms if norm is not None)
         return tuple(chain(own, *norms))
 
+    @property
+    def named(self) -> dict[str, Tensor | None]:
+        """The same, by their names in messages."""
+        own = ("depthwise_weight", "depthwise_bias", "pointwise_weight", "pointwise_bias")
+        named: dict[str, Tensor | None] = {name: getattr(self, name) for name in own}
+        for place, norm in zip(("depthwise_norm", "pointwise_norm"), self.norms, strict=True):
+            for name in Norm._fields if norm is not None else ():
+                if name != "eps":
+                    named[f"{place}.{name}"] = getattr(norm, name)
+        return named
+
 
 def norm_of(tensors: Sequence[Tensor] | None, eps: float) -> Norm | None:
     """The inverse of a norm's part of `SeparableTensors.arguments`."""
@@ -152,38 +155,30 @@ class Backend(ABC):
     summary: ClassVar[str]
 
     @abstractmethod
-    def refusal(self, call: Call) -> str | None:
-        """Why this backend does not run `call`, or None where it does."""
+    def refusal(self, problem: Problem) -> str | None:
+        """Why this backend does not run `problem`, or None where it does."""
 
     @abstractmethod
-    def depthwise(self, x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
-        """The depthwise convolution of `x`, (batch, *g.input_size)."""
+    def run(self, x: Tensor, weights: Weights, problem: Problem) -> Tensor:
+        """The convolution of `x`, (batch, *input_size), with its norms, activations and residual."""
 
-    @abstractmethod
-    def separable(self, x: Tensor, tensors: SeparableTensors, g: Geometry) -> Tensor:
-        """The separable convolution of `x`, (batch, *g.input_size), with its norms, activations and residual."""
+    def prepared(self, x: Tensor, weights: Weights, problem: Problem) -> Prepared | None:  # noqa: ARG002
+        """What runs calls like this one while the weights stay as they are; None: ask anew each time."""
+        return None
+
+    def traced(self, x: Tensor, weights: Weights, problem: Problem) -> Tensor:
+        """`run` written into a program that is being traced."""
+        return self.run(x, weights, problem)
+
+    @property
+    def operators(self) -> Mapping[Operation, Any]:
+        """Its own operators in programs that torch compiles; none where `traced` writes torch's."""
+        return {}
 
     def details(self) -> tuple[str, ...]:
         """What else there is to know of it on this machine, a line each."""
         return ()
 
-    def kernel(self, call: Call) -> str | None:  # noqa: ARG002  most have no names for what they run
-        """The name of what would run `call`."""
+    def kernel(self, problem: Problem) -> str | None:  # noqa: ARG002  most have no names for what they run
+        """The name of what would run `problem`."""
         return None
-
-    def runner(
-        self,
-        x: Tensor,  # noqa: ARG002
-        weights: Weights,  # noqa: ARG002
-        g: Geometry,  # noqa: ARG002
-    ) -> Runner | None:
-        """What runs calls like this one, without asking again, while the weights stay as they are; None: ask."""
-        return None
-
-    def traced_depthwise(self, x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
-        """`depthwise` written into a program that is being traced."""
-        return self.depthwise(x, weight, bias, g)
-
-    def traced_separable(self, x: Tensor, tensors: SeparableTensors, g: Geometry) -> Tensor:
-        """`separable` written into a program that is being traced."""
-        return self.separable(x, tensors, g)

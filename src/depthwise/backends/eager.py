@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..geometry import Geometry
-from .base import Activation, Backend, Call, Norm, SeparableTensors
+from .base import Backend, DepthwiseTensors, Norm, SeparableTensors, Weights
+from .problem import Activation, Problem
 
 CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
@@ -40,18 +41,26 @@ class Eager(Backend):
     name = "eager"
     summary = "PyTorch's own operators"
 
-    def refusal(self, call: Call) -> str | None:  # noqa: ARG002  it supports every call
+    def refusal(self, problem: Problem) -> str | None:  # noqa: ARG002  it supports every one
         return None
 
-    def depthwise(self, x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
-        x, padding = padded(x, g)
-        return CONVOLUTIONS[g.rank](x, weight, bias, g.stride, padding, g.dilation, g.in_channels)
-
-    def separable(self, x: Tensor, tensors: SeparableTensors, g: Geometry) -> Tensor:
-        return by_parts(self.depthwise, x, tensors, g)
+    def run(self, x: Tensor, weights: Weights, problem: Problem) -> Tensor:
+        return convolved(x, weights, problem.geometry)
 
 
 EAGER = Eager()
+
+
+def convolved(x: Tensor, weights: Weights, g: Geometry) -> Tensor:
+    """What PyTorch's operators make of `x`."""
+    if isinstance(weights, DepthwiseTensors):
+        return depthwise(x, weights.weight, weights.bias, g)
+    return by_parts(depthwise, x, weights, g)
+
+
+def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
+    x, padding = padded(x, g)
+    return CONVOLUTIONS[g.rank](x, weight, bias, g.stride, padding, g.dilation, g.in_channels)
 
 
 def by_parts(

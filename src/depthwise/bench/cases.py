@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..backends.base import Operation
+from ..backends.problem import Operation
 from ..cost import SeparableCost, separable_cost
 from ..functional import ActivationName
 from ..geometry import Geometry, IntOrTuple, Padding, geometry

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..backends.base import SeparableTensors
-from ..backends.eager import EAGER, activate
+from ..backends.base import DepthwiseTensors, SeparableTensors
+from ..backends.eager import activate, convolved
 from ..functional import ActivationName, activation_of
 from ..geometry import Geometry
 from .cases import Case, Tensors
@@ -60,9 +60,9 @@ def fault(actual: Tensor, expected: Expected) -> str | None:
 def _computed(t: Tensors, g: Geometry, between: ActivationName, after: ActivationName) -> Tensor:
     first, last = activation_of(between), activation_of(after)
     if t.pointwise_weight is None:
-        return activate(EAGER.depthwise(t.x, t.depthwise_weight, t.depthwise_bias, g), first)
+        return activate(convolved(t.x, DepthwiseTensors(t.depthwise_weight, t.depthwise_bias), g), first)
     weights = (t.depthwise_weight, t.pointwise_weight, t.depthwise_bias, t.pointwise_bias)
-    return EAGER.separable(t.x, SeparableTensors(*weights, first, last, t.residual), g)
+    return convolved(t.x, SeparableTensors(*weights, first, last, t.residual), g)
 
 
 def _magnitude(t: Tensors, case: Case) -> Tensor:

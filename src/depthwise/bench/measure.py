@@ -98,7 +98,7 @@ def _row(
 ) -> Row:
     work = work_of(case, peaks.vector_lanes)
     least = least_seconds(work, peaks)
-    kernels = (choice.backend.kernel(choice.call) for choice in seen)
+    kernels = (choice.backend.kernel(choice.problem) for choice in seen)
     return Row(
         case=case,
         threads=peaks.threads,

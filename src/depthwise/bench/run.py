@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..demo.timing import Effort
 from ..doctor import machine_report
 from ..errors import DepthwiseError
+from ..files import check_writable
 from .cases import MOBILENET_V1
 from .measure import STANDARD, measure, prepared
 from .peaks import measured_peaks
@@ -35,8 +36,8 @@ def run(console: Console, out: Path | None, *, quick: bool = False) -> BenchResu
     """
     if out is not None and out.suffix not in FORMATS:
         raise DepthwiseError(f"the plot goes to a file ending in {', '.join(FORMATS)}; got {out}")
-    if out is not None and not out.parent.is_dir():
-        raise DepthwiseError(f"the plot goes to {out}, and the folder {out.parent} does not exist")
+    if out is not None:
+        check_writable(out)
     if out is not None and find_spec("matplotlib") is None:
         console.print(NO_PLOT, highlight=False, markup=False)
         out = None

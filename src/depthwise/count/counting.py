@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import nn
@@ -11,15 +12,17 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from ..cost import Cost
 from ..tracing import InputSize, OperatorCall, storage, tensors, trace
 from .dense import DenseCosts
+from .gradients import backward_costs
 from .operators import DERIVED, WHOLE, bytes_moved, elements, is_free, kind_of, operator_of, reads
 from .result import Count, Row
 
 
-def count(model: nn.Module, input_size: InputSize) -> Count:
+def count(model: nn.Module, input_size: InputSize, *, backward: bool = False) -> Count:
     """Count a model's cost for one sample, in evaluation mode, without running its arithmetic.
 
     input_size: (channels, *spatial), a tuple of such sizes for several inputs, or example inputs: a tensor or a tuple
-                of tensors, counted as given, with their batch
+                of tensors, counted as given, with their batch; a dict of sizes or examples is keyword arguments
+    backward:   count what the gradients of a training step multiply too
 
     The model is left as it was. Functional calls count as modules do, a module counts once per call.
 
@@ -37,9 +40,10 @@ def count(model: nn.Module, input_size: InputSize) -> Count:
     dense = DenseCosts(learned)
     for number, call in enumerate(calls):
         dense.follow(number, call)
+    gradients: Sequence[Cost | None] = backward_costs(calls, traced.trainable) if backward else [None] * len(calls)
     rows = tuple(
-        Row(call.path, _kind(call, learned), cost, dense.of(number), _output_size(call, traced.batch_size))
-        for number, (call, cost) in enumerate(zip(calls, costs, strict=True))
+        Row(call.path, _kind(call, learned), cost, dense.of(number), _output_size(call, traced.batch_size), gradient)
+        for number, (call, cost, gradient) in enumerate(zip(calls, costs, gradients, strict=True))
     )
     parameters = sum(parameter.numel() for parameter in model.parameters())
     unknown = Counter(call.name for call in calls if operator_of(call) is None)
@@ -51,6 +55,7 @@ def count(model: nn.Module, input_size: InputSize) -> Count:
             parameters=parameters + dense.parameters(costs),
         ),
         unknown=tuple(unknown.items()),
+        backward=_sum([cost for cost in gradients if cost is not None]) if backward else None,
     )
 
 

@@ -19,6 +19,7 @@ class Row:
     dense:       what the dense convolution would cost; Cost() where the pointwise row of the pair has it; None for
                  anything else
     output_size: (channels, *spatial): without the batch, where the first dimension is the batch
+    backward:    what its gradients cost in a training step, where that was asked for
     """
 
     name: str
@@ -26,6 +27,7 @@ class Row:
     cost: Cost
     dense: Cost | None
     output_size: tuple[int, ...]
+    backward: Cost | None = None
 
     @property
     def arithmetic_intensity(self) -> float:
@@ -48,12 +50,14 @@ class Count:
     total:   sum of the rows; its parameters are the model's, each once
     dense:   the same, had every grouped convolution and every depthwise-pointwise pair been dense
     unknown: operators whose arithmetic is not known and counted as 0 (their bytes are counted), with how often
+    backward: what the gradients of a training step cost, where that was asked for
     """
 
     rows: tuple[Row, ...]
     total: Cost
     dense: Cost
     unknown: tuple[tuple[str, int], ...]
+    backward: Cost | None = None
 
     def __repr__(self) -> str:
         return f"Count({len(self.rows)} rows, {self.total})"
@@ -71,4 +75,5 @@ class Count:
             "total": asdict(self.total),
             "dense": asdict(self.dense),
             "unknown": dict(self.unknown),
+            "backward": None if self.backward is None else asdict(self.backward),
         }

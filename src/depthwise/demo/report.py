@@ -8,6 +8,7 @@ from inspect import getsource
 from pathlib import Path
 
 from ..explain import Explanation
+from ..files import write_text
 from ..separate.page import fragment
 from .example import arithmetic, example
 from .network import TRAIN_BATCH, small_cnn
@@ -18,7 +19,7 @@ from .table import headings, layouts, lines, times
 
 
 def write(result: DemoResult, path: Path) -> None:
-    path.write_text(document(result), encoding="utf-8")
+    write_text(path, document(result))
 
 
 def document(result: DemoResult) -> str:

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..count import Count, count
 from ..doctor import machine_report, model_report
-from ..errors import DepthwiseError
+from ..files import check_writable
 from . import report
 from .data import IMAGE_SIZE, Digits, check_extra, load_digits
 from .example import arithmetic, example
@@ -45,8 +45,7 @@ QUICK = Settings(256, 1, 64, Effort(rounds=2, sample_seconds=0.002, limit_second
 def run(console: Console, report_path: Path, *, quick: bool = False) -> DemoResult:
     """Train, separate, compare, print a table and write a page; `quick` takes every step, on too few digits."""
     check_extra()
-    if not report_path.parent.is_dir():
-        raise DepthwiseError(f"the report goes to {report_path}, and the folder {report_path.parent} does not exist")
+    check_writable(report_path)
     settings = QUICK if quick else FULL
     console.print(*arithmetic(example()), sep="\n", highlight=False)
     console.print()

@@ -12,7 +12,17 @@ from torch.nn.modules.conv import _ConvNd
 
 from .. import functional
 from ..errors import DepthwiseError
-from ..geometry import AXES, IntOrTuple, Padding, fixed_padding, padding_pairs, per_axis, positive, torch_padding
+from ..geometry import (
+    AXES,
+    IntOrTuple,
+    Padding,
+    check_countable,
+    fixed_padding,
+    padding_pairs,
+    per_axis,
+    positive,
+    torch_padding,
+)
 
 
 class _DepthwiseConv(_ConvNd):
@@ -35,23 +45,23 @@ class _DepthwiseConv(_ConvNd):
         depth_multiplier: int = 1,
     ) -> None:
         channels = positive(in_channels, "in_channels")
+        filters = channels * positive(depth_multiplier, "depth_multiplier")
+        kernel_size = per_axis(kernel_size, self.rank, "kernel_size")
         stride = per_axis(stride, self.rank, "stride")
         settled = torch_padding(padding, stride)
-        _check_options(padding_mode, dtype)
+        check_countable("the weight", filters, *kernel_size)
         conv: Any = super()
         conv.__init__(
             channels,
-            channels * positive(depth_multiplier, "depth_multiplier"),
-            per_axis(kernel_size, self.rank, "kernel_size"),
+            filters,
+            kernel_size,
             stride,
             # torch's constructor knows neither pairs nor a strided "same".
             0 if settled is None else settled,
             per_axis(dilation, self.rank, "dilation"),
             channels,
-            bias,
-            padding_mode,
-            device,
-            dtype,
+            is_true(bias, "bias"),
+            *checked_options(padding_mode, device, dtype),
         )
         if settled is None:
             self.padding = fixed_padding(padding, self.rank)  # type: ignore[assignment]
@@ -119,19 +129,20 @@ def weight_and_bias(module: nn.Module) -> tuple[Any, Any]:
 
 def pad_input(x: Tensor, conv: _ConvNd) -> tuple[Tensor, Padding]:
     """`x` padded where the convolution pads with other than zeros, and the padding that is left to do."""
-    if conv.padding_mode == "zeros":
+    mode = conv.padding_mode
+    if isinstance(mode, str) and mode == "zeros":
         return x, conv.padding
-    x, unbatched = functional.batched(x, len(conv.kernel_size))
-    functional.check_channels(x, conv.in_channels)
+    _check_mode(mode)
+    x, unbatched = functional.batched(x, len(conv.kernel_size), conv.in_channels)
     pairs = padding_pairs(conv.padding, x.shape[2:], conv.kernel_size, conv.stride, conv.dilation)
-    excess = {"reflect": -1, "circular": 0}.get(conv.padding_mode)
+    excess = {"reflect": -1, "circular": 0}.get(mode)
     for axis, size, pair in zip(AXES[len(pairs)], x.shape[2:], pairs, strict=True):
         if excess is not None and max(pair) > size + excess:
             raise DepthwiseError(
-                f"padding_mode={conv.padding_mode!r} needs padding of at most {size + excess} along the {axis}, "
+                f"padding_mode={mode!r} needs padding of at most {size + excess} along the {axis}, "
                 f"of {size}; got {pair}"
             )
-    padded = F.pad(x, [amount for pair in reversed(pairs) for amount in pair], mode=conv.padding_mode)
+    padded = F.pad(x, [amount for pair in reversed(pairs) for amount in pair], mode=mode)
     return (padded.squeeze(0) if unbatched else padded), 0
 
 
@@ -152,9 +163,30 @@ def call_arguments(layer: Any, channels: list[int], has_bias: bool, groups: int 
     return ", ".join([*map(str, channels), f"kernel_size={layer.kernel_size}", *shown])
 
 
-def _check_options(padding_mode: str, dtype: torch.dtype | None) -> None:
-    modes = ("zeros", "reflect", "replicate", "circular")
-    if padding_mode not in modes:
-        raise DepthwiseError(f"padding_mode is one of {', '.join(modes)}; got {padding_mode!r}")
+def checked_options(padding_mode: object, device: object, dtype: object) -> tuple[str, torch.device | None, Any]:
+    """A constructor's padding_mode, device and dtype, each one that torch knows."""
+    _check_mode(padding_mode)
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise DepthwiseError(f"dtype must be a floating-point torch.dtype; got {dtype}")
+    return str(padding_mode), known_device(device), dtype
+
+
+def _check_mode(padding_mode: object) -> None:
+    modes = ("zeros", "reflect", "replicate", "circular")
+    if not isinstance(padding_mode, str) or padding_mode not in modes:
+        raise DepthwiseError(f"padding_mode is one of {', '.join(modes)}; got {padding_mode!r}")
+
+
+def known_device(device: object) -> torch.device | None:
+    """`device` as torch's own, None where none is asked for."""
+    try:
+        return None if device is None else torch.device(device)  # type: ignore[call-overload]
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+        raise DepthwiseError(f"device must be one that torch knows, such as 'cpu'; got {device!r}") from error
+
+
+def is_true(value: object, name: str) -> bool:
+    """A yes or no as torch's constructors take it, None and 0 and 1 among them."""
+    if value is None or isinstance(value, bool) or (getattr(value, "shape", ()) == () and value in (0, 1)):
+        return bool(value)
+    raise DepthwiseError(f"{name} is True or False; got {value!r}")

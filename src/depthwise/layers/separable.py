@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from math import isfinite
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -12,11 +13,15 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from .. import functional
 from ..backends.base import Norm
+from ..backends.weights import gradients_asked
 from ..errors import DepthwiseError
+from ..folding import BATCH_NORMS
 from ..functional import ActivationName
 from ..geometry import IntOrTuple, Padding, check_groups, positive
-from .conversion import CONVOLUTIONS, from_dense, numbered_to_named, to_dense
-from .depthwise import DEPTHWISE, call_arguments, pad_input, weight_and_bias
+from ..modules import computes_as, is_watched
+from .conversion import CONVOLUTIONS, from_dense, pointwise_convolution, to_dense
+from .depthwise import DEPTHWISE, call_arguments, checked_options, is_true, pad_input, weight_and_bias
+from .state_dicts import adapt_
 
 MakeModule = Callable[..., nn.Module]
 
@@ -28,6 +33,7 @@ class _Joined(NamedTuple):
     weights: tuple[Tensor, Tensor | None, Tensor, Tensor | None]
     activations: tuple[ActivationName, ActivationName]
     norms: tuple[Norm | None, ...]
+    groups: int
 
 
 class _SeparableConv(nn.Module):
@@ -73,8 +79,10 @@ class _SeparableConv(nn.Module):
         self.in_channels = positive(in_channels, "in_channels")
         self.out_channels = positive(out_channels, "out_channels")
         self.groups = positive(groups, "groups")
-        check_groups(in_channels, out_channels, groups)
+        check_groups(self.in_channels, self.out_channels, self.groups)
         self.dense_error: float | None = None
+        bias = is_true(bias, "bias")
+        _, device, dtype = checked_options(padding_mode, device, dtype)
         # A bias between the two convolutions is the pointwise bias over again, unless an activation stands between.
         depthwise_bias = bias and depthwise_norm is None and depthwise_activation is not None
         self.depthwise = DEPTHWISE[self.rank](
@@ -93,8 +101,8 @@ class _SeparableConv(nn.Module):
         to: Any = {"device": device, "dtype": dtype}
         self.depthwise_norm = made("depthwise_norm", depthwise_norm, inner, **to)
         self.depthwise_activation = made("depthwise_activation", depthwise_activation, **to)
-        self.pointwise = CONVOLUTIONS[self.rank](inner, out_channels, 1, groups=groups, bias=bias, **to)
-        self.pointwise_norm = made("pointwise_norm", pointwise_norm, out_channels, **to)
+        self.pointwise = pointwise_convolution(self.rank, inner, self.out_channels, self.groups, bias=bias, **to)
+        self.pointwise_norm = made("pointwise_norm", pointwise_norm, self.out_channels, **to)
         self.pointwise_activation = made("pointwise_activation", pointwise_activation, **to)
         self.reset_parameters()
 
@@ -141,14 +149,18 @@ class _SeparableConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         joined = self._joined()
         if isinstance(joined, str):
-            out, unbatched = functional.batched(x, self.rank)
+            out, unbatched = functional.batched(x, self.rank, self.in_channels)
+            if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+                # Of parts that run on torch's operators no backend hears.
+                gradients_asked((*self.parameters(),))
             for _, module in self.present_parts():
                 out = module(out)
             return out.squeeze(0) if unbatched else out
-        depthwise, weights, activations, norms = joined
+        depthwise, weights, activations, norms, _ = joined
         x, padding = pad_input(x, depthwise)
-        window = (depthwise.stride, padding, depthwise.dilation, self.groups)
-        return functional.separable_conv(self.rank, x, weights, window, activations, None, norms, self.in_channels)
+        window = (depthwise.stride, padding, depthwise.dilation, joined.groups)
+        channels = depthwise.in_channels
+        return functional.separable_conv(self.rank, x, weights, window, activations, None, norms, channels)
 
     def parts_reason(self) -> str | None:
         """Why the parts run one by one, or None where one call does what they do.
@@ -165,32 +177,32 @@ class _SeparableConv(nn.Module):
         modules = self._modules
         depthwise: Any = modules.get("depthwise")
         pointwise: Any = modules.get("pointwise")
-        if type(depthwise) is not DEPTHWISE[self.rank]:
-            return f"depthwise is a {type(depthwise).__name__}"
-        if type(pointwise) is not CONVOLUTIONS[self.rank]:
-            return f"pointwise is a {type(pointwise).__name__}"
+        foreign = _foreign_pair(depthwise, pointwise, self.rank)
+        if foreign is not None:
+            return foreign
         if _has_any_global_hook():
             return "a hook sees every module"
         for name in self.parts:
             module = modules.get(name)
-            if module is not None and _is_watched(module.__dict__):
+            if module is not None and (is_watched(module.__dict__) or module.__dict__.get("_compiled_call_impl")):
                 return f"a hook, or a forward of its own, sees {name}"
         weights = (*weight_and_bias(depthwise), *weight_and_bias(pointwise))
         norms: list[Norm | None] = []
         for name in ("depthwise_norm", "pointwise_norm"):
             module = modules.get(name)
-            norm = None if module is None else _norm(module, weights[0].dtype)
+            norm = None if module is None else _norm(module, self.rank, weights[0].dtype)
             if isinstance(norm, str):
                 return f"{name} {norm}"
             norms.append(norm)
         activations: list[ActivationName] = []
         for name in ("depthwise_activation", "pointwise_activation"):
             module = modules.get(name)
-            if module is not None and not _has_name(module):
+            known = None if module is None else _activation(module)
+            if known is _UNKNOWN:
                 return f"{name} is {module}"
-            activations.append(None if module is None else _ACTIVATION_NAMES[type(module)](module))
+            activations.append(known)
         first, last = activations
-        return _Joined(depthwise, weights, (first, last), tuple(norms) if any(norms) else ())
+        return _Joined(depthwise, weights, (first, last), tuple(norms) if any(norms) else (), pointwise.groups)
 
     def to_dense(self) -> _ConvNd:
         """The dense convolution, nn.Conv1d, 2d or 3d, that computes exactly what this layer does.
@@ -203,7 +215,7 @@ class _SeparableConv(nn.Module):
         >>> torch.allclose(layer.to_dense()(x), layer(x), atol=1e-5)
         True
         """
-        return to_dense(self)
+        return to_dense(self, SEPARABLE[self.rank])
 
     @classmethod
     def from_dense(cls, conv: _ConvNd, depth_multiplier: int = 1) -> Self:
@@ -228,10 +240,10 @@ class _SeparableConv(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Also accept the keys of an nn.Sequential of the same parts: 0.weight, 1.weight, ...
 
-        A depthwise bias there, which this layer leaves out where nothing stands between, becomes part of the pointwise
-        bias: P·b.
+        A depthwise bias, which this layer leaves out where nothing stands between, becomes part of the pointwise bias:
+        P·b.
         """
-        numbered_to_named(self, state_dict, prefix)
+        adapt_(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
@@ -268,29 +280,52 @@ class SeparableConv3d(_SeparableConv):
     rank = 3
 
 
-# What the functional forms call them. Exact types only: a subclass may compute something else.
-_ACTIVATION_NAMES: dict[type[nn.Module], Callable[[Any], ActivationName]] = {
+SEPARABLE: Mapping[int, type[_SeparableConv]] = {1: SeparableConv1d, 2: SeparableConv2d, 3: SeparableConv3d}
+
+# Kernel size and stride, and padding, of a pointwise convolution.
+_POINTWISE = {rank: ((1,) * rank, (0,) * rank) for rank in SEPARABLE}
+
+# What the functional forms call them; what they have no name for is unknown.
+_UNKNOWN: Any = object()
+_ACTIVATIONS: dict[type[nn.Module], Callable[[Any], ActivationName]] = {
     nn.ReLU: lambda _: "relu",
-    nn.ReLU6: lambda _: "relu6",
+    nn.ReLU6: lambda module: "relu6" if (module.min_val, module.max_val) == (0, 6) else _UNKNOWN,
     nn.SiLU: lambda _: "silu",
     nn.Hardswish: lambda _: "hardswish",
     nn.Hardsigmoid: lambda _: "hardsigmoid",
     nn.Sigmoid: lambda _: "sigmoid",
-    nn.GELU: lambda _: "gelu",
-    nn.LeakyReLU: lambda module: ("leaky_relu", module.negative_slope),
-    nn.ELU: lambda module: ("elu", module.alpha),
+    nn.GELU: lambda module: "gelu" if module.approximate == "none" else _UNKNOWN,
+    nn.LeakyReLU: lambda module: _sloped("leaky_relu", module.negative_slope),
+    nn.ELU: lambda module: _sloped("elu", module.alpha),
     nn.Identity: lambda _: None,
 }
 
 
-def _has_name(activation: nn.Module) -> bool:
-    tanh_form = isinstance(activation, nn.GELU) and activation.approximate != "none"
-    return type(activation) in _ACTIVATION_NAMES and not tanh_form
+def _foreign_pair(depthwise: Any, pointwise: Any, rank: int) -> str | None:
+    """What keeps both convolutions from being one call, or None."""
+    if computes_as(type(depthwise), DEPTHWISE[rank]) is None:
+        return f"depthwise is a {type(depthwise).__name__}"
+    if computes_as(type(pointwise), CONVOLUTIONS[rank]) is None:
+        return f"pointwise is a {type(pointwise).__name__}"
+    own, (ones, zeros) = pointwise.__dict__, _POINTWISE[rank]
+    if own["kernel_size"] != ones or own["stride"] != ones or own["padding"] != zeros:
+        return f"pointwise has a window: {pointwise}"
+    return None
 
 
-def _norm(module: nn.Module, dtype: torch.dtype) -> Norm | str:
+def _activation(module: nn.Module) -> ActivationName:
+    base = computes_as(type(module), *_ACTIVATIONS)
+    return _UNKNOWN if base is None else _ACTIVATIONS[base](module)
+
+
+def _sloped(name: str, slope: object) -> ActivationName:
+    # A number that a kernel can be made of; torch also takes NaN, and tensors that may change.
+    return (name, slope) if type(slope) is float and isfinite(slope) else _UNKNOWN
+
+
+def _norm(module: nn.Module, rank: int, dtype: torch.dtype) -> Norm | str:
     """The numbers of a batch norm, or why it does not fold into a convolution before it with weights of `dtype`."""
-    if type(module) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+    if computes_as(type(module), *BATCH_NORMS[rank]) is None:
         return f"is a {type(module).__name__}"
     own = module.__dict__
     buffers, (weight, bias) = own["_buffers"], weight_and_bias(module)
@@ -319,15 +354,3 @@ def made(name: str, make: MakeModule | None, *channels: int, device: Any, dtype:
     if not isinstance(module, nn.Module):
         raise DepthwiseError(f"{name} must make a torch.nn.Module; {make!r} made {module!r}")
     return module.to(device=device, dtype=dtype)
-
-
-def _is_watched(own: dict[str, Any]) -> bool:
-    """Whether something sees, or stands for, the calls of a module with these attributes."""
-    return bool(
-        own["_forward_hooks"]
-        or own["_forward_pre_hooks"]
-        or own["_backward_hooks"]
-        or own["_backward_pre_hooks"]
-        or "forward" in own
-        or own.get("_compiled_call_impl")
-    )

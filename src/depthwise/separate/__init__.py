@@ -1,7 +1,18 @@
 """Trained dense networks made depthwise separable, keeping what they learned."""
 
 from .distillation import Distillation, distill
-from .report import LayerSeparation, Separation
+from .losses import divergence, relative_squares
+from .report import FrontierPoint, LayerSeparation, Separation
 from .separating import separate_, separated_like
 
-__all__ = ["Distillation", "LayerSeparation", "Separation", "distill", "separate_", "separated_like"]
+__all__ = [
+    "Distillation",
+    "FrontierPoint",
+    "LayerSeparation",
+    "Separation",
+    "distill",
+    "divergence",
+    "relative_squares",
+    "separate_",
+    "separated_like",
+]

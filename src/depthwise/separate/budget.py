@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import DepthwiseError
+from .checks import shown
 from .options import Option
 
 
@@ -51,7 +52,7 @@ class Menu:
 def check_budget(budget: object, name: str = "budget") -> float:
     """`budget`, checked to be a share: more than 0, at most 1."""
     if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 < budget <= 1:
-        raise DepthwiseError(f"{name} is a share, more than 0 and at most 1; got {budget!r}")
+        raise DepthwiseError(f"{name} is a share, more than 0 and at most 1; got {shown(budget)}")
     return float(budget)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import isfinite, prod
 from typing import Any
 
@@ -52,11 +53,29 @@ def menus_of(
     return found
 
 
-def choice(menus: Sequence[Menu], budget: float | None, max_error: float | None) -> list[Option]:
-    """One option of each menu: within `budget` together, or each within `max_error`."""
-    if budget is not None:
-        return allocate(menus, budget)
-    return [within_error(menu, 0.0 if max_error is None else max_error) for menu in menus]
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What forms are chosen by: one budget for all layers, or the greatest error of each.
+
+    by_default: whether nobody asked for it
+    """
+
+    budget: float | None
+    max_error: float | None
+    by_default: bool = False
+
+    @property
+    def why_dense(self) -> str:
+        """Why a layer with a choice stays as it is."""
+        return (
+            "the budget has room for it" if self.max_error is None else f"no form is within max_error={self.max_error}"
+        )
+
+    def choose(self, menus: Sequence[Menu]) -> list[Option]:
+        """One option of each menu."""
+        if self.max_error is not None:
+            return [within_error(menu, self.max_error) for menu in menus]
+        return allocate(menus, 1.0 if self.budget is None else self.budget)
 
 
 def bias_of(candidate: Candidate, kernel: Tensor, evidence: AnyEvidence) -> Tensor:

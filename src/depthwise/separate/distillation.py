@@ -7,19 +7,23 @@ processes, each with its own part of the data, in equally many batches; after an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import DepthwiseError
-from .calibration import Adapter, device_of
+from ..geometry import positive
+from .calibration import Adapter, Batch, batch_of, device_of, drawn, loader_of
+from .checks import check_callable, check_number, check_pair
 from .hooks import hooked
+from .losses import Loss, auto, relative_error
+from .progress import shown_count
 from .training import Training
 
 OnEpoch = Callable[[int, float], object]
@@ -40,8 +44,9 @@ def distill(
     *,
     epochs: int = 1,
     lr: float = 1e-3,
+    loss: Literal["auto"] | Loss = "auto",
     temperature: float = 4.0,
-    layers: Sequence[str] = (),
+    layers: str | Sequence[str] = (),
     layer_weight: float = 1.0,
     labels_weight: float = 0.0,
     optimizer: torch.optim.Optimizer | None = None,
@@ -53,17 +58,22 @@ def distill(
 ) -> Distillation:
     """Fine-tune `student`, in place, to give what `teacher` gives; `student` ends in evaluation mode.
 
-    loader:        batches, gone through once an epoch: a tensor, or a tuple whose first item is the input and whose
-                   second is the labels
-    adapter:       makes (inputs, labels or None) of any other batch
-    temperature:   of both softmaxes; their Kullback-Leibler divergence counts its square
+    loader:        batches, gone through once an epoch: a tensor, a tuple or list of the input and its labels, or a dict
+                   of keyword arguments; several inputs are a tuple in the input's place; a tensor or a dict instead of
+                   a loader is one batch
+    adapter:       makes the input of any other batch, such as lambda batch: batch["image"]
+    loss:          "auto", or a callable that gives a scalar of the student's output and the teacher's; "auto" is the
+                   Kullback-Leibler divergence for class logits (batch, classes) and the mean square relative to the
+                   variance of the teacher's for all else, dicts and tuples term by term
+    temperature:   of both softmaxes; the divergence counts its square
     layers:        names of modules in both whose outputs are matched too: relative squared error, `layer_weight` each
-    labels_weight: of the cross-entropy with the labels, beside the divergence
+    labels_weight: of the cross-entropy with the labels, beside the loss
     optimizer:     AdamW at `lr`, falling to 0 along a cosine where the loader has a length; one that is given keeps
                    its rates
     autocast:      torch.bfloat16 or torch.float16 for mixed precision, float16 with a scaled loss
     checkpoint:    a file that the first process saves every epoch to, and all take up from where it exists
     on_epoch:      called with the number of epochs done and the last one's mean loss
+    progress:      a bar on a terminal or in a notebook
 
     >>> from depthwise import SeparableConv2d, distill
     >>> student = nn.Sequential(SeparableConv2d(3, 4, 3), nn.Flatten())
@@ -71,117 +81,161 @@ def distill(
     >>> distill(student, teacher, [torch.randn(8, 3, 3, 3)], progress=False).steps
     1
     """
-    _check(student, teacher, layers, epochs)
-    run = Training(student, optimizer, lr, epochs, loader, autocast)
-    losses = run.resumed(checkpoint)
-    teacher_mode = teacher.training
-    teacher.eval()
-    try:
-        with _bar(run.total, shown=progress) as advance:
-            advance(run.steps)
-            for epoch in range(len(losses), epochs):
-                student.train()
-                run.shuffle(epoch)
-                total = count = 0.0
-                for batch in run.batches:
-                    inputs, labels = _inputs(batch, adapter, device_of(student))
-                    with _autocast(inputs, autocast):
-                        wanted, their_layers = _outputs(teacher, inputs, layers, grad=False)
-                        given, own_layers = _outputs(student, inputs, layers, grad=True)
-                        loss = divergence(given, wanted, temperature)
-                        for own, theirs in zip(own_layers, their_layers, strict=True):
-                            loss = loss + layer_weight * relative_error(own, theirs)
-                        if labels is not None and labels_weight:
-                            loss = loss + labels_weight * F.cross_entropy(given.float(), labels)
-                    run.step(loss)
-                    total, count = total + float(loss.detach()), count + 1
-                    advance(1)
-                if not count:
-                    raise DepthwiseError("the loader gave no batches; an iterator gives its own only once")
-                losses.append(total / count)
-                run.average_buffers()
-                run.save(checkpoint, losses)
-                on_epoch(epoch + 1, losses[-1])
-    finally:
-        teacher.train(teacher_mode)
-        student.eval()
+    layers = (layers,) if isinstance(layers, str) else tuple(layers)
+    epochs = positive(epochs, "epochs")
+    _check(lr, loss, temperature, layer_weight, labels_weight, optimizer, adapter, autocast, on_epoch)
+    check_pair(student, teacher, layers, optimizer)
+    batches = loader_of(loader, "loader")
+    # In inference mode nothing can be trained.
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        run = Training(student, optimizer, lr, epochs, batches, autocast)
+        losses = run.resumed(checkpoint)
+        if iter(batches) is batches and epochs - len(losses) > 1:
+            raise DepthwiseError(
+                f"the loader is an iterator, which gives its batches only once, and epochs={epochs} goes through them "
+                f"{epochs - len(losses)} times; give a list or a DataLoader"
+            )
+        match = _Match(student, teacher, loss, temperature, layers, layer_weight, labels_weight, autocast)
+        teacher_modes = {module: module.training for module in teacher.modules()}
+        teacher.eval()
+        try:
+            with shown_count("distill", run.total, shown=progress) as advance:
+                advance(run.steps)
+                for epoch in range(len(losses), epochs):
+                    student.train()
+                    run.shuffle(epoch)
+                    total = count = 0.0
+                    for part in drawn(run.batches, "the loader"):
+                        batch = batch_of(part, adapter, device_of(student), "training")
+                        missed = match(batch, _labels(part))
+                        run.step(missed)
+                        total, count = total + float(missed.detach()), count + 1
+                        advance(1)
+                    if not count:
+                        raise DepthwiseError("the loader gave no batches; an iterator gives its own only once")
+                    losses.append(total / count)
+                    run.average_buffers()
+                    run.save(checkpoint, losses)
+                    on_epoch(epoch + 1, losses[-1])
+        finally:
+            for module, mode in teacher_modes.items():
+                module.training = mode
+            student.eval()
     return Distillation(tuple(losses), run.steps)
 
 
-def divergence(given: Tensor, wanted: Tensor, temperature: float) -> Tensor:
-    """The mean over samples of KL(softmax(wanted / T), softmax(given / T)) · T²; classes are the second dimension.
+@dataclass(frozen=True, slots=True)
+class _Match:
+    """The loss of a batch: of the outputs, of the layers that are matched too, and of the labels."""
 
-    >>> x = torch.tensor([[1.0, 2.0]])
-    >>> float(divergence(x, x, 2.0))
-    0.0
-    """
-    own, theirs = ((x.float() / temperature).log_softmax(1) for x in (given, wanted))
-    return F.kl_div(own, theirs, reduction="batchmean", log_target=True) * temperature**2
+    student: nn.Module
+    teacher: nn.Module
+    loss: Literal["auto"] | Loss
+    temperature: float
+    layers: tuple[str, ...]
+    layer_weight: float
+    labels_weight: float
+    autocast: torch.dtype | None
+
+    def __call__(self, batch: Batch, labels: Any) -> Tensor:
+        device = device_of(self.student) or torch.device("cpu")
+        with nullcontext() if self.autocast is None else torch.autocast(device.type, self.autocast):
+            with torch.no_grad():
+                wanted, their_layers = _outputs(self.teacher, "the teacher", batch, self.layers)
+            given, own_layers = _outputs(self.student, "the student", batch, self.layers)
+            total = self._of_outputs(given, wanted)
+            for own, theirs in zip(own_layers, their_layers, strict=True):
+                total = total + self.layer_weight * relative_error(own, theirs)
+            if self.labels_weight:
+                total = total + self.labels_weight * _of_labels(given, labels)
+        if not total.requires_grad:
+            raise DepthwiseError(
+                "the loss does not depend on the student's parameters: its forward, or loss=, leaves the gradient out"
+            )
+        if not bool(total.detach().isfinite()):
+            raise DepthwiseError(
+                f"the loss is {float(total.detach())}, and a step would spoil the student; look for infinities in the "
+                f"batch or in the teacher's output, or lower lr="
+            )
+        return total
+
+    def _of_outputs(self, given: Any, wanted: Any) -> Tensor:
+        if isinstance(self.loss, str):
+            return auto(given, wanted, self.temperature)
+        found = self.loss(given, wanted)
+        if not isinstance(found, Tensor) or found.numel() != 1 or not found.is_floating_point():
+            kind = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"type {type(found).__name__}"
+            raise DepthwiseError(f"loss= gives a scalar tensor of the student's output and the teacher's; got {kind}")
+        return found.reshape(())
 
 
-def relative_error(given: Tensor, wanted: Tensor) -> Tensor:
-    """The squared error over the energy of what is wanted."""
-    return (given.float() - wanted.float()).square().sum() / wanted.float().square().sum().clamp_min(1e-12)
-
-
-def _check(student: nn.Module, teacher: nn.Module, layers: Sequence[str], epochs: int) -> None:
-    if student is teacher:
-        raise DepthwiseError("student and teacher are one module; distill from a copy of the dense network")
-    if epochs < 1:
-        raise DepthwiseError(f"epochs must be at least 1; got {epochs}")
-    for name in layers:
-        for network, whose in ((student, "student"), (teacher, "teacher")):
-            if name not in dict(network.named_modules()):
-                raise DepthwiseError(f"layers= names {name}, and the {whose} has no such module")
-
-
-def _inputs(batch: Any, adapter: Adapter | None, device: torch.device | None) -> tuple[Tensor, Tensor | None]:
+def _check(
+    lr: object,
+    loss: object,
+    temperature: object,
+    layer_weight: object,
+    labels_weight: object,
+    optimizer: object,
+    adapter: object,
+    autocast: object,
+    on_epoch: object,
+) -> None:
+    check_number(lr, "lr", above=0)
+    check_number(temperature, "temperature", above=0)
+    check_number(layer_weight, "layer_weight")
+    check_number(labels_weight, "labels_weight")
+    if not callable(loss) and loss != "auto":
+        raise DepthwiseError(f"loss is \"auto\", or takes the student's output and the teacher's; got {loss!r}")
+    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
+        raise DepthwiseError(f"optimizer is one of torch.optim over the student's parameters; got {optimizer!r}")
     if adapter is not None:
-        inputs, labels = adapter(batch)
-    elif isinstance(batch, tuple | list):
-        inputs, labels = batch[0], batch[1] if len(batch) > 1 else None
-    else:
-        inputs, labels = batch, None
-    if not isinstance(inputs, Tensor):
+        check_callable(adapter, "adapter")
+    check_callable(on_epoch, "on_epoch")
+    if autocast not in (None, torch.bfloat16, torch.float16):
+        raise DepthwiseError(f"autocast is torch.bfloat16, torch.float16 or None; got {autocast!r}")
+
+
+def _labels(part: Any) -> Any:
+    return part[1] if isinstance(part, tuple | list) and len(part) > 1 else None
+
+
+def _of_labels(given: Any, labels: Any) -> Tensor:
+    """The cross-entropy of class logits with the labels."""
+    if not isinstance(labels, Tensor):
+        raise DepthwiseError(f"labels_weight= needs batches of inputs and labels, (x, y); got {type(labels).__name__}")
+    if not isinstance(given, Tensor) or given.dim() < 2 or given.shape[1] < 2:
+        shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+        raise DepthwiseError(f"labels_weight= needs logits of several classes, (batch, classes); got {shape}")
+    try:
+        return F.cross_entropy(given.float(), labels.to(given.device))
+    # torch says so where labels and logits do not belong together.
+    except (RuntimeError, ValueError, IndexError) as error:
         raise DepthwiseError(
-            f"a batch is a tensor, or inputs and labels; got {type(batch).__name__}; give adapter=, which makes "
-            f"(inputs, labels or None) of a batch"
-        )
-    return inputs.to(device), None if labels is None else labels.to(device)
+            f"labels of shape {tuple(labels.shape)} and {labels.dtype} do not fit logits of {tuple(given.shape)}: "
+            f"{error}"
+        ) from error
 
 
-def _outputs(network: nn.Module, inputs: Tensor, layers: Sequence[str], *, grad: bool) -> tuple[Tensor, list[Tensor]]:
+def _outputs(network: nn.Module, who: str, batch: Batch, layers: Sequence[str]) -> tuple[Any, list[Tensor]]:
     """What a network and some of its layers give."""
-    found: dict[str, Tensor] = {}
+    found: dict[str, Any] = {}
     with ExitStack() as stack:
-        stack.enter_context(nullcontext() if grad else torch.no_grad())
         for name in layers:
             # What follows may change it in place.
             stack.enter_context(
-                hooked(network.get_submodule(name), lambda _, __, out, name=name: found.update({name: out.clone()}))
+                hooked(network.get_submodule(name), lambda _, __, out, name=name: found.update({name: _cloned(out)}))
             )
-        output = network(inputs)
-    if not isinstance(output, Tensor):
-        raise DepthwiseError(f"distill needs a model that gives one tensor; this one gives {type(output).__name__}")
-    missing = [name for name in layers if name not in found]
-    if missing:
-        raise DepthwiseError(f"layers= names {missing[0]}, and the forward does not call it; leave it out")
+        output = batch.call(network, who, "training")
+    for name in layers:
+        if name not in found:
+            raise DepthwiseError(f"layers= names {name}, and the forward does not call it; leave it out")
+        if not isinstance(found[name], Tensor):
+            raise DepthwiseError(
+                f"layers= names {name}, which gives {found[name].__name__}, not one tensor; leave it out"
+            )
     return output, [found[name] for name in layers]
 
 
-def _autocast(inputs: Tensor, dtype: torch.dtype | None) -> Any:
-    return nullcontext() if dtype is None else torch.autocast(inputs.device.type, dtype)
-
-
-@contextmanager
-def _bar(total: int | None, *, shown: bool) -> Iterator[Callable[[int], None]]:
-    """A progress bar on a terminal, and the call that moves it on."""
-    if not shown:
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("distill", total=total)
-        yield lambda steps: bar.advance(task, steps)
+def _cloned(output: Any) -> Any:
+    """A copy of a tensor; of anything else its type."""
+    return output.clone() if isinstance(output, Tensor) else type(output)

@@ -40,6 +40,7 @@ class Gathering:
         else:
             # Half of the memory: what is computed of the rows takes as much again.
             rows = max(1, LIMIT_BYTES // 2 // (4 * conv.groups * (patch + group_outputs)))
+            images = max(1, images)
             rows = min(rows, images * PLACES)
             self.sums = Sample(conv.groups, patch, group_outputs, rows, self.area, conv.weight.device)
             self.most = max(1, rows // images)

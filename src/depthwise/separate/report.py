@@ -6,11 +6,14 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ..errors import DepthwiseError
+from ..geometry import positive
 from .budget import Menu, allocate, least_budget
-from .options import Form, Option
+from .fields import Fields, wrong
+from .options import Form, Option, Order
+from .whole import Rest
 
 FORMAT = 1
 
@@ -74,6 +77,8 @@ class Separation:
     per:          what multiplications are counted for: "sample", or "output position" where no sizes are known
     output_error: of the network's output, relative, on the calibration data; None without
     samples:      that were calibrated with, over all processes
+    remarks:      sentences on the whole, such as that the samples were few
+    elsewhere:    multiplications in all but the layers with a choice, by kind; None where they were not counted
     """
 
     layers: tuple[LayerSeparation, ...]
@@ -82,6 +87,8 @@ class Separation:
     max_error: float | None
     output_error: float | None
     samples: int
+    remarks: tuple[str, ...] = ()
+    elsewhere: tuple[Rest, ...] | None = None
 
     @property
     def separated(self) -> tuple[LayerSeparation, ...]:
@@ -106,6 +113,22 @@ class Separation:
         return self.multiplications_after / self.multiplications_before if self.multiplications_before else 1.0
 
     @property
+    def whole_before(self) -> int | None:
+        """Multiplications of the whole dense network."""
+        return None if self.elsewhere is None else self.multiplications_before + self._rest
+
+    @property
+    def whole_share(self) -> float | None:
+        """Multiplications now per multiplication before, over the whole network; None where not counted."""
+        if not self.whole_before:
+            return None
+        return (self.multiplications_after + self._rest) / self.whole_before
+
+    @property
+    def _rest(self) -> int:
+        return sum(rest.multiplications for rest in self.elsewhere or ())
+
+    @property
     def predicted_error(self) -> float:
         """At the network's output, as `frontier` reckons it, of the forms that were taken."""
         menus = ((Menu(layer.name, layer.options, layer.sensitivity), layer) for layer in self.touchable)
@@ -117,6 +140,7 @@ class Separation:
 
         The error is the sum of the layers' own, each as it arrives at the network's output: a proxy for accuracy.
         """
+        points = positive(points, "points")
         menus = [Menu(layer.name, layer.options, layer.sensitivity) for layer in self.touchable]
         least = least_budget(menus)
         found = []
@@ -138,24 +162,47 @@ class Separation:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Separation:
+        """The report that `to_dict` gave; every field is checked, and one that is wrong is named."""
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise DepthwiseError(f"this is no report of a separation in format {FORMAT}")
-        try:
-            fields = {name: content[name] for name in ("per", "budget", "max_error", "output_error", "samples")}
-            return cls(layers=tuple(_layer(layer) for layer in content["layers"]), **fields)
-        except (KeyError, TypeError) as error:
-            raise DepthwiseError(f"the report of a separation is not whole: {type(error).__name__}: {error}") from error
+        fields = Fields(content)
+        report = cls(
+            per=fields.text("per", "sample", "output position"),
+            budget=fields.share_or_none("budget"),
+            max_error=fields.share_or_none("max_error"),
+            output_error=fields.number_or_none("output_error"),
+            samples=fields.whole("samples", 0),
+            layers=tuple(_layer(layer) for layer in fields.objects("layers")),
+            remarks=fields.texts("remarks") if fields.has_value("remarks") else (),
+            elsewhere=tuple(_rest(rest) for rest in fields.objects("elsewhere"))
+            if fields.has_value("elsewhere")
+            else None,
+        )
+        names = [layer.name for layer in report.layers]
+        for place, name in enumerate(names):
+            if name in names[:place]:
+                raise wrong(f"layers[{place}].name", "a layer that did not come before", name)
+        if fields.has_value("totals"):
+            totals = fields.object("totals")
+            for name in ("multiplications_before", "multiplications_after"):
+                if totals.whole(name, 0) != getattr(report, name):
+                    raise wrong(f"totals.{name}", f"{getattr(report, name)}, the sum", totals.content[name])
+        return report
 
     def save(self, path: str | Path) -> None:
         """Write the report as JSON, to stand beside the weights."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        try:
+            Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        except (OSError, TypeError) as error:
+            raise DepthwiseError(f"the report cannot be written to {path}: {error}") from error
 
     @classmethod
     def load(cls, path: str | Path) -> Separation:
         """The report that `save` wrote."""
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        # JSON that is nested too deep ends in a RecursionError.
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise DepthwiseError(f"{path} does not load as the report of a separation: {error}") from error
         return cls.from_dict(content)
 
@@ -175,10 +222,38 @@ class Separation:
         return fragment(self)
 
 
-def _layer(content: dict[str, Any]) -> LayerSeparation:
-    options = tuple(_option(option) for option in content["options"])
-    return LayerSeparation(**{**content, "form": Form(**content["form"]), "options": options})
+def _layer(fields: Fields) -> LayerSeparation:
+    options = tuple(
+        Option(_form(option.object("form")), option.number("error")) for option in fields.objects("options")
+    )
+    layer = LayerSeparation(
+        name=fields.text("name"),
+        form=_form(fields.object("form")),
+        multiplications_before=fields.whole("multiplications_before", 0),
+        relative_error=fields.number("relative_error"),
+        cumulative_error=fields.number_or_none("cumulative_error"),
+        svd_error=fields.number_or_none("svd_error"),
+        unseen=fields.whole("unseen", 0),
+        reason=fields.text("reason"),
+        options=options,
+        sensitivity=fields.number("sensitivity"),
+    )
+    dense = Form("dense", 1, layer.multiplications_before)
+    forms = [option.form for option in options] or [dense]
+    if forms[0] != dense:
+        raise wrong(f"{fields.place}.options[0].form", f"the dense one, {dense}", asdict(forms[0]))
+    if layer.form not in forms:
+        raise wrong(f"{fields.place}.form", "one of its options, or the dense one without", asdict(layer.form))
+    return layer
 
 
-def _option(content: dict[str, Any]) -> Option:
-    return Option(Form(**content["form"]), content["error"])
+def _rest(fields: Fields) -> Rest:
+    return Rest(fields.text("kind"), fields.whole("multiplications", 0))
+
+
+def _form(fields: Fields) -> Form:
+    order: Any = fields.text("order", *get_args(Order))
+    form = Form(order, fields.whole("multiplier", 1), fields.whole("multiplications", 0))
+    if form.multiplier > 1 and order != "depthwise first":
+        raise wrong(f"{fields.place}.multiplier", f"1, as it is {order}", form.multiplier)
+    return form

@@ -11,11 +11,11 @@ All of it happens on a copy; the model is touched when nothing can fail any more
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
-from dataclasses import replace
-from math import isfinite, prod, sqrt
+from math import isfinite, sqrt
 from typing import Any
 
 import torch
@@ -26,21 +26,24 @@ from torch.nn.modules.conv import _ConvNd
 from ..errors import DepthwiseError
 from ..geometry import positive
 from .arriving import error_at_output
-from .budget import Menu, check_budget
+from .budget import check_budget
 from .building import built, replace_
 from .calibration import Adapter, Batch, batches_of, device_of
-from .checks import check_model
-from .choosing import OnStep, bias_of, choice, menus_of
-from .fitting import fit, kernel_of, put_, start
-from .gathering import evidence_between
+from .checks import check_callable, check_fits, check_model
+from .choosing import Goal, OnStep
 from .hooks import hooked
-from .norms import move_, reestimate_
-from .options import Option
-from .processes import add_up_, together
+from .processes import from_first, together
+from .progress import shown_steps
 from .report import LayerSeparation, Separation
-from .survey import Candidate, Where, norm_of, survey
+from .selection import Chosen, Where, chosen_by
+from .student import Student, student_of
+from .survey import Candidate, Left, survey
+from .trial import counted, enough
+from .whole import Rest, elsewhere
 
 DEFAULT_BUDGET = 0.5
+# Of the network's multiplications: layers with a choice that are less are not worth an error.
+WORTH = 0.1
 
 
 def separate_(
@@ -53,22 +56,27 @@ def separate_(
     adapter: Adapter | None = None,
     input_size: Sequence[int] | Sequence[Sequence[int]] | None = None,
     on_step: OnStep = lambda *_: None,
+    progress: bool = True,
 ) -> Separation:
     """Make the dense convolutions of a trained network depthwise separable, in place, and say what it cost.
 
-    calibration: unlabelled samples, a few hundred: a tensor of them, one batch (a tuple is called as model(*batch), a
-                 dict as model(**batch)), or any iterable of batches; None takes the weights alone: plain SVD
+    calibration: unlabelled samples, a few hundred: a tensor of them, a dict of keyword arguments, or an iterable of
+                 batches, such as a DataLoader; of a batch that is a tuple or a list the first element is the input, and
+                 labels are left out; several inputs are a tuple in its place. None takes the weights alone: plain SVD
     budget:      share of the dense multiplications, over the layers with a cheaper form; 0.5 where nothing is given
     max_error:   or: the greatest relative error of each layer's output, that layer separated alone; errors add up on
                  the way to the network's output, which `output_error` of the report tells
-    where:       where(name, convolution) says which layers may change; all where not given
-    adapter:     makes of each batch what the model is called with, such as lambda batch: batch[0]
+    where:       which layers may change, all where not given: a name, of a layer or of a module with layers, a pattern
+                 such as "features.*", a list of those, or where(name, convolution)
+    adapter:     makes the input of any other batch, such as lambda batch: batch["image"]
     input_size:  (channels, *spatial), or one for each input, to count multiplications where there is no calibration
     on_step:     called with what was done, how many of it, and of how many
+    progress:    bars on a terminal or in a notebook
 
     The model is in evaluation mode. Layers become SeparableConv*, or the blueprint block of `depthwise.blocks` where
-    pointwise first is better. With `torch.distributed` initialised each process gives its part of the data. The model
-    is unchanged, bit for bit, where an error is raised.
+    pointwise first is better. Where samples are few, a fit to most of them is tried on the others first; where it is
+    worse there than the weights alone, those are used, and a warning says so. With `torch.distributed` initialised each
+    process gives its part of the data. The model is unchanged, bit for bit, where an error is raised.
 
     >>> from depthwise import separate_
     >>> model = nn.Sequential(nn.Conv2d(8, 16, 3, bias=False), nn.BatchNorm2d(16), nn.ReLU()).eval()
@@ -78,18 +86,24 @@ def separate_(
     """
     if budget is not None and max_error is not None:
         raise DepthwiseError("give either budget= or max_error=, not both")
+    by_default = budget is None and max_error is None
     if max_error is not None:
         check_budget(max_error, "max_error")
     elif budget is None:
         budget = DEFAULT_BUDGET
     if budget is not None:
         check_budget(budget)
+    for name, given in (("adapter", adapter), ("on_step", on_step)):
+        if given is not None:
+            check_callable(given, name)
     check_model(model)
-    with together():
-        batches = None if calibration is None else batches_of(calibration, adapter, device_of(model))
-    # Inside of it tensors have no versions, and what is made cannot be trained.
-    with torch.inference_mode(mode=False), _own_random_state(model):
-        return _separated(model, batches, budget, max_error, where, input_size, on_step)
+    # Inside of inference mode tensors have no versions, and what is made cannot be trained.
+    with torch.inference_mode(mode=False), torch.no_grad(), _own_random_state(model):
+        with together():
+            chosen = None if where is None else chosen_by(model, where)
+            batches = None if calibration is None else batches_of(calibration, adapter, device_of(model))
+        with shown_steps(on_step, shown=progress) as steps:
+            return _separated(model, batches, Goal(budget, max_error, by_default=by_default), chosen, input_size, steps)
 
 
 def separated_like(model: nn.Module, report: Separation) -> nn.Module:
@@ -103,8 +117,15 @@ def separated_like(model: nn.Module, report: Separation) -> nn.Module:
     >>> separated_like(nn.Sequential(nn.Conv2d(8, 16, 3)), report).load_state_dict(model.state_dict())
     <All keys matched successfully>
     """
-    copy = deepcopy(model)
-    with _own_random_state(model):
+    if not isinstance(model, nn.Module):
+        raise DepthwiseError(f"separated_like takes a torch.nn.Module; got {type(model).__name__}")
+    if not isinstance(report, Separation):
+        raise DepthwiseError(
+            f"separated_like takes the report that separate_ gave, or Separation.load(path); got "
+            f"{type(report).__name__}"
+        )
+    with torch.inference_mode(mode=False), _own_random_state(model):
+        copy = deepcopy(model)
         for layer in report.separated:
             try:
                 conv = copy.get_submodule(layer.name)
@@ -114,6 +135,7 @@ def separated_like(model: nn.Module, report: Separation) -> nn.Module:
                 raise DepthwiseError(
                     f"the report separates {layer.name}, a dense convolution; the model has {type(conv).__name__} there"
                 )
+            check_fits(conv, layer)
             replace_(copy, layer.name, built(conv, layer.form))
     return copy
 
@@ -121,88 +143,63 @@ def separated_like(model: nn.Module, report: Separation) -> nn.Module:
 def _separated(
     model: nn.Module,
     batches: list[Batch] | None,
-    budget: float | None,
-    max_error: float | None,
-    where: Where | None,
+    goal: Goal,
+    where: Chosen | None,
     input_size: Sequence[int] | Sequence[Sequence[int]] | None,
     on_step: OnStep,
 ) -> Separation:
     example = batches[0] if batches is not None else None if input_size is None else _zeros(model, input_size)
     candidates, left = survey(model, example, where)
-    menus = menus_of(model, candidates, batches, on_step)
-    taken = choice(menus, budget, max_error)
-    why_dense = "the budget has room for it" if budget is not None else f"no form is within max_error={max_error}"
-    student = deepcopy(model)
-    done = []
-    for candidate, menu, option in zip(candidates, menus, taken, strict=True):
-        done.append(_one_(model, student, candidate, menu, option, batches, why_dense))
-        on_step("separate", len(done), len(candidates))
-    separated = [layer.name for layer in done if layer.separated]
-    output_error = None
+    samples = 0 if batches is None else counted(batches, device_of(model))
+    rest = from_first(elsewhere(model, example, {candidate.name for candidate in candidates}))
+    candidates, left, remarks = _worth_it(candidates, left, rest, goal)
+    fitting = batches
     if batches is not None:
-        reestimate_(model, student, batches)
-        output_error = _output_error(model, student, batches, separated)
-    _transplant_(model, student, separated)
+        fitting, few = enough(model, candidates, batches, samples, goal, on_step)
+        remarks += few
+    student = student_of(model, candidates, fitting, goal, on_step)
+    output_error = None if batches is None else _output_error(model, student, batches)
+    for remark in remarks:
+        warnings.warn(remark, stacklevel=3)
+    _transplant_(model, student)
     stay = [LayerSeparation(each.name, each.dense, each.dense.multiplications, reason=each.reason) for each in left]
     places = {name: place for place, (name, _) in enumerate(model.named_modules())}
     return Separation(
-        layers=tuple(sorted([*done, *stay], key=lambda layer: places[layer.name])),
+        layers=tuple(sorted([*student.layers, *stay], key=lambda layer: places[layer.name])),
         per="output position" if example is None else "sample",
-        budget=budget,
-        max_error=max_error,
+        budget=goal.budget,
+        max_error=goal.max_error,
         output_error=output_error,
-        samples=0 if batches is None else _total(sum(batch.samples for batch in batches), model),
+        samples=samples,
+        remarks=remarks,
+        elsewhere=rest,
     )
 
 
-def _one_(
-    model: nn.Module,
-    student: nn.Module,
-    candidate: Candidate,
-    menu: Menu,
-    option: Option,
-    batches: Sequence[Batch] | None,
-    why_dense: str,
-) -> LayerSeparation:
-    """Put one layer's chosen form into `student`, which is separated up to there."""
-    conv, form = candidate.conv, option.form
-    row = LayerSeparation(
-        candidate.name,
-        form,
-        candidate.dense.multiplications,
-        option.error,
-        options=menu.options,
-        sensitivity=menu.sensitivity,
-    )
-    if form.order == "dense":
-        return replace(row, reason=why_dense)
-    layer = built(conv, form)
-    if batches is None:
-        put_(layer, start(kernel_of(conv), form, prod(conv.kernel_size)), conv.bias)
-        replace_(student, candidate.name, layer)
-        return replace(row, svd_error=option.error)
-    evidence = evidence_between(model, student, candidate, batches)
-    found = fit(conv, form, evidence)
-    kernel = found.factors.kernel
-    put_(layer, found.factors, bias_of(candidate, kernel, evidence))
-    replace_(student, candidate.name, layer)
-    original, norm = norm_of(model, candidate), norm_of(student, candidate)
-    if original is not None and norm is not None:
-        # What the layers after it see is what they will see in the end.
-        wanted = evidence.target_mean.flatten()
-        mean = wanted if conv.bias is not None else (kernel @ evidence.patch_mean.unsqueeze(2)).flatten()
-        move_(norm, original, wanted, evidence.energy.flatten(), mean, evidence.variance(kernel).flatten())
-    return replace(row, cumulative_error=found.error, svd_error=found.svd_error, unseen=found.unseen)
+def _worth_it(
+    candidates: list[Candidate], left: list[Left], rest: tuple[Rest, ...] | None, goal: Goal
+) -> tuple[list[Candidate], list[Left], tuple[str, ...]]:
+    """The candidates, or none of them where they are too little of the network and no budget was asked for."""
+    dense = sum(candidate.dense.multiplications for candidate in candidates)
+    whole = dense + sum(each.multiplications for each in rest or ())
+    if rest is None or not candidates or dense >= WORTH * whole:
+        return candidates, left, ()
+    words = f"the layers with a choice are {100 * dense / whole:.1f} of 100 multiplications of the network"
+    if not goal.by_default:
+        return candidates, left, (f"{words}: there is little to gain",)
+    reason = "there is nothing to gain in them"
+    stay = [Left(candidate.name, candidate.dense, reason) for candidate in candidates]
+    return [], [*left, *stay], (f"{words}: {reason}, and they stay as they are; budget= separates them all the same",)
 
 
-def _output_error(model: nn.Module, student: nn.Module, batches: Sequence[Batch], separated: list[str]) -> float:
+def _output_error(model: nn.Module, student: Student, batches: Sequence[Batch]) -> float:
     """The relative error of the network's output; raises where a separated layer is not called, or gives NaN."""
     called: set[str] = set()
     with ExitStack() as stack:
-        for name in separated:
-            stack.enter_context(hooked(student.get_submodule(name), lambda *_, name=name: called.add(name)))
-        error = error_at_output(model, lambda batch: batch.run(student), batches)
-    missing = [name for name in separated if name not in called]
+        for name in student.separated:
+            stack.enter_context(hooked(student.network.get_submodule(name), lambda *_, name=name: called.add(name)))
+        error = error_at_output(model, lambda batch: batch.run(student.network), batches)
+    missing = [name for name in student.separated if name not in called]
     if missing:
         raise DepthwiseError(
             f"the model does not call the separable layer that stands at {missing[0]}: it keeps the dense convolution "
@@ -213,31 +210,32 @@ def _output_error(model: nn.Module, student: nn.Module, batches: Sequence[Batch]
     return sqrt(error)
 
 
-def _transplant_(model: nn.Module, student: nn.Module, separated: list[str]) -> None:
+def _transplant_(model: nn.Module, student: Student) -> None:
     """Make `model` what `student` became: its separated layers, and its norms' statistics."""
-    for name in separated:
-        replace_(model, name, student.get_submodule(name))
+    for name in student.separated:
+        replace_(model, name, student.network.get_submodule(name))
     for name, norm in model.named_modules():
-        copy = student.get_submodule(name)
+        copy = student.network.get_submodule(name)
         if isinstance(norm, _BatchNorm) and isinstance(copy, _BatchNorm):
             for own, new in ((norm.running_mean, copy.running_mean), (norm.running_var, copy.running_var)):
                 if own is not None and new is not None and not torch.equal(own, new):
-                    own.copy_(new)
+                    # What was made in inference mode is changed there only.
+                    with torch.inference_mode(mode=own.is_inference()):
+                        own.copy_(new)
 
 
 def _zeros(model: nn.Module, input_size: Any) -> Batch:
-    if not isinstance(input_size, Sequence) or not input_size:
+    if not isinstance(input_size, Sequence) or not input_size or isinstance(input_size, str | bytes):
         raise DepthwiseError(f"input_size is (channels, *spatial), or a tuple of them; got {input_size!r}")
     sizes = input_size if isinstance(input_size[0], Sequence) else (input_size,)
+    sizes = [(1, *(positive(n, "input_size") for n in size)) for size in sizes]
     floating = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), torch.empty(0))
-    zeros = (floating.detach().new_zeros((1, *(positive(n, "input_size") for n in size))) for size in sizes)
-    return Batch(tuple(zeros), {}, 1)
-
-
-def _total(samples: int, model: nn.Module) -> int:
-    total = torch.tensor([float(samples)], dtype=torch.float64, device=device_of(model))
-    add_up_(total)
-    return int(total)
+    try:
+        zeros = tuple(floating.detach().new_zeros(size) for size in sizes)
+    # torch says so where memory, or a number of 64 bits, does not suffice.
+    except RuntimeError as error:
+        raise DepthwiseError(f"input_size={input_size!r} is more than fits in memory: {error}") from error
+    return Batch(zeros, {}, 1)
 
 
 @contextmanager

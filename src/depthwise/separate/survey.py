@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
@@ -16,9 +15,8 @@ from .calibration import Batch
 from .moments import LIMIT_BYTES, moments_bytes
 from .options import Form, Positions, cheaper_forms, dense_form
 from .processes import from_first, together
+from .selection import Chosen
 from .watching import Seen, watched
-
-Where = Callable[[str, nn.Module], bool]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +48,7 @@ class Left:
     reason: str
 
 
-def survey(model: nn.Module, batch: Batch | None, where: Where | None) -> tuple[list[Candidate], list[Left]]:
+def survey(model: nn.Module, batch: Batch | None, where: Chosen | None) -> tuple[list[Candidate], list[Left]]:
     """Candidates in the order they run, and the convolutions that stay; without a batch, one output position each.
 
     What the first process's batch shows counts for all processes: their sizes may differ.
@@ -79,12 +77,14 @@ def survey(model: nn.Module, batch: Batch | None, where: Where | None) -> tuple[
     return candidates, left
 
 
-def _reason(name: str, conv: _ConvNd, where: Where | None, used: Counter[int]) -> str | None:
+def _reason(name: str, conv: _ConvNd, where: Chosen | None, used: Counter[int]) -> str | None:
     """Why a convolution stays whatever it costs."""
     if where is not None and not where(name, conv):
         return "excluded by where="
     if 1 < conv.in_channels == conv.groups and not conv.transposed:
         return "already depthwise"
+    if conv.transposed:
+        return "transposed convolutions are not separated"
     if type(conv) is not CONVOLUTIONS.get(len(conv.kernel_size)):
         return f"is a {type(conv).__name__}, not torch's own convolution"
     if prod(conv.kernel_size) == 1:

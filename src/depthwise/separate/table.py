@@ -1,4 +1,4 @@
-"""The report of a separation as text: one row a layer, the totals below, then what stays and why."""
+"""The report of a separation as text: the totals, one row a layer, then what stays and why."""
 
 from __future__ import annotations
 
@@ -37,25 +37,48 @@ def error(value: float | None) -> str:
 
 def totals(report: Separation) -> list[str]:
     """Sentences on the whole."""
-    found = [
+    found = []
+    if report.whole_share is not None:
+        found.append(
+            f"{_of_100(report.whole_share)} multiplications of the network stay; of the layers with a choice, "
+            f"{_of_100(report.share)}"
+        )
+        found.append(f"the rest of the network: {_rest(report)}")
+    found.append(
         f"{len(report.separated)} of {len(report.layers)} convolutions separated: {report.multiplications_after:,} of "
         f"{report.multiplications_before:,} multiplications per {report.per}, {report.share:.1%}, in the layers with a "
         f"choice"
-    ]
+    )
     if report.output_error is not None:
         found.append(f"relative error of the network's output on {report.samples:,} samples: {report.output_error:.4f}")
-    return found
+    return found + list(report.remarks)
+
+
+def _of_100(share: float) -> str:
+    return f"{100 * share:.0f} of 100"
+
+
+def _rest(report: Separation) -> str:
+    """The kinds of the other operators, with the share of the dense network's multiplications of the largest."""
+    whole = max(1, report.whole_before or 0)
+    kinds = [f"{_of_100(rest.multiplications / whole)} {rest.kind}" for rest in report.elsewhere or ()]
+    return ", ".join([*kinds[:4], *(["..."] if len(kinds) > 4 else [])]) or "nothing"
 
 
 def notes(report: Separation) -> list[str]:
-    """A sentence for each layer that stays, or that the calibration data did not show wholly."""
+    """A sentence for each reason why layers stay, and for each that the calibration data did not show wholly."""
+    reasons: dict[str, list[str]] = {}
+    for layer in report.layers:
+        if layer.reason:
+            reasons.setdefault(layer.reason, []).append(layer.name)
+    stay = [f"{len(names)} stay dense, {reason}: {', '.join(names)}" for reason, names in reasons.items()]
     unseen = [
         f"{layer.name}: the calibration data leave {layer.unseen} directions of its inputs unseen; there it keeps the "
         f"SVD's weights"
         for layer in report.separated
         if layer.unseen
     ]
-    return [f"{layer.name} stays dense: {layer.reason}" for layer in report.layers if layer.reason] + unseen
+    return stay + unseen
 
 
 def text_table(report: Separation) -> str:
@@ -63,7 +86,8 @@ def text_table(report: Separation) -> str:
     widths = [max(len(cells[column]) for cells in table) for column in range(len(COLUMNS))]
     lines = ["  ".join(_aligned(cells, widths)).rstrip() for cells in table]
     rule = "-" * max(map(len, lines))
-    return "\n".join([lines[0], rule, *lines[1:], rule, *totals(report), *notes(report)])
+    shown = [rule, lines[0], rule, *lines[1:], rule] if len(lines) > 1 else []
+    return "\n".join([*totals(report), *shown, *notes(report)])
 
 
 def _aligned(cells: tuple[str, ...], widths: list[int]) -> list[str]:

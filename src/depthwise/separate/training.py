@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sized
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from ..errors import DepthwiseError
 from .calibration import device_of
-from .processes import add_up_, from_first, several
+from .checks import is_finite_number
+from .processes import add_up_, from_first, several, together
 
 
 class Training:
@@ -31,6 +33,8 @@ class Training:
         self.student = student
         self.batches = loader
         length = _length(loader)
+        if length == 0:
+            raise DepthwiseError("the loader has no batches: its length is 0")
         self.total = None if length is None else epochs * length
         self.steps = 0
         self.parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
@@ -77,7 +81,7 @@ class Training:
 
     def save(self, path: str | Path | None, losses: list[float]) -> None:
         """Write everything that a later run needs; the first process does, and the file is whole or not there."""
-        if path is None or (several() and torch.distributed.get_rank() > 0):
+        if path is None or _later_process():
             return
         state = {name: part.state_dict() for name, part in self._parts().items()}
         unfinished = Path(f"{path}.unfinished")
@@ -91,21 +95,46 @@ class Training:
         """
         if path is None:
             return []
-        state = from_first(_loaded(path))
+        with together():
+            own = None if _later_process() else _loaded(path)
+        state = from_first(own)
         if state is None:
             return []
         if state.keys() != {*self._parts(), "losses", "steps"}:
-            raise DepthwiseError(f"{path} is no checkpoint of this fine-tuning: it holds {', '.join(state)}")
+            raise DepthwiseError(f"{path} is no checkpoint of this fine-tuning: it holds {', '.join(map(str, state))}")
+        losses, steps = state["losses"], state["steps"]
+        if not isinstance(losses, list) or not all(map(is_finite_number, losses)) or not isinstance(steps, int):
+            raise DepthwiseError(f"{path} is no checkpoint of this fine-tuning: its losses or steps are no numbers")
         for name, part in self._parts().items():
-            part.load_state_dict(state[name])
-        self.steps = state["steps"]
-        return list(state["losses"])
+            try:
+                part.load_state_dict(state[name])
+            # torch and its optimizers say in many ways that a state is another's.
+            except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+                raise DepthwiseError(f"{path} does not fit this fine-tuning: its {name}: {error}") from error
+        self.steps = steps
+        return list(losses)
+
+
+def _later_process() -> bool:
+    return several() and torch.distributed.get_rank() > 0
 
 
 def _loaded(path: str | Path) -> dict[str, Any] | None:
-    if (several() and torch.distributed.get_rank() > 0) or not Path(path).exists():
-        return None
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    """What the file holds, None where there is none; that one can be written there is tried before any work."""
+    try:
+        unfinished = Path(f"{path}.unfinished")
+        unfinished.touch()
+        unfinished.unlink()
+        if not Path(path).exists():
+            return None
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise DepthwiseError(f"checkpoint={str(path)!r} cannot be written or read: {error}") from error
+    # torch.load says in many ways that a file is none of its own.
+    except (RuntimeError, ValueError, EOFError, KeyError, UnpicklingError) as error:
+        raise DepthwiseError(f"{path} is no checkpoint of this fine-tuning: {error}") from error
+    if not isinstance(state, dict):
+        raise DepthwiseError(f"{path} is no checkpoint of this fine-tuning: it holds a {type(state).__name__}")
     return state
 
 
@@ -114,7 +143,7 @@ def _length(loader: Iterable[Any]) -> int | None:
     try:
         return len(loader) if isinstance(loader, Sized) else None
     # A DataLoader over an iterable data set has a length that raises.
-    except TypeError:
+    except (TypeError, NotImplementedError):
         return None
 
 

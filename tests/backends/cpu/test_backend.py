@@ -18,8 +18,10 @@ from torch.utils.flop_counter import FlopCounterMode
 import depthwise
 from depthwise import DepthwiseConv2d, DepthwiseError, SeparableConv1d, SeparableConv2d, SeparableConv3d, functional
 from depthwise.backends import CPU, EAGER, Choice, choose, observed_choices
-from depthwise.backends.base import Call, Norm
-from depthwise.backends.cpu import _machine_refusal, jit, launch, machine
+from depthwise.backends.base import Norm
+from depthwise.backends.cpu import _machine_refusal, launch, machine
+from depthwise.backends.cpu.run import jit
+from depthwise.backends.problem import Problem
 from depthwise.doctor import machine_report, model_report
 from depthwise.geometry import geometry
 from tests.support.cases import LAYOUTS
@@ -31,8 +33,8 @@ NO_LLVMLITE = "llvmlite cannot be imported: No module named 'llvmlite'"
 NO_MACHINE = "this CPU has neither AVX2 with FMA, nor AVX-512, nor NEON"
 
 
-def call(dtype: torch.dtype = torch.float32, device: str = "cpu") -> Call:
-    return Call("depthwise", geometry((8, 9, 9), 3), dtype, device)
+def call(dtype: torch.dtype = torch.float32, device: str = "cpu") -> Problem:
+    return Problem("depthwise", geometry((8, 9, 9), 3), dtype, device)
 
 
 def chosen(function: Any, *arguments: Any, **options: Any) -> list[Choice]:
@@ -143,7 +145,7 @@ class TestRefusals:
             launch.machine()
 
     def test_a_traced_program_that_computes_gradients(self) -> None:
-        traced = Call("depthwise", geometry((8, 9, 9), 3), torch.float32, "cpu", differentiable=True, traced=True)
+        traced = Problem("depthwise", geometry((8, 9, 9), 3), torch.float32, "cpu", differentiable=True, traced=True)
         assert CPU.refusal(traced) == "a program that computes gradients is being traced"
 
 
@@ -228,9 +230,9 @@ class TestUnfusedWhereAGradientIsNeeded:
         programs: list[str] = []
         original = launch.Launch.run
 
-        def recording(self: Any, x: Tensor, residual: Tensor | None) -> Tensor:
+        def recording(self: Any, *arguments: Any) -> Tensor | None:
             programs.append(self.decision.name.partition("_f32")[0])
-            return original(self, x, residual)
+            return original(self, *arguments)
 
         monkeypatch.setattr(launch.Launch, "run", recording)
         layer = SeparableConv2d(8, 6, 3)
@@ -271,7 +273,7 @@ class TestNorms:
         layer, x = normed(rank, affine=affine), torch.randn(2, 8, *(9,) * rank)
         with torch.no_grad():
             (choice,) = chosen(layer, x)
-            assert choice.call.operation == "separable"
+            assert choice.problem.operation == "separable"
             assert str(choice.kernel).startswith("fused_f32")
             exact = one_by_one(normed_like(layer), x.double())
             torch.testing.assert_close(layer(x).double(), exact, rtol=1e-5, atol=1e-5)
@@ -279,7 +281,7 @@ class TestNorms:
     def test_training_mode_runs_the_parts(self) -> None:
         layer = normed().train()
         with torch.no_grad():
-            assert [choice.call.operation for choice in chosen(layer, X)] == ["depthwise"]
+            assert [choice.problem.operation for choice in chosen(layer, X)] == ["depthwise"]
 
     def test_norms_fold_in_float64(self) -> None:
         """A large mean that nearly cancels: rounded before it is folded, it would be off by many times this bound."""

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from depthwise import DepthwiseError
-from depthwise.backends.cpu import jit, machine
+from depthwise.backends.cpu import machine
 from depthwise.backends.cpu.inspection import MACHINES, inspect
-from depthwise.backends.cpu.plan_depthwise import DepthwiseKernel
-from depthwise.backends.cpu.plan_pointwise import PointwiseKernel
-from depthwise.backends.cpu.schedule import Schedule
+from depthwise.backends.cpu.plan.depthwise import DepthwisePlan
+from depthwise.backends.cpu.plan.direct import DirectPlan
+from depthwise.backends.cpu.plan.pointwise import PointwisePlan
+from depthwise.backends.cpu.run import jit
 from depthwise.geometry import geometry
 
 pytestmark = pytest.mark.skipif(machine.host() is None, reason="no generator serves this machine")
@@ -42,14 +43,15 @@ def test_everything_can_be_read(g: Any, layout: Any, isa: str | None) -> None:
     assert target.isa == (isa or target.isa)
     plan = found.plan
     assert plan.splitlines()[0] == found.decision.program.name
-    kinds = [DepthwiseKernel, *([PointwiseKernel] if g.out_channels else []), Schedule]
+    stages = found.decision.program.stages
+    kinds = [type(part) for stage in stages for part in (*stage.kernel.plans, stage.cut)]
+    assert kinds[0] in (DepthwisePlan, DirectPlan)
+    assert (PointwisePlan in kinds) is (g.out_channels is not None)
     for kind in kinds:
         assert f"\n{kind.__name__}\n" in plan
         for field in fields(kind):
             assert re.search(rf"^  {field.name} +\S", plan, re.MULTILINE)
-    assert ("PointwiseKernel" in plan) == (g.out_channels is not None)
-    for text in ("define void @serial", "define void @parallel", "define "):
-        assert text in found.ir.replace('"', "")
+    assert found.ir.count("define void @kernel(ptr %frame, i64 %thread, i64 %threads)") == len(stages)
     vector, fma = ASSEMBLY[target.isa]
     assert re.search(vector, found.assembly)
     assert re.search(fma, found.assembly)

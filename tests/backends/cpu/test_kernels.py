@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import product
 from math import prod
 from typing import Any
@@ -16,13 +16,15 @@ from torch import Tensor
 
 from depthwise import reference
 from depthwise.backends.base import Activation, DepthwiseTensors
-from depthwise.backends.cpu import launch, machine, plan_depthwise
-from depthwise.backends.cpu.activations import EPS, ERROR_BOUNDS
-from depthwise.backends.cpu.launch import Decision
+from depthwise.backends.cpu import launch, machine
+from depthwise.backends.cpu.emit.activations import EPS, ERROR_BOUNDS
+from depthwise.backends.cpu.lower import Decision
 from depthwise.backends.cpu.machine import Machine
-from depthwise.backends.cpu.plan_pointwise import TILES
-from depthwise.backends.cpu.program import Program
+from depthwise.backends.cpu.plan import tuning
+from depthwise.backends.cpu.run import jit
+from depthwise.backends.cpu.run.program import Stage
 from depthwise.backends.eager import activate
+from depthwise.backends.problem import problem_of
 from depthwise.geometry import per_axis
 from tests.support.cases import normals, small_integers
 from tests.support.kernels import (
@@ -44,9 +46,13 @@ from tests.support.kernels import (
     kind,
     numbers_of,
     outside_calls,
+    plan_of,
+    program_of,
     run,
     run_decision,
     tails,
+    with_kernels,
+    with_stages,
 )
 
 on_each_machine = pytest.mark.parametrize("target", HERE, ids=lambda target: target.isa)
@@ -103,11 +109,6 @@ def test_the_tails_reach_every_emitter(target: Machine) -> None:
     assert found == KINDS == set(EMITTERS)
 
 
-def program_of(layer: Layer, given: Input, target: Machine) -> Program:
-    x = input_tensor(layer, given, torch.empty(given.batch, layer.channels, *given.spatial))
-    return decide(layer, given, x, target).program
-
-
 def test_the_check_can_fail() -> None:
     layer, given = EMITTERS["fused_last_last"]
     numbers, expected = exact_example(layer, given)
@@ -124,6 +125,54 @@ def test_every_width_of_dilated_rows(target: Machine) -> None:
     for width in range(14, 56):
         for padding in (0, 4):
             assert_exact(layer, Input(1, (2, width), ((0, 0), (padding, padding))), target)
+
+
+# Windows, or the taps of one, that lie far apart.
+APART = [
+    (Layer(9, (3, 3), stride=(30, 20)), (150, 170), 1),
+    (Layer(9, (3, 3), stride=(40, 1)), (90, 33), 1),
+    (Layer(9, (3, 3), stride=(1, 40), dilation=(9, 1)), (33, 400), 0),
+    (Layer(9, (3, 3), dilation=(20, 30)), (45, 70), (20, 30)),
+    (Layer(9, (3, 2), 2, stride=(2, 3), dilation=(9, 20)), (33, 70), ((9, 0), (20, 7))),
+    (Layer(9, (3,), stride=100), (3000,), 0),
+    (Layer(9, (31,), stride=64), (700,), 5),
+    (Layer(5, (16, 16), stride=32), (70, 70), 0),
+    (Layer(9, (3,), dilation=200), (500,), 200),
+    (Layer(5, (2, 2, 3), stride=(30, 1, 20), dilation=(1, 8, 1)), (64, 12, 70), 0),
+    (Layer(5, (2, 2, 2), dilation=(7, 1, 9)), (9, 5, 40), (7, 0, 9)),
+    (Layer(9, (3, 3), out_channels=17, stride=(30, 20), residual=True), (150, 170), 1),
+    (Layer(9, (3, 3), out_channels=17, dilation=(20, 30)), (45, 70), (20, 30)),
+    (Layer(9, (3,), out_channels=17, dilation=200), (500,), ((400, 0),)),
+]
+
+
+@on_each_machine
+@pytest.mark.parametrize(("layer", "spatial", "padding"), APART, ids=str)
+def test_windows_and_taps_far_apart(layer: Layer, spatial: tuple[int, ...], padding: Any, target: Machine) -> None:
+    for layout, small_cache in product(("last", "planar", "last_sliced", "planar_sliced"), (False, True)):
+        given = Input(2, spatial, padding, layout, threads=1 + 2 * small_cache, small_cache=small_cache)
+        assert_exact(layer, given, target)
+
+
+@on_each_machine
+@pytest.mark.parametrize("layout", ["last", "planar"])
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_strides_and_dilations_beyond_all_sizes(rank: int, layout: str, target: Machine) -> None:
+    """Of three taps so far apart the middle one sees the image, and of windows so far apart there is the first one."""
+    last = (1,) * (rank - 1)
+    near = Layer(9, (*last, 3), dilation=8)
+    given = Input(1, (*(3,) * (rank - 1), 8), (*(0,) * (rank - 1), 8), layout)
+    numbers, expected = exact_example(near, given)
+    for far in (1000, 2**31 - 1, 2**33, 2**61):
+        layer, padded = replace(near, dilation=(*last, far)), replace(given, padding=(*(0,) * (rank - 1), far))
+        if far < 2**61:
+            assert_same(run(layer, padded, numbers, target), expected, str(layer))
+        once = replace(near, dilation=1, stride=far)
+        found = run(once, replace(given, padding=0), numbers, target)
+        assert_same(found, expected_of(replace(once, stride=8), replace(given, padding=0), numbers), str(once))
+        alone = Layer(9, (1,) * rank, dilation=2 * far)
+        numbers_alone, expected_alone = exact_example(replace(alone, dilation=1), given)
+        assert_same(run(alone, given, numbers_alone, target), expected_alone, str(alone))
 
 
 UNEVEN = [
@@ -156,7 +205,8 @@ PLANES = [
 @pytest.mark.parametrize("layer", PLANES, ids=str)
 def test_planes_of_every_width(monkeypatch: pytest.MonkeyPatch, layer: Layer, target: Machine) -> None:
     """Those too that boxes are quicker for."""
-    monkeypatch.setattr(plan_depthwise, "DIRECT_SHARES", {target.isa: {plan_depthwise.MOST_DIRECT: (0, 0)}})
+    always = replace(tuning.tuning_of(target), direct_shares={tuning.MOST_DIRECT: (0, 0)})
+    monkeypatch.setitem(tuning.ROWS, target.kind, always)
     least = layer.reach[-1] - 1 + target.vector_lanes
     stride = per_axis(layer.stride, layer.rank, "stride")[-1]
     for columns in range(least, least + 2 * target.vector_lanes + 3):
@@ -175,14 +225,14 @@ def test_planes_two_at_a_time(depth: int, target: Machine) -> None:
     layer = Layer(3, (3, 3, 3))
     for rows, batch, team in ((1, 1, 1), (5, 2, 1), (6, 1, 2), (9, 1, 3)):
         given = Input(batch, (depth, rows, 32), 1, "planar", threads=team)
-        kernel = program_of(layer, given, target).depthwise
-        assert (kernel.planes, kernel.edges) == (2, (1, 1))
+        plan = plan_of(program_of(layer, given, target))
+        assert (plan.planes, plan.edges) == (2, (1, 1))
         assert_exact(layer, given, target)
 
 
 @on_each_machine
 def test_every_number_of_pixels_and_every_tile(target: Machine) -> None:
-    for vectors, choices in TILES[target.isa].items():
+    for vectors, choices in tuning.tuning_of(target).tiles.items():
         # Two full panels and the rest of a third, whose last vector overlaps the one before it.
         layer = Layer(5, (1, 1), out_channels=2 * vectors * target.vector_lanes + 3, residual=True)
         for pixels in range(1, 61):
@@ -196,10 +246,9 @@ def test_every_number_of_pixels_and_every_tile(target: Machine) -> None:
 
 
 def with_tile(decision: Decision, vectors: int, heights: tuple[int, ...]) -> Decision:
-    kernel = decision.program.pointwise
-    assert kernel is not None
-    kernel = replace(kernel, vectors=vectors, heights=heights)
-    return replace(decision, program=replace(decision.program, pointwise=kernel))
+    plan = decision.program.pointwise
+    assert plan is not None
+    return with_kernels(decision, pointwise=replace(plan, vectors=vectors, heights=heights))
 
 
 def any_cut(given: Input, layer: Layer, decision: Decision, **numbers: Any) -> Decision:
@@ -209,13 +258,13 @@ def any_cut(given: Input, layer: Layer, decision: Decision, **numbers: Any) -> D
     pointwise = decision.program.pointwise
     of_pixel = 64 if pointwise is None else pointwise.pixel_stride + 2 * pointwise.out_channels
     covered = prod(given.spatial) * prod(layer.kernel) * 16
-    cut = replace(
-        decision.schedule,
-        scratch_elements=covered + pixels * of_pixel,
-        shared_elements=0 if pointwise is None else pixels * pointwise.pixel_stride,
-        **{"box_pixels": pixels, "in_scratch": covered} | numbers,
-    )
-    return replace(decision, schedule=cut)
+    numbers = {"scratch_elements": covered + pixels * of_pixel, "box_pixels": pixels, "in_scratch": covered} | numbers
+
+    def cut(stage: Stage) -> Stage:
+        own = {field.name for field in fields(stage.cut)} & {"threads", *stage.kernel.slots} & set(numbers)
+        return replace(stage, cut=replace(stage.cut, **{name: numbers[name] for name in own}))
+
+    return with_stages(decision, cut)
 
 
 # Fewer tasks than threads and more, tasks that hold parts of two images, and empty ones.
@@ -248,8 +297,8 @@ def test_every_order_of_rows_and_planes_gives_the_same_bits(target: Machine) -> 
     decision = decide(layer, given, x, target)
     for plane_rows, threads, strip_rows, segments in product((1, 2, 6, 12), (1, 2, 7), (1, 4), (1, 2)):
         cut = {"plane_rows": plane_rows, "strip_rows": strip_rows, "segments": segments}
-        for fetch_in in (0, 3):
-            again = any_cut(given, layer, decision, threads=threads, fetch_in=fetch_in, **cut)
+        for fetched in ({}, {"fetch_rows": 3}, {"fetch_planes": 1}):
+            again = any_cut(given, layer, decision, threads=threads, **fetched, **cut)
             assert_same(run_decision(again, g, x, numbers), expected, f"{target.isa}, {threads} threads, {cut}")
 
 
@@ -416,9 +465,12 @@ def test_a_batch_of_none() -> None:
         empty = replace(given, batch=0)
         numbers = numbers_of(layer, empty, small_integers(0))
         x = input_tensor(layer, empty, numbers.x)
-        runner = launch.launch_of(x, numbers.weights, geometry_of(layer, empty))
-        assert runner is not None
-        assert_same(runner(x, numbers.residual), expected_of(layer, empty, numbers), emitter)
+        problem = problem_of(x, numbers.weights, geometry_of(layer, empty))
+        ready = launch.prepared(numbers.weights, problem)
+        assert ready is not None
+        out = ready.run(x, numbers.residual)
+        assert out is not None
+        assert_same(out, expected_of(layer, empty, numbers), emitter)
 
 
 @pytest.mark.skipif(not HERE, reason="no generator serves this machine")
@@ -428,10 +480,13 @@ def test_a_residual_in_another_layout() -> None:
     residual = numbers.residual
     assert residual is not None
     x = input_tensor(layer, given, numbers.x)
-    runner = launch.launch_of(x, numbers.weights, geometry_of(layer, given))
-    assert runner is not None
     for other in (residual, residual.to(memory_format=torch.channels_last), residual.mT.contiguous().mT):
-        assert_same(runner(x, other), expected, str(other.stride()))
+        weights = replace(numbers.separable, residual=other)
+        ready = launch.prepared(weights, problem_of(x, weights, geometry_of(layer, given)))
+        assert ready is not None
+        out = ready.run(x, other)
+        assert out is not None
+        assert_same(out, expected, str(other.stride()))
 
 
 # Kernels beyond any other's, channels too, and multipliers whose filters lie across vectors.
@@ -453,8 +508,8 @@ def test_the_size_of_a_kernel_is_bounded(layer: Layer, target: Machine) -> None:
         for layout, team in (("last", 1), ("last", 2), ("planar", 1))
         for more in (12, 4)
     ]
-    for program in {program_of(layer, given, target) for given in inputs}:
-        assert program.ir().count("\n") < MOST_LINES, program.name
+    for kernel in {kernel for given in inputs for kernel in program_of(layer, given, target).kernels}:
+        assert kernel.ir().count("\n") < MOST_LINES, kernel.name
 
 
 @pytest.mark.parametrize(("emitter", "target"), in_turn(list(EMITTERS)), ids=shown)
@@ -463,7 +518,8 @@ def test_no_program_calls_a_function(emitter: str, target: Machine) -> None:
     layer = replace(layer, multiplier=5, channels=2 * layer.channels)
     if layer.out_channels is not None:
         layer = replace(layer, activations=(("silu", 0.0), ("gelu", 0.0)))
-    assert outside_calls(program_of(layer, given, target).assembly()) == set()
+    for kernel in program_of(layer, given, target).kernels:
+        assert outside_calls(jit.assembly(kernel.ir(), target)) == set()
 
 
 def test_a_call_would_be_seen() -> None:

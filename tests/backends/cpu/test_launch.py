@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import sys
 import threading
 import timeit
@@ -17,12 +16,14 @@ from torch import Tensor, nn
 
 import depthwise
 from depthwise import SeparableConv1d, SeparableConv2d, backend, functional
-from depthwise.backends import recall
-from depthwise.backends.cpu import launch, machine, memory, threads
-from depthwise.backends.cpu.launch import Layout, layout_of
-from depthwise.backends.cpu.program import Slots
-from depthwise.backends.formats import memory_format_of
+from depthwise.backends import weights
+from depthwise.backends.cpu import launch, lower, machine
+from depthwise.backends.cpu.lower import Layout
+from depthwise.backends.cpu.run import memory, threads
+from depthwise.backends.formats import suggested_format
+from depthwise.backends.problem import Problem
 from depthwise.geometry import geometry
+from tests.support.kernels import plan_of, problem_of
 
 pytestmark = pytest.mark.skipif(machine.host() is None, reason="no generator serves this machine")
 
@@ -32,6 +33,14 @@ PACKED = Layout(planar_in=False, planar_out=True)
 
 def ones(*size: int) -> Tensor:
     return torch.ones(size)
+
+
+def layout_of(x: Tensor, memory_format: torch.memory_format, width: int) -> Layout:
+    """Of a problem without a kernel's extent, whose result has so many columns."""
+    wide = (*x.shape[2:-1], x.shape[-1] + width - 1)
+    g = geometry((x.shape[1], *wide), (*x.shape[2:-1], x.shape[-1]))
+    result = torch.empty((x.shape[0], *g.output_size), device="meta").contiguous(memory_format=memory_format).stride()
+    return lower.layout_of(Problem("depthwise", g, x.dtype, "cpu", x.shape[0], x.stride(), result))
 
 
 def last(*size: int) -> Tensor:
@@ -56,19 +65,19 @@ def last(*size: int) -> Tensor:
     ids=lambda value: str(tuple(value.stride())) if isinstance(value, Tensor) else "",
 )
 def test_what_lies_side_by_side_is_read_as_it_lies(x: Tensor, layout: Layout) -> None:
-    found = layout_of(x, memory_format_of(x), 81)
+    found = layout_of(x, suggested_format(x), 81)
     assert found.copied is None
     assert found.planar_in == layout.planar_in or x.shape[1] == 1
     last_format = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
-    assert found.planar_out == (memory_format_of(x) != last_format)
+    assert found.planar_out == (suggested_format(x) != last_format)
 
 
 @pytest.mark.parametrize("size", [(2, 8, 1, 1), (2, 8, 1)])
 def test_one_pixel_lies_alike_in_all_formats(size: tuple[int, ...]) -> None:
     x = ones(*size)
-    found = layout_of(x, memory_format_of(x), 1)
+    found = layout_of(x, suggested_format(x), 1)
     assert (found.planar_in, found.planar_out) == (False, False)
-    assert layout_of(x, memory_format_of(x), 9).planar_out
+    assert layout_of(x, suggested_format(x), 9).planar_out
     run, convolve = (
         (SeparableConv2d, functional.depthwise_conv2d)
         if x.dim() == 4
@@ -162,9 +171,9 @@ def test_the_number_of_threads_is_torchs(monkeypatch: pytest.MonkeyPatch) -> Non
     asked: list[int] = []
     original = threads.launch
 
-    def recording(serial: Any, parallel: Any, slots: int, team: int) -> None:
+    def recording(serial: Any, parallel: Any, slots: int, prints: int, team: int) -> int:
         asked.append(team)
-        original(serial, parallel, slots, team)
+        return original(serial, parallel, slots, prints, team)
 
     monkeypatch.setattr(threads, "launch", recording)
     for team in (1, 2, 3, 1):
@@ -178,18 +187,19 @@ def test_the_number_of_threads_is_torchs(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_little_work_stays_on_one_thread() -> None:
     torch.set_num_threads(2)
     g = geometry((16, 4, 4), 3, padding=1, out_channels=16)
-    assert launch.decide(g, last(1, 16, 4, 4), (None, None), residual=False).schedule.threads == 1
+    assert launch.decide(problem_of(g, last(1, 16, 4, 4))).program.team == 1
     g = geometry((64, 56, 56), 3, padding=1, out_channels=64)
-    assert launch.decide(g, last(1, 64, 56, 56), (None, None), residual=False).schedule.threads == 2
+    assert launch.decide(problem_of(g, last(1, 64, 56, 56))).program.team == 2
 
 
 # Shorter than a vector, a result passes through memory on its way to the planes.
 @pytest.mark.parametrize(("length", "from_registers"), [(2, False), (64, True)])
 def test_what_goes_to_planes_from_registers_has_no_scratch(length: int, from_registers: bool) -> None:
     x = torch.ones(1, length, 64).transpose(1, 2)
-    found = launch.decide(geometry((64, length), 3, padding=1), x, (None, None), residual=False)
-    assert found.program.depthwise.to_planes is from_registers
-    assert (found.schedule.scratch_elements == 0) is from_registers
+    found = launch.decide(problem_of(geometry((64, length), 3, padding=1), x))
+    (stage,) = found.program.stages
+    assert plan_of(found.program).to_planes is from_registers
+    assert (stage.cut.scratch_elements == 0) is from_registers
 
 
 @pytest.mark.parametrize("team", [1, 2])
@@ -280,18 +290,22 @@ def best_microseconds(function: Callable[[], object], calls: int = 2000) -> floa
 
 def raw_kernel(x: Tensor) -> Callable[[], object]:
     """The generated code alone, at the only call that is kept."""
-    (kept,) = {kept for settings in recall._settings.values() for kept in settings.kept}
-    run: launch.Launch = kept.runner.__self__  # type: ignore[attr-defined]
-    slots = Slots.from_buffer_copy(run._template)
-    out, scratch = run.run(x, None), memory.scratch(max(4 * run._elements, 64))
-    slots[launch._X], slots[run._out_slot] = x.data_ptr(), out.data_ptr()
-    slots[launch._SCRATCH] = scratch.address
+    (own,) = weights._sets.values()
+    (kept,) = {kept for settings in own.calls.values() for kept in settings.kept}
+    run: launch.Launch = kept.bound
+    out, scratch = run.run(x, None, kept.pack, own.prints.address), memory.scratch(max(4 * run._elements, 64))
+    assert out is not None
+    cells, at = run._table.copy()
+    cells[run._x], cells[run._out] = x.data_ptr(), out.data_ptr()
+    run._scratch(cells)
+    for name, place in run._weights:
+        cells[place] = kept.pack.addresses[name]
     # The addresses are good as long as what they are of is held.
-    held = slots, out, scratch
-    serial, address = run._serial, ctypes.addressof(held[0])
+    held = cells, out, scratch
+    serial, none = run._serial, weights.NO_PRINTS.address
 
     def call() -> object:
-        return serial(address), held
+        return serial(at, none), held
 
     return call
 

@@ -13,11 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from depthwise.backends.cpu import depthwise, fused, ir, jit, launch, pack, planar, planes, pointwise, program, tile
-from depthwise.backends.cpu.ir import Block, Int, Vec
+from depthwise.backends.cpu import lower, pack
+from depthwise.backends.cpu.emit import boxes, depthwise, direct, fused, ir, pointwise, tile
+from depthwise.backends.cpu.emit.ir import Block, Int, Vec
+from depthwise.backends.cpu.run import jit, program
 from tests.support.kernels import HERE, NAN, Input, Layer, Memory, assert_exact
 
-MODULES = (ir, tile, depthwise, pointwise, planar, planes, fused, program, pack, launch)
+MODULES = (ir, tile, depthwise, pointwise, boxes, direct, fused, program, pack, lower)
 
 _BLOCK = Layer(9, (3, 2), out_channels=19, activations=(("relu", 0.0), ("leaky_relu", 0.25)), residual=True)
 # Every emitter, tails in every dimension, and all that a mutant may leave out.
@@ -196,7 +198,7 @@ MUTANTS: dict[str, tuple[ModuleType | type, str, Mutant]] = {
         "gather",
         lambda right: lambda e, base, offsets: right(e, base, [*offsets[1:], offsets[0]]),
     ),
-    "stride and dilation mistaken": (launch, "depthwise_kernel", swapped_window),
+    "stride and dilation mistaken": (lower, "depthwise_plan", swapped_window),
     "no depthwise bias": (pack, "pack_depthwise", without_bias),
     "no pointwise bias": (pack, "pack_pointwise", without_bias),
     "taps in another order": (pack, "pack_depthwise", changed(lambda packed, *_: (packed[0].flip(0), packed[1]))),
@@ -210,16 +212,16 @@ MUTANTS: dict[str, tuple[ModuleType | type, str, Mutant]] = {
     "no pointwise activation": (pointwise, "activated", lambda right: lambda x, activation: x),
     "no residual": (pointwise, "write_product", without_residual),
     "a tile one row short": (pointwise, "_write_tile", shorter_tile),
-    "two lanes of a transposition swapped": (planar, "transposed", swapped_rows),
+    "two lanes of a transposition swapped": (boxes, "transposed", swapped_rows),
     "the last pixels not brought to planes": (
-        planar,
+        boxes,
         "ceil_div",
         lambda right: lambda a, b: a // b,
     ),
-    "the first vector of a row moved too little": (planes, "_load", moved_less("left")),
-    "the last vector of a row moved too little": (planes, "_load", moved_less("right")),
+    "the first vector of a row moved too little": (direct, "_load", moved_less("left")),
+    "the last vector of a row moved too little": (direct, "_load", moved_less("right")),
     "planes' weights in another order": (
-        planes,
+        direct,
         "_weights",
         changed(lambda weights, *_: dict(zip(weights, reversed(weights.values()), strict=True))),
     ),
@@ -228,7 +230,7 @@ MUTANTS: dict[str, tuple[ModuleType | type, str, Mutant]] = {
         "_cut",
         changed(lambda cut, *_: (cut[0], cut[2], cut[2])),
     ),
-    "a box's input one row too few": (planar, "_span", changed(lambda span, *_: (span[0] + 1, span[1]))),
+    "a box's input one row too few": (boxes, "_span", changed(lambda span, *_: (span[0] + 1, span[1]))),
 }
 
 

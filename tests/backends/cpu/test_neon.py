@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from depthwise.backends.base import Activation
-from depthwise.backends.cpu import jit, machine
-from depthwise.backends.cpu.program import Program
+from depthwise.backends.cpu import machine
+from depthwise.backends.cpu.run import jit
+from depthwise.backends.cpu.run.program import Program
 from depthwise.backends.eager import ACTIVATIONS
-from tests.support.kernels import KINDS, Input, Layer, decide, input_tensor, kind, outside_calls
+from tests.support.kernels import KINDS, Input, Layer, kind, outside_calls, program_of
 
 NEON = machine.neon()
 ARM = 183  # EM_AARCH64, the machine in an ELF file's header
-
-
-def program_of(layer: Layer, given: Input) -> Program:
-    x = input_tensor(layer, given, torch.empty(given.batch, layer.channels, *given.spatial))
-    return decide(layer, given, x, NEON).program
 
 
 def activation(index: int) -> Activation:
@@ -26,7 +21,7 @@ def activation(index: int) -> Activation:
 
 
 PROGRAMS = [
-    program_of(layer, given)
+    program_of(layer, given, NEON)
     for layer, given in (
         *((Layer(9, (3, 3)), Input(1, (7, 7), 1, layout)) for layout in ("last", "planar", "last_strided")),
         *((Layer(5, (2, 3), multiplier), Input(1, (7, 7))) for multiplier in (2, 3, 4, 8)),
@@ -53,12 +48,14 @@ def test_every_emitter_is_among_them() -> None:
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
 def test_programs_are_verified_and_assembled_and_need_no_symbol(program: Program) -> None:
-    code = jit.compile_object(program.ir(), NEON)
-    assert (code[:4], int.from_bytes(code[18:20], "little")) == (b"\x7fELF", ARM)
+    for kernel in program.kernels:
+        code = jit.compile_object(kernel.ir(), NEON)
+        assert (code[:4], int.from_bytes(code[18:20], "little")) == (b"\x7fELF", ARM)
 
 
 @pytest.mark.parametrize("program", {kind(program): program for program in PROGRAMS}.values(), ids=kind)
 def test_the_assembly_calls_no_function(program: Program) -> None:
-    assembly = program.assembly()
-    assert outside_calls(assembly) == set()
-    assert "fmla" in assembly
+    for kernel in program.kernels:
+        assembly = jit.assembly(kernel.ir(), NEON)
+        assert outside_calls(assembly) == set()
+        assert "fmla" in assembly

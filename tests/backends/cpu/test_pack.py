@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -22,15 +23,15 @@ from depthwise.backends.cpu.pack import (
     unpack_depthwise,
     unpack_pointwise,
 )
-from depthwise.backends.cpu.plan import lanes_below
-from depthwise.backends.cpu.plan_pointwise import PointwiseKernel
+from depthwise.backends.cpu.plan.pointwise import PointwisePlan
+from depthwise.backends.cpu.plan.sizes import lanes_below
 from tests.support.cases import normals
 
 
-def kernel(inputs: int, outputs: int, groups: int, lanes: int, vectors: int) -> PointwiseKernel:
+def kernel(inputs: int, outputs: int, groups: int, lanes: int, vectors: int) -> PointwisePlan:
     """Of `inputs` and `outputs` channels in each group."""
     lanes = lanes_below(outputs, lanes)
-    return PointwiseKernel(
+    return PointwisePlan(
         in_channels=groups * inputs,
         out_channels=groups * outputs,
         groups=groups,
@@ -51,7 +52,7 @@ kernels = st.builds(
 
 
 @given(kernels)
-def test_unpacking_gives_the_pointwise_weight_back(k: PointwiseKernel) -> None:
+def test_unpacking_gives_the_pointwise_weight_back(k: PointwisePlan) -> None:
     weight = torch.arange(1.0, 1 + k.out_channels * k.group_inputs).reshape(k.out_channels, k.group_inputs, 1, 1)
     packed, bias = pack_pointwise(weight, None, k)
     assert packed.is_contiguous()
@@ -61,7 +62,7 @@ def test_unpacking_gives_the_pointwise_weight_back(k: PointwiseKernel) -> None:
 
 
 @given(kernels)
-def test_panels_lie_as_the_kernel_walks_them(k: PointwiseKernel) -> None:
+def test_panels_lie_as_the_kernel_walks_them(k: PointwisePlan) -> None:
     weight = torch.arange(1.0, 1 + k.out_channels * k.group_inputs).reshape(k.out_channels, k.group_inputs, 1)
     bias = torch.arange(1.0, 1 + k.out_channels)
     expected_weight, expected_bias = [], []
@@ -108,7 +109,7 @@ def normalised(x: Tensor, norm: Norm | None) -> Tensor:
     return torch.nn.functional.batch_norm(x, mean, var, weight, bias, eps=norm.eps)
 
 
-def packed_result(x: Tensor, pack: Pack, k: PointwiseKernel) -> Tensor:
+def packed_result(x: Tensor, pack: Pack, k: PointwisePlan) -> Tensor:
     """What packed weights compute, in float64, nothing between the two convolutions."""
     assert pack.pointwise_weight is not None
     assert pack.pointwise_bias is not None
@@ -145,6 +146,46 @@ def test_folded_norms_compute_what_torch_does(norms: str, biases: bool, affine: 
     assert all(part is not None and part.dtype == torch.float32 and part.is_contiguous() for part in parts_of(pack))
     # Each weight is rounded to float32 once.
     torch.testing.assert_close(packed_result(x, pack, k), y, rtol=1e-6, atol=1e-5)
+
+
+LEAST_NORMAL = 2.0**-126
+INF, NAN = math.inf, math.nan
+NUMBERS = [LEAST_NORMAL - 2.0**-149, 1e-40, -1e-42, 2.0**-149, LEAST_NORMAL, -LEAST_NORMAL, 0.0, INF, -INF, NAN, 3.0]
+
+
+def is_flushed(packed: Tensor, given: Tensor) -> bool:
+    """Whether denormal numbers are zeros in `packed`, and all others are as given."""
+    expected = torch.where(given.abs() < LEAST_NORMAL, 0.0, given)
+    return bool(torch.equal(packed.nan_to_num(7.0), expected.nan_to_num(7.0)))
+
+
+def test_denormal_numbers_become_zeros() -> None:
+    k = kernel(3, 11, 1, 4, 2)
+    depthwise, pointwise = torch.tensor(NUMBERS).repeat(3, 9).reshape(9, 33).t(), torch.tensor(NUMBERS).repeat(3)
+    weights = depthwise.reshape(33, 1, 3, 3), pointwise.reshape(11, 3, 1, 1)
+    biases = depthwise[:, 0], torch.tensor(NUMBERS)
+    packed, bias = pack_depthwise(weights[0], biases[0])
+    assert is_flushed(unpack_depthwise(packed, 33, (3, 3)), weights[0])
+    assert is_flushed(bias, biases[0])
+    assert not is_flushed(weights[0], weights[0])
+    packed, bias = pack_pointwise(weights[1], biases[1], k)
+    assert is_flushed(unpack_pointwise(packed, k), weights[1].flatten(1))
+    assert is_flushed(bias.flatten()[:8], biases[1][:8])
+    # The caller's own stay as they are.
+    assert weights[0][1, 0, 0, 0] != 0
+    assert biases[1][1] != 0
+
+
+def test_what_norms_make_denormal_becomes_zeros() -> None:
+    draw, k = normals(8), kernel(3, 9, 2, 4, 2)
+    norms = [norm_of(n, draw, affine=True)._replace(weight=torch.full((n,), 1e-40), bias=None) for n in (6, 18)]
+    tensors = SeparableTensors(
+        draw((6, 1, 3, 3)), draw((18, 3, 1, 1)), depthwise_norm=norms[0], pointwise_norm=norms[1]
+    )
+    folded = pack_of(replace(tensors, depthwise_norm=None, pointwise_norm=None), k)
+    assert all(part is None or part.count_nonzero() == 0 for part in parts_of(pack_of(tensors, k)))
+    assert folded.pointwise_weight is not None
+    assert folded.pointwise_weight.count_nonzero() > 0
 
 
 def parts_of(pack: Pack) -> tuple[Tensor | None, ...]:

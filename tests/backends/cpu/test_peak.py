@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from depthwise.backends.cpu import machine, peak, threads
+from depthwise.backends.cpu import machine, peak
+from depthwise.backends.cpu.run import threads
 
 pytestmark = pytest.mark.skipif(machine.host() is None, reason="no generator serves this machine")
 

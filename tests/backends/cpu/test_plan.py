@@ -9,25 +9,64 @@ from itertools import chain, pairwise, product
 from math import prod
 from typing import Any
 
+import llvmlite.binding as llvm
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from depthwise.backends.base import Activation
-from depthwise.backends.cpu import launch, machine, threads
+from depthwise.backends.cpu import launch, machine
+from depthwise.backends.cpu.emit.boxes import BoxedDepthwiseKernel
+from depthwise.backends.cpu.emit.depthwise import DepthwiseKernel
+from depthwise.backends.cpu.emit.direct import DirectKernel
+from depthwise.backends.cpu.emit.fused import BoxedFusedKernel, FusedKernel
+from depthwise.backends.cpu.emit.kernel import Kernel
+from depthwise.backends.cpu.emit.pointwise import PointwiseKernel
 from depthwise.backends.cpu.machine import Machine
-from depthwise.backends.cpu.plan import lanes_below, three, unaliased
-from depthwise.backends.cpu.plan_depthwise import DILATED_COLUMNS, DepthwiseKernel, depthwise_kernel, tap_stride
-from depthwise.backends.cpu.plan_pointwise import MOST_IN_VAIN, TILES, PointwiseKernel, in_vain, pointwise_kernel
-from depthwise.backends.cpu.program import Program
-from depthwise.backends.cpu.schedule import Schedule, schedule
+from depthwise.backends.cpu.plan.bands import Bands, TwoStages, separable_cut
+from depthwise.backends.cpu.plan.boxes import MOST_APART, Boxes, boxes_cut
+from depthwise.backends.cpu.plan.cut import Cut, team_of
+from depthwise.backends.cpu.plan.depthwise import DepthwisePlan, depthwise_plan
+from depthwise.backends.cpu.plan.direct import DirectPlan, Planes, direct_plan, planes_cut, runs_direct
+from depthwise.backends.cpu.plan.filters import MOST_ZEROS, tap_stride
+from depthwise.backends.cpu.plan.panels import Panels
+from depthwise.backends.cpu.plan.pointwise import PointwisePlan, in_vain, pointwise_plan
+from depthwise.backends.cpu.plan.sizes import fetches_next, lanes_below, seen, three, unaliased
+from depthwise.backends.cpu.plan.strips import Strips, strips_cut
+from depthwise.backends.cpu.plan.tuning import ROWS, tuning_of
+from depthwise.backends.cpu.plan.view import View
+from depthwise.backends.cpu.run import threads
 from depthwise.backends.eager import ACTIVATIONS
 from depthwise.geometry import Geometry, geometry
+from tests.support.kernels import plan_of, problem_of
 
 AVX512 = Machine("avx512", 16, 32, "x86_64-unknown-linux-gnu", "skylake-avx512", "")
 MACHINES = [AVX512, machine.avx2(), machine.neon()]
 on_each_machine = pytest.mark.parametrize("target", MACHINES, ids=lambda target: target.isa)
+
+
+def test_every_kind_of_machine_has_a_row() -> None:
+    kinds = {target.kind for target in (*MACHINES, replace(AVX512, in_halves=True))}
+    assert kinds == set(ROWS)
+    assert replace(machine.avx2(), in_halves=True).kind == "avx2"
+
+
+# Features of Zen 4, of Zen 5 and of an Intel Xeon, as LLVM names them.
+@pytest.mark.parametrize(
+    ("features", "in_halves"),
+    [({"sse4a": True}, True), ({"sse4a": True, "avx512vp2intersect": True}, False), ({"amx-tile": True}, False)],
+)
+def test_features_tell_which_cores_multiply_in_halves(
+    features: dict[str, bool], in_halves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = dict.fromkeys(("avx512f", "avx512dq", "avx512bw", "avx512vl"), True) | features
+    monkeypatch.setattr(llvm, "get_host_cpu_features", lambda: llvm.FeatureMap(wide))
+    monkeypatch.setattr(llvm, "get_process_triple", lambda: "x86_64-unknown-linux-gnu")
+    found = machine.host.__wrapped__()
+    assert found is not None
+    assert found.in_halves is in_halves
+    assert found.narrow_lanes == (8 if in_halves else 16)
 
 
 @st.composite
@@ -57,11 +96,27 @@ def geometries(draw: st.DrawFn, *, separable: bool) -> Geometry:
 @st.composite
 def schedules(
     draw: st.DrawFn, *, separable: bool, planar_out: bool, planar_in: bool = False
-) -> tuple[Geometry, int, Machine, Schedule]:
+) -> tuple[Geometry, int, Machine, AnyCut]:
     g, batch = draw(geometries(separable=separable)), draw(st.integers(1, 9))
     target = replace(draw(st.sampled_from(MACHINES)), l2_bytes=1024 * draw(st.sampled_from((64, 512, 1024))))
     team = draw(st.sampled_from((1, 2, 3, 8, 64)))
-    return g, batch, target, schedule(g, batch, target, team, planar_in=planar_in, planar_out=planar_out)
+    return g, batch, target, cut_of(g, batch, target, team, planar_in=planar_in, planar_out=planar_out)
+
+
+AnyCut = Strips | Bands | TwoStages | Boxes | Planes
+
+
+def cut_of(g: Geometry, batch: int, target: Machine, threads: int, *, planar_in: bool, planar_out: bool) -> AnyCut:
+    call = g, batch, target, team_of(g, batch, target, threads)
+    if planar_in and runs_direct(g, target):
+        return planes_cut(*call)
+    if planar_out:
+        return boxes_cut(*call, planar_in=planar_in)
+    return strips_cut(*call) if g.out_channels is None else separable_cut(*call)
+
+
+def tiles(g: Geometry, target: Machine, pixels: int) -> PointwisePlan:
+    return pointwise_plan(g, None, target, residual=False, pixels=pixels, pixel_stride=unaliased(g.depthwise_channels))
 
 
 def pieces(total: int, parts: int) -> list[range]:
@@ -80,23 +135,38 @@ many = settings(max_examples=300)
 
 @many
 @given(schedules(separable=False, planar_out=False))
-def test_depthwise_tasks(drawn: tuple[Geometry, int, Machine, Schedule]) -> None:
+def test_depthwise_tasks(drawn: tuple[Geometry, int, Machine, AnyCut]) -> None:
     g, batch, target, s = drawn
+    assert isinstance(s, Strips)
     starts = unit_starts(g, batch, s.segments)
     assert all(a < b for a, b in pairwise(starts)), "no segment is empty"
-    assert 1 <= s.chunks <= depthwise_kernel(g, None, target, planar=False, pixel_stride=None).blocks
-    assert s.scratch_elements == s.shared_elements == 0
+    assert 1 <= s.chunks <= depthwise_plan(g, None, target, planar=False, pixel_stride=None).blocks
+    assert s.scratch_elements == 0
+    assert min(s.fetch_rows, s.fetch_planes) == 0
 
 
 @many
 @given(schedules(separable=True, planar_out=False))
-def test_bands(drawn: tuple[Geometry, int, Machine, Schedule]) -> None:
+def test_bands(drawn: tuple[Geometry, int, Machine, AnyCut]) -> None:
     g, batch, target, s = drawn
-    starts = unit_starts(g, batch, s.segments)
-    stride = unaliased(g.depthwise_channels)
+    assert not isinstance(s, Strips | Boxes | Planes)
+    starts = unit_starts(g, batch, s.strips.segments if isinstance(s, TwoStages) else s.segments)
     assert all(a < b for a, b in pairwise(starts)), "no segment is empty"
+    if isinstance(s, Bands):
+        check_bands(g, starts, s)
+        return
+    pixels = starts[-1]
+    plan = tiles(g, target, s.panels.tile_pixels)
+    assert s.strips.threads == s.panels.threads > 1
+    assert max(map(len, pieces(pixels, s.panels.bands))) <= s.panels.tile_pixels
+    assert min(map(len, pieces(pixels, s.panels.bands))) > 0
+    assert 1 <= s.strips.chunks <= depthwise_plan(g, None, target, planar=False, pixel_stride=None).blocks
+    assert 1 <= s.panels.panel_chunks <= plan.panels
+
+
+def check_bands(g: Geometry, starts: list[int], s: Bands) -> None:
+    stride = unaliased(g.depthwise_channels)
     if not s.whole_rows:
-        assert s.fused
         assert s.segments == 1
         width = g.out_spatial[-1]
         cuts = pieces(starts[-1], s.bands)
@@ -105,21 +175,11 @@ def test_bands(drawn: tuple[Geometry, int, Machine, Schedule]) -> None:
         rows = max(-(-cut.stop // width) - cut.start // width for cut in cuts)
         assert rows * width * stride <= s.scratch_elements
         return
-    if s.fused:
-        assert 1 <= s.bands < len(starts)
-        bands = [starts[units.stop] - starts[units.start] for units in pieces(len(starts) - 1, s.bands)]
-        assert min(bands) > 0
-        assert max(bands) <= s.tile_pixels
-        assert s.tile_pixels * stride <= s.scratch_elements
-        return
-    pixels = starts[-1]
-    kernel = pointwise_kernel(g, None, target, residual=False, pixels=s.tile_pixels)
-    assert s.threads > 1
-    assert pixels * stride <= s.shared_elements
-    assert max(map(len, pieces(pixels, s.bands))) <= s.tile_pixels
-    assert min(map(len, pieces(pixels, s.bands))) > 0
-    assert 1 <= s.chunks <= depthwise_kernel(g, None, target, planar=False, pixel_stride=None).blocks
-    assert 1 <= s.panel_chunks <= kernel.panels
+    assert 1 <= s.bands < len(starts)
+    bands = [starts[units.stop] - starts[units.start] for units in pieces(len(starts) - 1, s.bands)]
+    assert min(bands) > 0
+    assert max(bands) <= s.tile_pixels
+    assert s.tile_pixels * stride <= s.scratch_elements
 
 
 @pytest.mark.parametrize("separable", [False, True])
@@ -127,12 +187,13 @@ def test_bands(drawn: tuple[Geometry, int, Machine, Schedule]) -> None:
 def test_boxes(separable: bool, planar_in: bool) -> None:
     @many
     @given(schedules(separable=separable, planar_out=True, planar_in=planar_in))
-    def check(drawn: tuple[Geometry, int, Machine, Schedule]) -> None:
+    def check(drawn: tuple[Geometry, int, Machine, AnyCut]) -> None:
         g, _, target, s = drawn
-        k = depthwise_kernel(g, None, target, planar=planar_in, pixel_stride=None)
-        if k.edges is not None:
-            assert s == Schedule(s.threads, fetch_in=s.fetch_in), "planes as they lie are dealt out row by row"
+        if isinstance(s, Planes):
+            assert s == Planes(threads=s.threads, fetch_planes=s.fetch_planes), "dealt out row by row"
             return
+        assert isinstance(s, Boxes)
+        k = depthwise_plan(g, None, target, planar=planar_in, pixel_stride=None)
         size, seen, place = three(g.out_spatial, 1), 0, 0
         for planes, rows, columns in boxes(g, s):
             pixels = len(planes) * len(rows) * len(columns)
@@ -162,7 +223,7 @@ def test_boxes(separable: bool, planar_in: bool) -> None:
 )
 def test_each_thread_has_as_many_boxes(channels: int, size: int, batch: int, threads: int, boxes: int) -> None:
     g = geometry((channels, size, size), 3, padding=1, out_channels=channels)
-    s = schedule(g, batch, replace(AVX512, l2_bytes=2**20), threads, planar_in=True, planar_out=True)
+    s = boxes_cut(g, batch, replace(AVX512, l2_bytes=2**20), threads, planar_in=True)
     assert s.boxes == boxes
 
 
@@ -181,7 +242,8 @@ def test_bands_have_as_many_rows(
     channels: int, rows: int, width: int, threads: int, segments: int, rows_each: set[float]
 ) -> None:
     g = geometry((channels, rows, width), 3, padding=1, out_channels=2 * channels)
-    s = schedule(g, 1, replace(AVX512, l2_bytes=2**20), threads, planar_in=False, planar_out=False)
+    s = separable_cut(g, 1, replace(AVX512, l2_bytes=2**20), threads)
+    assert isinstance(s, Bands)
     assert (s.segments, s.whole_rows) == (segments, 1)
     assert {len(piece) / segments for piece in pieces(rows * segments, s.bands)} == rows_each
     assert s.tile_pixels == max(rows_each) * width
@@ -190,10 +252,10 @@ def test_bands_have_as_many_rows(
 @pytest.mark.parametrize(("rows", "threads", "segments"), [(56, 1, 1), (56, 2, 1), (1, 1, 1), (2, 2, 2), (1, 2, 4)])
 def test_wide_rows_are_cut_for_threads_only(rows: int, threads: int, segments: int) -> None:
     g = geometry((64, rows, 600), 3, padding=1)
-    assert schedule(g, 1, AVX512, threads, planar_in=False, planar_out=False).segments == segments
+    assert strips_cut(g, 1, AVX512, threads).segments == segments
 
 
-def boxes(g: Geometry, s: Schedule) -> Iterator[tuple[range, range, range]]:
+def boxes(g: Geometry, s: Boxes) -> Iterator[tuple[range, range, range]]:
     """Every box of an image: output planes, rows and columns."""
     depth, height, width = three(g.out_spatial, 1)
     assert s.boxes % s.segments == 0
@@ -213,7 +275,7 @@ def covered(g: Geometry, box: tuple[range, range, range], *, whole: bool) -> int
 
 def test_a_schedule_that_is_too_small_is_seen() -> None:
     g = geometry((20, 40, 40), 3, padding=1, out_channels=30)
-    s = schedule(g, 1, machine.avx2(), 1, planar_in=True, planar_out=True)
+    s = boxes_cut(g, 1, machine.avx2(), 1, planar_in=True)
     most = max(prod(map(len, box)) for box in boxes(g, s))
     assert most == s.box_pixels
     assert max(covered(g, box, whole=s.segments == 1) for box in boxes(g, s)) * 8 == s.in_scratch
@@ -237,17 +299,18 @@ def test_pixels_done_in_vain(pixels: int, most: int, count: int) -> None:
 @given(channels=st.integers(1, 700), pixels=st.integers(1, 5000))
 def test_tiles_do_little_in_vain(target: Machine, channels: int, pixels: int) -> None:
     g = geometry((8, 1, 1), 1, out_channels=channels)
-    k = pointwise_kernel(g, None, target, residual=False, pixels=pixels)
-    usual, few = TILES[target.isa][k.vectors][0], TILES[target.isa][k.vectors][-1]
+    k = tiles(g, target, pixels)
+    tuning = tuning_of(target)
+    usual, few = tuning.tiles[k.vectors][0], tuning.tiles[k.vectors][-1]
     assert k.heights in (usual, few)
     # No pixel alone, where there are enough for a tile.
     assert pixels < few[-1] or (pixels >= k.heights[-1] and in_vain(pixels, k.heights) * 4 <= pixels)
-    assert pixels < 2 * usual[0] or in_vain(pixels, k.heights) <= MOST_IN_VAIN * pixels
+    assert pixels < 2 * usual[0] or in_vain(pixels, k.heights) <= tuning.pixels_in_vain * pixels
     assert k.lanes * k.group_vectors >= channels >= k.lanes
     assert k.full_panels * k.vectors + k.rest_vectors == k.group_vectors
     assert all(
         rows * vectors + vectors + 1 <= target.vector_registers
-        for vectors, choices in TILES[target.isa].items()
+        for vectors, choices in tuning.tiles.items()
         for rows in chain(*choices)
     )
 
@@ -258,9 +321,9 @@ def test_tiles_do_little_in_vain(target: Machine, channels: int, pixels: int) ->
 )
 def test_halves_of_vectors_where_those_take_half_the_time(outputs: int, lanes: int, vectors: int) -> None:
     g = geometry((8, 56, 56), 3, padding=1, out_channels=outputs)
-    k = pointwise_kernel(g, None, replace(AVX512, cpu="znver4"), residual=False, pixels=56)
+    k = tiles(g, replace(AVX512, in_halves=True), 56)
     assert (k.lanes, k.vectors) == (lanes, vectors)
-    other = pointwise_kernel(g, None, AVX512, residual=False, pixels=56)
+    other = tiles(g, AVX512, 56)
     assert other.lanes == (16 if outputs >= 16 else 8)
 
 
@@ -290,24 +353,25 @@ def test_plans_are_values() -> None:
     g = geometry((17, 9, 9), 3, padding=1, out_channels=33)
     x = torch.empty(1, 17, 9, 9, device="meta")
     for target in MACHINES:
-        one, two = (launch.decide(g, x, (("relu", 0.0), None), residual=True, target=target) for _ in range(2))
+        one, two = (launch.decide(problem_of(g, x, (("relu", 0.0), None), residual=True), target) for _ in range(2))
         assert one == two
         assert hash(one) == hash(two)
-        for part in (one.program.depthwise, one.program.pointwise, one.schedule):
-            for field in fields(part):  # type: ignore[arg-type]
+        (stage,) = one.program.stages
+        for part in (*stage.kernel.plans, stage.cut, stage.view):
+            for field in fields(part):
                 assert f"{field.name}={getattr(part, field.name)!r}" in repr(part)
             with pytest.raises(FrozenInstanceError):
-                setattr(part, fields(part)[0].name, 0)  # type: ignore[arg-type]
+                setattr(part, fields(part)[0].name, 0)
 
 
 @pytest.mark.skipif(machine.host() is None, reason="no generator serves this machine")
-def test_sizes_share_the_code_and_equal_programs_too() -> None:
+def test_sizes_share_the_code() -> None:
     found = set()
     for batch, height, width in ((1, 9, 28), (3, 9, 28), (2, 14, 14), (1, 28, 56)):
         g = geometry((17, height, width), 3, padding=1, out_channels=32)
         x = torch.empty((batch, *g.input_size), device="meta").to(memory_format=torch.channels_last)
-        program = launch.decide(g, x, (None, None), residual=False).program
-        found.add((program, program.code))
+        program = launch.decide(problem_of(g, x)).program
+        found.add((program.kernels, program.codes))
     assert len(found) == 1
 
 
@@ -336,18 +400,15 @@ def test_rows_of_planes_that_leave_l2_go_through_all_planes(
 ) -> None:
     g = geometry(size, kernel, stride, padding=1 if kernel == 3 else (0, 1, 1))
     target = replace(AVX512, l2_bytes=2**20)
-    s = schedule(g, 1, target, 2, planar_in=False, planar_out=False)
-    assert s.plane_rows == rows
+    assert strips_cut(g, 1, target, 2).plane_rows == rows
 
 
 @pytest.mark.parametrize(("dilation", "batch", "fetched"), [(2, 8, True), (2, 1, False), (1, 8, False)])
 def test_planes_are_fetched_ahead_from_memory_where_rows_are_apart(dilation: int, batch: int, fetched: bool) -> None:
     g = geometry((256, 33, 33), 3, padding=dilation, dilation=dilation)
     target = replace(AVX512, l2_bytes=2**20)
-    k = depthwise_kernel(g, None, target, planar=True, pixel_stride=None)
-    s = schedule(g, batch, target, 1, planar_in=True, planar_out=True)
-    assert k.edges is not None
-    assert (k.fetches and s.fetch_in == 1) is fetched
+    assert runs_direct(g, target)
+    assert (direct_plan(g, None, target).fetches and planes_cut(g, batch, target, 1).fetch_planes == 1) is fetched
 
 
 @pytest.mark.parametrize(
@@ -358,9 +419,8 @@ def test_the_next_block_of_a_sequence_is_fetched_ahead_from_memory(
 ) -> None:
     g = geometry((1024, length), 4, padding=((3, 0),), out_channels=out_channels)
     target = replace(AVX512, l2_bytes=2**20)
-    k = depthwise_kernel(g, None, target, planar=False, pixel_stride=1024)
-    s = schedule(g, 1, target, 1, planar_in=False, planar_out=True)
-    assert (k.fetches and s.fetch_in == 1) is fetched
+    k = depthwise_plan(g, None, target, planar=False, pixel_stride=1024)
+    assert (k.fetches and boxes_cut(g, 1, target, 1, planar_in=False).fetch_blocks == 1) is fetched
 
 
 # Of 7 outputs in a row, one tile, 13 taps lie outside nearly half the time. Rows below 7 and those that 7 do not divide
@@ -393,7 +453,7 @@ def test_rows_of_taps_are_whole_where_registers_and_image_have_room(
 ) -> None:
     (target,) = (target for target in MACHINES if target.isa == isa)
     g = geometry((64, 16, width), kernel, padding=kernel // 2)
-    k = depthwise_kernel(g, None, target, planar=False, pixel_stride=64)
+    k = depthwise_plan(g, None, target, planar=False, pixel_stride=64)
     assert (k.taps, k.columns, k.evenly) == (taps, columns, columns[-1] == 3)
 
 
@@ -403,7 +463,7 @@ def test_rows_of_taps_are_whole_where_registers_and_image_have_room(
 def test_rows_are_divided_evenly_under_usual_padding(width: int, padding: tuple[int, int], *, evenly: bool) -> None:
     g = geometry((64, 9, width + 2 - sum(padding)), 3, padding=((1, 1), padding))
     assert g.out_spatial[-1] == width
-    k = depthwise_kernel(g, None, AVX512, planar=False, pixel_stride=64)
+    k = depthwise_plan(g, None, AVX512, planar=False, pixel_stride=64)
     assert (k.evenly, k.columns == (6, 5, 4, 3)) == (evenly, evenly)
 
 
@@ -415,7 +475,7 @@ def test_sequences_are_transposed_in_registers(
     length: int, dilation: int, out_channels: int | None, to_planes: bool
 ) -> None:
     g = geometry((64, length), 5, padding="same", dilation=dilation, out_channels=out_channels)
-    k = depthwise_kernel(g, None, AVX512, planar=False, pixel_stride=64)
+    k = depthwise_plan(g, None, AVX512, planar=False, pixel_stride=64)
     assert k.to_planes is to_planes
     assert (k.columns == (16,)) is to_planes
     assert not (k.evenly and to_planes)
@@ -427,13 +487,14 @@ def test_columns_a_dilation_apart_go_together_where_neighbours_share_little(
     dilation: int, stride: int, apart: bool
 ) -> None:
     g = geometry((64, 56, 56), 3, stride, dilation, dilation)
-    k = depthwise_kernel(g, None, AVX512, planar=False, pixel_stride=64)
+    k = depthwise_plan(g, None, AVX512, planar=False, pixel_stride=64)
     assert bool(k.dilated_columns) is apart
 
 
 def test_few_columns_a_dilation_apart_are_done_twice() -> None:
-    for count in range(DILATED_COLUMNS[-1], 500):
-        assert any(-count % columns * 6 <= count for columns in DILATED_COLUMNS if columns <= count)
+    choices = tuning_of(AVX512).dilated_columns
+    for count in range(choices[-1], 500):
+        assert any(-count % columns * 6 <= count for columns in choices if columns <= count)
 
 
 @pytest.mark.parametrize(
@@ -448,17 +509,17 @@ def test_rows_of_planes(
     kernel: int | tuple[int, ...], size: tuple[int, ...], stride: int | tuple[int, ...], planes: int, rows: int
 ) -> None:
     g = geometry((64, *size), kernel, stride, "same" if stride == 1 else 1)
-    k = depthwise_kernel(g, None, AVX512, planar=True, pixel_stride=None)
-    assert (k.planes, k.columns) == (planes, (rows,))
-    assert k.rows_unrolled is (prod(k.kernel) <= 25)
+    k = direct_plan(g, None, AVX512)
+    assert (k.planes, k.rows) == (planes, rows)
+    assert k.weights_stay is (prod(k.kernel) <= 25)
 
 
 @pytest.mark.parametrize("size", [(28, 28), (8, 28, 28)])
 def test_tiles_over_the_edges_fetch_ahead_too(size: tuple[int, ...]) -> None:
     """With 14 columns in a tile no other tiles exist in a row of 28."""
     g = geometry((64, *size), 5 if len(size) == 2 else 3, padding=2 if len(size) == 2 else 1)
-    k = depthwise_kernel(g, None, AVX512, planar=False, pixel_stride=64)
-    code = Program(AVX512, k).ir()
+    k = depthwise_plan(g, None, AVX512, planar=False, pixel_stride=64)
+    code = DepthwiseKernel(AVX512, k, k.filters).ir()
     unchecked_cases, lines_each = 4, 2
     assert code.count("call void @llvm.prefetch.p0") == unchecked_cases * lines_each * sum(k.columns)
 
@@ -467,15 +528,15 @@ def test_tiles_over_the_edges_fetch_ahead_too(size: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(("channels", "outputs", "stride", "lines"), [(32, 64, 1, 1), (96, 24, 2, 2), (728, 728, 1, 0)])
 def test_lines_of_the_next_band(channels: int, outputs: int, stride: int, lines: int) -> None:
     g = geometry((channels, 112, 112), 3, stride, 1, out_channels=outputs)
-    kernel = pointwise_kernel(g, None, replace(AVX512, l2_bytes=2**20), residual=False, pixels=560)
+    kernel = tiles(g, replace(AVX512, l2_bytes=2**20), 560)
     assert kernel.fetched_lines == lines
 
 
 @st.composite
-def depthwise_kernels(draw: st.DrawFn) -> DepthwiseKernel:
+def depthwise_plans(draw: st.DrawFn) -> DepthwisePlan:
     rank, planar = draw(st.integers(1, 3)), draw(st.booleans())
     kernel, stride, dilation = (three(tuple(draw(counts) for _ in range(rank)), 1) for _ in range(3))
-    return DepthwiseKernel(
+    return DepthwisePlan(
         rank=rank,
         channels=draw(counts),
         multiplier=draw(counts),
@@ -494,27 +555,53 @@ def depthwise_kernels(draw: st.DrawFn) -> DepthwiseKernel:
         fetches_out=draw(st.booleans()),
         planar=planar,
         to_planes=draw(st.booleans()),
-        planes=draw(counts),
-        edges=draw(st.one_of(st.none(), st.tuples(counts, counts))) if planar else None,
         pixel_stride=None if planar else draw(st.one_of(st.none(), counts)),
     )
 
 
 @st.composite
-def pointwise_kernels(draw: st.DrawFn) -> PointwiseKernel:
+def pointwise_plans(draw: st.DrawFn) -> PointwisePlan:
     numbers = ("in_channels", "out_channels", "groups", "lanes", "vectors", "fetched_lines", "pixel_stride")
     values: dict[str, Any] = {name: draw(counts) for name in numbers}
     heights = tuple(range(draw(st.integers(3, 14)), draw(st.integers(0, 2)), -1))
     flags = {name: draw(st.booleans()) for name in ("residual", "pixels_first")}
-    return PointwiseKernel(activation=draw(activations), heights=heights, **flags, **values)
+    return PointwisePlan(activation=draw(activations), heights=heights, **flags, **values)
 
 
 @st.composite
-def programs(draw: st.DrawFn) -> Program:
-    pointwise = draw(st.one_of(st.none(), pointwise_kernels()))
-    planar_out = draw(st.booleans())
-    fused = pointwise is not None and (planar_out or draw(st.booleans()))
-    return Program(draw(st.sampled_from(MACHINES)), draw(depthwise_kernels()), pointwise, fused, planar_out)
+def direct_plans(draw: st.DrawFn) -> DirectPlan:
+    rank = draw(st.integers(1, 3))
+    kernel, stride, dilation = (three(tuple(draw(counts) for _ in range(rank)), 1) for _ in range(3))
+    return DirectPlan(
+        rank=rank,
+        channels=draw(counts),
+        multiplier=draw(counts),
+        kernel=kernel,
+        stride=stride,
+        dilation=dilation,
+        activation=draw(activations),
+        lanes=draw(counts),
+        rows=draw(counts),
+        planes=draw(counts),
+        edges=draw(st.tuples(counts, counts)),
+        weights_stay=draw(st.booleans()),
+        fetches=draw(st.booleans()),
+    )
+
+
+@st.composite
+def kernels(draw: st.DrawFn) -> Kernel:
+    target, kind = draw(st.sampled_from(MACHINES)), draw(st.sampled_from(KINDS_OF_KERNELS))
+    values = {"depthwise": depthwise_plans(), "pointwise": pointwise_plans(), "out_stride": counts}
+    if kind is DirectKernel:
+        values["depthwise"] = direct_plans()
+    own = [field.name for field in fields(kind) if field.name != "machine"]
+    return kind(target, **{name: draw(values[name]) for name in own})
+
+
+KINDS_OF_KERNELS: list[type[Kernel]] = [
+    *(BoxedDepthwiseKernel, BoxedFusedKernel, DepthwiseKernel, DirectKernel, FusedKernel, PointwiseKernel),
+]
 
 
 def crossed(one: Any, two: Any) -> Iterator[Any]:
@@ -523,25 +610,48 @@ def crossed(one: Any, two: Any) -> Iterator[Any]:
         yield replace(one, **{field.name: getattr(two, field.name)})
 
 
-@given(depthwise_kernels(), depthwise_kernels())
-def test_depthwise_kernels_that_differ_have_other_names(one: DepthwiseKernel, two: DepthwiseKernel) -> None:
+@given(depthwise_plans(), depthwise_plans())
+def test_depthwise_plans_that_differ_have_other_names(one: DepthwisePlan, two: DepthwisePlan) -> None:
     for mixed in crossed(one, two):
         axes_it_lacks = mixed.kernel[: 3 - mixed.rank]
         if max(axes_it_lacks, default=1) == 1 and not (mixed.planar and mixed.pixel_stride is not None):
             assert mixed == one or mixed.name != one.name
 
 
-@given(pointwise_kernels(), pointwise_kernels())
-def test_pointwise_kernels_that_differ_have_other_names(one: PointwiseKernel, two: PointwiseKernel) -> None:
+@given(pointwise_plans(), pointwise_plans())
+def test_pointwise_plans_that_differ_have_other_names(one: PointwisePlan, two: PointwisePlan) -> None:
     for mixed in crossed(one, two):
         assert mixed == one or mixed.name != one.name
 
 
-@given(programs(), programs())
-def test_programs_that_differ_have_other_names(one: Program, two: Program) -> None:
+@given(direct_plans(), direct_plans())
+def test_direct_plans_that_differ_have_other_names(one: DirectPlan, two: DirectPlan) -> None:
     for mixed in crossed(one, two):
-        if mixed.fused == (mixed.pointwise is not None) or (mixed.pointwise and not mixed.planar_out):
+        if max(mixed.kernel[: 3 - mixed.rank], default=1) == 1:
             assert mixed == one or mixed.name != one.name
+
+
+@given(kernels(), kernels())
+def test_kernels_that_differ_have_other_names(one: Kernel, two: Kernel) -> None:
+    others = list(crossed(one, two)) if type(one) is type(two) else [two]
+    for other in others:
+        assert other == one or other.name != one.name
+
+
+def test_every_slot_of_a_kernel_has_a_number() -> None:
+    """Whatever cut goes with it."""
+    cuts: dict[type[Kernel], type[Cut]] = {
+        BoxedDepthwiseKernel: Boxes,
+        BoxedFusedKernel: Boxes,
+        DepthwiseKernel: Strips,
+        DirectKernel: Planes,
+        FusedKernel: Bands,
+        PointwiseKernel: Panels,
+    }
+    assert set(cuts) == set(KINDS_OF_KERNELS)
+    for kind, cut in cuts.items():
+        assert set(kind.numbers) <= set(View().numbers) | {field.name for field in fields(cut)}
+        assert len(set(kind.pointers + kind.numbers)) == len(kind.pointers + kind.numbers)
 
 
 @on_each_machine
@@ -571,5 +681,88 @@ def test_fifty_sizes_need_at_most_six_programs(
             x = torch.empty((1, *g.input_size), device="meta")
             if layout == "last":
                 x = x.movedim(1, -1).contiguous().movedim(-1, 1)
-            names.add(launch.decide(g, x, (None, None), residual=False, target=own).program.name)
+            names.add(launch.decide(problem_of(g, x), own).program.name)
         assert 1 <= len(names) <= 6, names
+
+
+STEPS = (1, 2, 3, 7, 64, 1000, 65_537, 10**6)
+
+
+@pytest.mark.parametrize("layout", ["last", "planar"])
+@pytest.mark.parametrize("out_channels", [None, 32])
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_code_and_buffers_are_bounded_by_taps_and_tiles(rank: int, out_channels: int | None, layout: str) -> None:
+    """Whatever stride and dilation are: lines of code, zeros, and numbers of each thread."""
+    lines = {}
+    for taps, (stride, dilation) in product((3, 16), ((s, d) for s in STEPS for d in STEPS if 1 in (s, d) or s == d)):
+        kernel, padding = (*(min(taps, 5),) * (rank - 1), taps), (0,) * (rank - 1) + (dilation,)
+        size = [(k - 1) * dilation + 1 + 5 * stride for k in kernel]
+        # So that sizes fit into a number.
+        size[:-1] = size[:-1] if max(stride, dilation) <= 1000 else [k + 2 for k in kernel[:-1]]
+        steps = [(*(n if max(n, 1) <= 1000 else 1 for _ in range(rank - 1)), n) for n in (stride, dilation)]
+        g = geometry((32, *size), kernel, steps[0], padding, steps[1], out_channels=out_channels)
+        x = torch.empty((8, *g.input_size), device="meta")
+        if layout == "last":
+            x = x.movedim(1, -1).contiguous().movedim(-1, 1)
+        program = launch.decide(problem_of(g, x), AVX512).program
+        k = plan_of(program)
+        lines[taps, stride, dilation] = len(program.ir().splitlines())
+        assert program.zeros <= MOST_ZEROS
+        in_scratch = program.stages[0].cut.numbers.get("in_scratch", 0)
+        assert in_scratch <= k.lanes * prod(size)
+        if stride > 64 and dilation == 1:
+            # Of neighbouring boxes, not of what lies between windows.
+            assert in_scratch <= 64 * k.lanes * prod(kernel) * MOST_APART * 56
+    assert max(lines.values()) < 8000, lines
+    assert max(lines.values()) < 6 * min(lines.values()), lines
+
+
+@pytest.mark.parametrize("taps", [1, 2, 3, 4, 5, 31])
+@pytest.mark.parametrize("dilation", [1, 2, 3, 7])
+def test_what_windows_see_of_neighbours(taps: int, dilation: int) -> None:
+    for stride in (*range(1, 40), 1000):
+        assert seen(taps, stride, dilation) == len({t * dilation % stride for t in range(taps)})
+
+
+@pytest.mark.parametrize(
+    ("stride", "dilation", "lines"), [(1, 1, 1), (2, 1, 2), (3, 1, 3), (4, 1, 3), (1000, 1, 3), (1000, 7, 3), (4, 2, 2)]
+)
+def test_only_lines_that_taps_read_are_fetched(stride: int, dilation: int, lines: int) -> None:
+    def fetched(stride: int, dilation: int) -> int:
+        g = geometry((64, 6 * dilation + 1 + 40 * stride), 3, stride, dilation, dilation)
+        k = depthwise_plan(g, None, AVX512, planar=False, pixel_stride=64)
+        return DepthwiseKernel(AVX512, k, k.filters).ir().count("call void @llvm.prefetch.p0")
+
+    assert fetched(stride, dilation) == lines * fetched(1, 1) > 0
+
+
+def test_bands_whose_input_is_not_read_whole_fetch_it_row_by_row() -> None:
+    for stride, dilation, fetched in ((1, 1, True), (2, 1, True), (3, 1, True), (4, 1, False), (2, 2, False)):
+        g = geometry((64, 112, 112), 3, stride, 1, dilation, out_channels=64)
+        assert fetches_next(g, AVX512) is fetched
+
+
+def test_rows_of_far_pixels_are_left_out_by_loops() -> None:
+    g = geometry((64, 56, 56), 3, padding=1)
+    near, far = (
+        depthwise_plan(g, None, AVX512, planar=False, pixel_stride=None, distance=distance)
+        for distance in (64, 1 << 20)
+    )
+    assert near.rows_unrolled
+    assert near.zero_elements(64) == 8 * 64 + 64
+    assert far == replace(near, rows_unrolled=False)
+    assert far.zero_elements(1 << 20) == 0
+
+
+def test_long_rows_that_may_be_outside_are_not_read_as_planes() -> None:
+    def is_direct(padding: tuple[int, int], width: int) -> bool:
+        return runs_direct(geometry((4, 3, width), 3, padding=padding), AVX512)
+
+    assert is_direct((1, 1), MOST_ZEROS)
+    assert not is_direct((1, 1), MOST_ZEROS + 1)
+    assert is_direct((0, 1), 10 * MOST_ZEROS)
+
+
+def test_the_rows_of_tall_volumes_are_found_at_once() -> None:
+    g = geometry((16, 4, 10**9 + 7, 8), 3, padding=1)
+    assert strips_cut(g, 1, AVX512, 1).plane_rows == 10**9 + 7

@@ -7,11 +7,18 @@ import stat
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
-from depthwise.backends.cpu import machine, store
+from depthwise import DepthwiseConv2d
+from depthwise.backends.cpu import machine
+from depthwise.backends.cpu.run import private, store
+from depthwise.doctor import machine_report
 
 MACHINE = machine.neon()
 CODE = b"\x7fELF and more" * 100
@@ -23,6 +30,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="owners and permission bit
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "kernels"
     monkeypatch.setenv("DEPTHWISE_CACHE_DIR", str(path))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return path
 
 
@@ -87,12 +95,13 @@ def flip(position: int) -> Callable[[bytes], bytes]:
 
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda data: b"",
-    "header alone": lambda data: data[: len(store.MAGIC) + 32],
+    "header alone": lambda data: data[: store.HEADER_BYTES],
     "cut short": lambda data: data[:-1],
     "too long": lambda data: data + b"\0",
     "foreign": lambda data: b"#!/bin/sh\n" * 100,
     "magic": flip(0),
     "digest": flip(len(store.MAGIC)),
+    "signature": flip(len(store.MAGIC) + 32),
     "content": flip(-1 - len(CODE) // 2),
 }
 
@@ -135,7 +144,8 @@ def test_what_is_no_file_of_this_users_alone_is_ignored(
         good.rename(path).chmod(0o666)
     else:
         good.rename(path)
-        monkeypatch.setattr(store, "_is_owned", lambda status: stat.S_ISDIR(status.st_mode))
+        monkeypatch.setattr(private, "is_own", lambda status: status.st_ino != path.stat().st_ino)
+        monkeypatch.setattr(private, "_ROOT", -1)
     assert store.read("key", MACHINE) is None
     store.write("key", MACHINE, CODE)
     if kind in ("symlink", "fifo", "writable by all"):
@@ -189,8 +199,249 @@ def test_refused_where_others_can_write(folder: Path, mode: int) -> None:
 @posix
 def test_refused_where_another_user_owns_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store.write("key", MACHINE, CODE)
+    monkeypatch.setattr(private, "_ROOT", -1)
+    monkeypatch.setattr(private, "is_own", lambda status: status.st_ino != folder.stat().st_ino)
+    assert_nothing_is_kept("kernels belongs to another user")
+
+
+@posix
+def test_refused_below_a_folder_where_others_can_write(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    below = folder / "below" / "kernels"
+    folder.mkdir()
+    monkeypatch.setenv("DEPTHWISE_CACHE_DIR", str(below))
+    folder.chmod(0o777)
+    assert_nothing_is_kept(f"{folder} can be written by other users")
+    assert not below.parent.exists()
+    # Nobody moves what is another's there.
+    folder.chmod(0o1777)
+    store.write("key", MACHINE, CODE)
+    assert store.read("key", MACHINE) == CODE
+    assert stat.S_IMODE(below.parent.stat().st_mode) == 0o700
+    below.chmod(0o1777)
+    assert_nothing_is_kept(f"{below} can be written by other users")
+
+
+@posix
+@pytest.mark.parametrize(
+    ("user", "group", "is_shared"),
+    [
+        (("me", 7, 70), ("me", 70, []), False),
+        (("me", 7, 70), ("me", 70, ["me"]), False),
+        (("me", 7, 70), ("me", 70, ["me", "you"]), True),
+        (("me", 7, 70), ("staff", 70, []), True),
+        (("me", 7, 71), ("me", 70, []), True),
+        (("root", 0, 0), ("root", 0, []), True),
+        (None, ("me", 70, []), True),
+    ],
+)
+def test_a_group_of_this_user_alone_may_write_above_the_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, user: tuple[str, int, int] | None, group: Any, is_shared: bool
+) -> None:
+    below = folder / "kernels"
+    folder.mkdir()
+    folder.chmod(0o770)
+    monkeypatch.setenv("DEPTHWISE_CACHE_DIR", str(below))
+    monkeypatch.setattr(private, "_home", lambda: None)
+
+    def of_user(uid: int) -> SimpleNamespace:
+        if user is None:
+            raise KeyError(uid)
+        return SimpleNamespace(**dict(zip(("pw_name", "pw_uid", "pw_gid"), user, strict=True)))
+
+    monkeypatch.setattr("pwd.getpwuid", of_user)
+    names = ("gr_name", "gr_gid", "gr_mem")
+    monkeypatch.setattr("grp.getgrgid", lambda gid: SimpleNamespace(**dict(zip(names, group, strict=True))))
+    assert (store.refusal() is not None) == is_shared
+    folder.chmod(0o707)
+    assert_nothing_is_kept("can be written by other users")
+    folder.chmod(0o700)
+    assert store.refusal() is None
+    below.chmod(0o770)
+    assert_nothing_is_kept("can be written by other users")
+
+
+@posix
+def test_refused_below_a_folder_of_another_user(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.mkdir()
+    monkeypatch.setenv("DEPTHWISE_CACHE_DIR", str(folder / "kernels"))
+    monkeypatch.setattr(private, "_ROOT", -1)
+    monkeypatch.setattr(private, "is_own", lambda status: status.st_ino != folder.stat().st_ino)
+    assert_nothing_is_kept(f"{folder} belongs to another user")
+
+
+@posix
+def test_links_above_the_folder_are_followed_once_and_for_all(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.mkdir()
+    (tmp_path / "link").symlink_to(folder)
+    monkeypatch.setenv("DEPTHWISE_CACHE_DIR", str(tmp_path / "link" / "below"))
+    assert store.usage() == store.Usage(folder / "below", 0, 0, None)
+    folder.chmod(0o777)
+    assert_nothing_is_kept(f"{folder} can be written by other users")
+
+
+@posix
+def test_nothing_above_the_users_home_is_asked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = folder / "home"
+    home.mkdir(parents=True)
+    folder.chmod(0o777)
+    monkeypatch.setenv("DEPTHWISE_CACHE_DIR", str(home / "kernels"))
+    assert_nothing_is_kept(f"{folder} can be written by other users")
+    monkeypatch.setattr(private, "_home", lambda: home)
+    assert store.refusal() is None
+    home.chmod(0o707)
+    assert_nothing_is_kept(f"{home} can be written by other users")
+
+
+def unsigned(folder: Path, code: bytes) -> None:
+    """What somebody without the key can write in place of the one entry."""
+    path = entry(folder)
+    digest = sha256(path.name.removesuffix(store.SUFFIX).encode() + code).digest()
+    path.write_bytes(store.MAGIC + digest + digest + code)
+
+
+def test_an_entry_without_this_users_signature_is_ignored(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write("key", MACHINE, CODE)
+    unsigned(folder, CODE)
+    assert store.read("key", MACHINE) is None
+    store.write("key", MACHINE, CODE)
+    assert store.read("key", MACHINE) == CODE
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder.parent / "another"))
+    assert store.read("key", MACHINE) is None
+
+
+@posix
+@pytest.mark.parametrize(
+    "kind", ["readable by the group", "linked", "symlink", "directory", "short", "of another user"]
+)
+def test_a_key_that_is_not_this_users_alone_is_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    store.write("key", MACHINE, CODE)
+    key = tmp_path / "state" / "depthwise" / "key"
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    reason = "not a file that this user alone can read; remove it"
+    if kind == "readable by the group":
+        key.chmod(0o640)
+    elif kind == "linked":
+        os.link(key, tmp_path / "link")
+    elif kind == "symlink":
+        key.symlink_to(key.rename(tmp_path / "moved"))
+        reason = "cannot be made or read"
+    elif kind == "directory":
+        key.unlink()
+        key.mkdir()
+        reason = "cannot be made or read"
+    elif kind == "short":
+        key.write_bytes(b"secret")
+        reason = "does not hold a key; remove it"
+    else:
+        monkeypatch.setattr(private, "is_own", lambda status: status.st_ino != key.stat().st_ino)
+    assert_nothing_is_kept(reason)
+
+
+@posix
+def test_a_key_where_others_can_write_is_refused(folder: Path, tmp_path: Path) -> None:
+    store.write("key", MACHINE, CODE)
+    (tmp_path / "state").chmod(0o777)
+    assert_nothing_is_kept(f"{tmp_path / 'state'} can be written by other users")
+
+
+def test_one_key_for_all_who_begin_at_once(folder: Path, tmp_path: Path) -> None:
+    path, keys = tmp_path / "state" / "key", []
+    threads = [threading.Thread(target=lambda: keys.append(private.key(path))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(keys) == 8
+    assert private.key(path) == path.read_bytes()
+
+
+@pytest.fixture
+def roots(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with an entry that are root's to this user, who has another key."""
+    store.write("key", MACHINE, CODE)
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder.parent / "another"))
+    theirs = {folder.stat().st_ino, entry(folder).stat().st_ino}
+    monkeypatch.setattr(private, "_ROOT", folder.stat().st_uid)
+    monkeypatch.setattr(private, "is_own", lambda status: status.st_ino not in theirs)
     monkeypatch.setattr(os, "geteuid", lambda: folder.stat().st_uid + 1)
-    assert_nothing_is_kept("belongs to another user")
+    monkeypatch.setattr(private, "_home", lambda: None)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != folder)
+    return folder
+
+
+@posix
+def test_what_root_filled_is_taken_where_a_setting_says_so(roots: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_nothing_is_kept(f"{roots} belongs to root")
+    monkeypatch.setenv("DEPTHWISE_CACHE_TRUST", "root")
+    assert store.read("key", MACHINE) == CODE
+    store.write("other key", MACHINE, CODE)
+    assert store.read("other key", MACHINE) is None
+    assert store.usage().entries == 1
+    assert store.summary() == f"kernels read from {roots}, others kept in memory only: {roots} cannot be written"
+    assert store.clear().entries == 0
+    entry(roots).write_bytes(entry(roots).read_bytes()[:-1] + b"?")
+    assert store.read("key", MACHINE) is None
+
+
+@posix
+def test_what_root_filled_needs_no_key(roots: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEPTHWISE_CACHE_TRUST", "root")
+    monkeypatch.setenv("XDG_STATE_HOME", str(entry(roots)))
+    assert store.read("key", MACHINE) == CODE
+    roots.chmod(0o777)
+    assert_nothing_is_kept("can be written by other users")
+
+
+def test_only_root_can_be_trusted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEPTHWISE_CACHE_TRUST", "www-data")
+    assert_nothing_is_kept("DEPTHWISE_CACHE_TRUST is root or empty; got 'www-data'")
+
+
+def test_a_folder_that_became_read_only_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write("key", MACHINE, CODE)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    store.write("other key", MACHINE, CODE)
+    assert (store.read("key", MACHINE), store.read("other key", MACHINE)) == (CODE, None)
+    assert store.refusal() == f"{folder} cannot be written"
+
+
+@pytest.mark.parametrize("failing", ["user_cache_path", "user_state_path"])
+def test_refused_without_a_home(folder: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+    def fail(*_: object, **__: object) -> Path:
+        raise RuntimeError("no home")
+
+    monkeypatch.setattr(f"platformdirs.{failing}", fail)
+    if failing == "user_cache_path":
+        monkeypatch.delenv("DEPTHWISE_CACHE_DIR")
+    assert_nothing_is_kept("this user has no home folder; HOME can name one")
+
+
+def test_a_user_that_the_system_does_not_know_has_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    pwd = pytest.importorskip("pwd")
+
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    assert private._home() is None
+
+
+@posix
+def test_a_user_without_name_and_home_keeps_kernels_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    for name in ("HOME", "DEPTHWISE_CACHE_DIR", "XDG_CACHE_HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    with torch.no_grad():
+        assert DepthwiseConv2d(3, 3)(torch.ones(1, 3, 9, 9)).shape == (1, 3, 7, 7)
+    assert_nothing_is_kept("")
+    assert "kernels kept in memory only: " in str(machine_report())
 
 
 def test_refused_where_it_cannot_be_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +456,7 @@ def test_refused_where_the_generator_has_no_source(folder: Path, monkeypatch: py
 
 
 def test_owners_and_modes_are_not_asked_where_there_are_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "_POSIX", False)
+    monkeypatch.setattr(private, "_POSIX", False)
     monkeypatch.delattr(os, "geteuid", raising=False)
     folder.mkdir()
     folder.chmod(0o777)
@@ -231,7 +482,7 @@ def test_a_disk_that_fails_is_no_error(folder: Path, monkeypatch: pytest.MonkeyP
 
 def test_the_oldest_entries_go_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "PRUNE_ONE_IN", 1)
-    monkeypatch.setattr(store, "LIMIT_BYTES", 10 * (len(CODE) + len(store.MAGIC) + 32))
+    monkeypatch.setattr(store, "LIMIT_BYTES", 10 * (len(CODE) + store.HEADER_BYTES))
     for number in range(10):
         store.write(f"key {number}", MACHINE, CODE)
         newest = max(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
@@ -258,10 +509,28 @@ def test_usage_and_clear(folder: Path) -> None:
         store.write(f"key {number}", MACHINE, CODE)
     (folder / "notes.txt").write_text("not ours")
     used = store.usage()
-    assert used == store.Usage(folder, 3, 3 * (len(CODE) + len(store.MAGIC) + 32), None)
+    assert used == store.Usage(folder, 3, 3 * (len(CODE) + store.HEADER_BYTES), None)
     assert store.clear() == used
     assert store.usage() == store.Usage(folder, 0, 0, None)
     assert entry(folder).name == "notes.txt"
+
+
+def test_clear_leaves_nothing_behind(folder: Path, tmp_path: Path) -> None:
+    store.write("key", MACHINE, CODE)
+    assert store.clear().entries == 1
+    assert not folder.exists()
+    assert not (tmp_path / "state" / "depthwise").exists()
+
+
+def test_clear_of_what_cannot_be_removed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write("key", MACHINE, CODE)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", fail)
+    assert store.clear() == store.Usage(folder, 0, 0, None)
+    assert store.usage().entries == 1
 
 
 def test_readers_see_whole_entries_while_others_write(folder: Path) -> None:

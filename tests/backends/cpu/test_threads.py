@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import subprocess
@@ -10,77 +9,100 @@ import sys
 import textwrap
 import threading
 import time
-from functools import cache
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from depthwise.backends.cpu import jit, machine, threads
-from depthwise.backends.cpu.driver import RUNTIME_FUNCTIONS, RUNTIME_SLOTS, write_module
-from depthwise.backends.cpu.ir import Block, Int
+from depthwise.backends.cpu import machine
+from depthwise.backends.cpu.emit.ir import Block, Int
+from depthwise.backends.cpu.emit.kernel import Kernel
+from depthwise.backends.cpu.plan.cut import Cut
+from depthwise.backends.cpu.plan.view import View
+from depthwise.backends.cpu.run import threads
+from depthwise.backends.cpu.run.driver import HEADER, RUNTIME_FUNCTIONS
+from depthwise.backends.cpu.run.program import Program, Stage, Table
+from depthwise.backends.weights import NO_PRINTS
 
 MOST = 16
-SLOTS = (*RUNTIME_SLOTS, "members", "teams", "neighbours", "numbers", "count")
 ROOT = Path(__file__).parents[3]
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the runtime is looked for under Linux only")
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
 
-def write_presence(e: Block, thread: Int, team: Int) -> None:
+@dataclass(frozen=True)
+class Presence(Kernel):
     """Count this thread and note its team's size; then sum numbers for as long as `count` says."""
-    one, member = e.constant(1.0, 1), e.pointer("members") + thread
-    member.store(member.load(1) + one)
-    # Not counted: two threads that add to one number at once may count as one.
-    (e.pointer("teams") + team).store(one)
-    total = e.constant(0.0, 1)
-    with e.loop(0, e.number("count"), carried=[total]) as index:
-        index.values = [index.values[0].fma(one, one)]
-    (e.pointer("numbers") + thread).store(index.values[0])
+
+    pointers = ("members", "teams", "numbers")
+    numbers = ("count",)
+    label = "presence"
+    plans = ()
+
+    def write(self, e: Block, thread: Int, threads: Int) -> None:
+        one, member = e.constant(1.0, 1), e.pointer("members") + thread
+        member.store(member.load(1) + one)
+        # Not counted: two threads that add to one number at once may count as one.
+        (e.pointer("teams") + threads).store(one)
+        total = e.constant(0.0, 1)
+        with e.loop(0, e.number("count"), carried=[total]) as index:
+            index.values = [index.values[0].fma(one, one)]
+        (e.pointer("numbers") + thread).store(index.values[0])
 
 
-def write_neighbour(e: Block, thread: Int, team: Int) -> None:
-    """Copy what the next thread stored in the first stage."""
-    value = (e.pointer("numbers") + (thread + 1) % team).load(1)
-    (e.pointer("neighbours") + thread).store(value)
+@dataclass(frozen=True)
+class Neighbour(Kernel):
+    """Copy what the next thread stored in the stage before."""
+
+    pointers = ("numbers", "neighbours")
+    numbers = ()
+    label = "neighbour"
+    plans = ()
+
+    def write(self, e: Block, thread: Int, threads: Int) -> None:
+        value = (e.pointer("numbers") + (thread + 1) % threads).load(1)
+        (e.pointer("neighbours") + thread).store(value)
 
 
-@cache
-def compiled() -> jit.Code:
-    host = machine.host()
-    if host is None:
-        pytest.skip("no generator serves this machine")
-    text = write_module("threads", SLOTS, [write_presence, write_neighbour])
-    return jit.link(jit.compile_object(text, host), host)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Count(Cut):
+    count: int = 1
 
 
-class Program:
+class Team:
     """Two stages with a barrier between them, and what they stored."""
 
     def __init__(self, count: int = 1) -> None:
-        self.code = compiled()
-        self.serial, self.parallel = (threads.ENTRY(self.code.address(name)) for name in ("serial", "parallel"))
-        self.stored = {name: np.zeros(MOST + 1, np.float32) for name in SLOTS[len(RUNTIME_SLOTS) : -1]}
-        found = threads.runtime()
-        addresses = found.addresses if found else (0,) * len(RUNTIME_FUNCTIONS)
-        self.slots = (ctypes.c_int64 * len(SLOTS))(
-            *addresses, 0, *(array.ctypes.data for array in self.stored.values()), count
+        host = machine.host()
+        if host is None:
+            pytest.skip("no generator serves this machine")
+        self.count = count
+        stages = (
+            Stage(Presence(host), View(), Count(threads=MOST, count=count)),
+            Stage(Neighbour(host), View(), Count(threads=MOST)),
         )
+        self.table = Table(Program(stages))
+        self.stored = {name: np.zeros(MOST + 1, np.float32) for name in ("members", "teams", "numbers", "neighbours")}
+        for name, array in self.stored.items():
+            self.table.fill(name, array.ctypes.data)
+        self.cells, self.address = self.table.copy()
 
     def run(self, team: int) -> None:
         for array in self.stored.values():
             array[:] = 0
-        self.slots[SLOTS.index("threads")] = team
-        threads.launch(self.serial, self.parallel, ctypes.addressof(self.slots), team)
+        self.cells[HEADER.index("threads")] = team
+        threads.launch(self.table.serial, self.table.parallel, self.address, NO_PRINTS.address, team)
 
     def ran_as_a_team_of(self) -> int:
         """The number of threads that ran, once every one of them is accounted for."""
         (size,) = np.flatnonzero(self.stored["teams"])
         members = self.stored["members"]
         assert members.tolist() == [1.0] * size + [0.0] * (MOST + 1 - size)
-        assert np.all(self.stored["neighbours"][:size] == self.slots[len(SLOTS) - 1])
+        assert np.all(self.stored["neighbours"][:size] == self.count)
         return int(size)
 
 
@@ -98,7 +120,7 @@ def test_the_runtime_is_the_one_that_pytorch_loaded() -> None:
 
 @linux
 def test_the_team_is_as_large_as_pytorch_says() -> None:
-    program = Program()
+    program = Team()
     for size in (1, 2, 3, 5, 2):
         torch.set_num_threads(size)
         assert threads.team_size() == size
@@ -115,8 +137,53 @@ def test_finding_the_runtime_leaves_pytorchs_number_alone() -> None:
 
 
 @linux
+@pytest.mark.parametrize("teams", list(product((1, 2, 3), repeat=3)))
+def test_each_stage_has_a_team_of_its_own_size(teams: tuple[int, ...]) -> None:
+    host = machine.host()
+    if host is None:
+        pytest.skip("no generator serves this machine")
+    torch.set_num_threads(3)
+    stages = [
+        Stage(Presence(host), View(), Count(threads=size), tuple((name, f"{name}{i}") for name in Presence.pointers))
+        for i, size in enumerate(teams)
+    ]
+    table, stored = Table(Program(tuple(stages))), {}
+    for buffer in table.places:
+        stored[buffer] = np.zeros(MOST + 1, np.float32)
+        table.fill(buffer, stored[buffer].ctypes.data)
+    _cells, address = table.copy()
+    threads.launch(table.serial, table.parallel, address, NO_PRINTS.address, max(teams))
+    for i, size in enumerate(teams):
+        assert np.flatnonzero(stored[f"teams{i}"]).tolist() == [size]
+        assert stored[f"members{i}"].sum() == size
+
+
+@linux
+@pytest.mark.parametrize("teams", [(1, 3, 1, 3), (3, 1, 1, 3), (2, 3, 2, 3)])
+def test_stages_of_other_teams_wait_for_each_other(teams: tuple[int, ...]) -> None:
+    """Each stage reads what the last thread of the one before wrote last."""
+    host = machine.host()
+    if host is None:
+        pytest.skip("no generator serves this machine")
+    torch.set_num_threads(3)
+    stages = []
+    for i, size in enumerate(teams):
+        stages.append(Stage(Presence(host), View(), Count(threads=size, count=1000 + i)))
+        stages.append(Stage(Neighbour(host), View(), Count(threads=size), (("neighbours", f"neighbours{i}"),)))
+    table = Table(Program(tuple(stages)))
+    stored = {buffer: np.zeros(MOST + 1, np.float32) for buffer in table.places}
+    for buffer, array in stored.items():
+        table.fill(buffer, array.ctypes.data)
+    _cells, address = table.copy()
+    for _ in range(100):
+        threads.launch(table.serial, table.parallel, address, NO_PRINTS.address, max(teams))
+        for i, size in enumerate(teams):
+            assert stored[f"neighbours{i}"][:size].tolist() == [1000 + i] * size
+
+
+@linux
 def test_stages_wait_for_each_other() -> None:
-    program = Program(count=1000)
+    program = Team(count=1000)
     for _ in range(200):
         program.run(3)
         assert program.ran_as_a_team_of() == 3
@@ -126,7 +193,7 @@ def test_python_threads_run_their_own_teams() -> None:
     errors = []
 
     def run() -> None:
-        program = Program()
+        program = Team()
         try:
             for _ in range(100):
                 program.run(2)
@@ -144,7 +211,7 @@ def test_python_threads_run_their_own_teams() -> None:
 
 @pytest.mark.parametrize("team", [1, 2])
 def test_the_gil_is_free_while_a_program_runs(team: int) -> None:
-    program, seen = Program(count=200_000_000), []
+    program, seen = Team(count=200_000_000), []
 
     def run() -> None:
         seen.append(time.perf_counter())
@@ -174,7 +241,7 @@ def test_the_gil_is_free_while_a_program_runs(team: int) -> None:
 def test_without_a_runtime_there_is_one_thread_and_a_reason(
     monkeypatch: pytest.MonkeyPatch, why: str, platform: str, maps: list[str]
 ) -> None:
-    program = Program()
+    program = Team()
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setattr(threads, "_mapped_libraries", lambda path: maps)
     reason = threads._find.__wrapped__()
@@ -219,9 +286,9 @@ def test_fewer_threads_granted_than_asked() -> None:
     run_python(
         """
         import torch
-        from tests.backends.cpu.test_threads import Program, threads
+        from tests.backends.cpu.test_threads import Team, threads
         torch.set_num_threads(4)
-        program = Program()
+        program = Team()
         assert threads.team_size() == 4
         program.run(4)
         assert program.ran_as_a_team_of() == 2, program.stored
@@ -235,9 +302,9 @@ def test_children_run_alone_and_the_parent_goes_on() -> None:
     run_python(
         """
         import os, torch
-        from tests.backends.cpu.test_threads import Program, threads
+        from tests.backends.cpu.test_threads import Team, threads
         torch.set_num_threads(2)
-        program = Program()
+        program = Team()
         program.run(2)
         team = program.ran_as_a_team_of()
         child = os.fork()

@@ -8,10 +8,12 @@ from typing import Literal
 import torch
 
 from ...errors import DepthwiseError
-from ...geometry import Geometry
-from ..base import Activation
+from ...geometry import Geometry, check_countable
+from ..formats import suggested_strides
+from ..problem import Activation, Operation, Problem
 from . import machine
-from .launch import Decision, decide
+from .launch import decide
+from .lower import Decision
 
 MACHINES = {"avx2": machine.avx2, "neon": machine.neon}
 
@@ -25,8 +27,8 @@ class Inspection:
     @property
     def plan(self) -> str:
         """The constants of each loop nest, then the numbers of this call."""
-        program = self.decision.program
-        parts = [part for part in (program.depthwise, program.pointwise, self.decision.schedule) if part is not None]
+        stages = self.decision.program.stages
+        parts = [part for stage in stages for part in (*stage.kernel.plans, stage.cut)]
         lines = [self.decision.name]
         for part in parts:
             lines.append(f"\n{type(part).__name__}")
@@ -59,8 +61,20 @@ def inspect(
     """
     if isa is not None and isa not in MACHINES:
         raise DepthwiseError(f"isa is one of {', '.join(MACHINES)}, or None for this machine; got {isa!r}")
+    area = (g.kernel_area,)
+    check_countable("the input", *(batch, *g.input_size))
+    check_countable("the depthwise step's output", *(batch, *g.depthwise_size))
+    check_countable("the output", *(batch, *g.output_size))
+    check_countable("the weight", *(g.depthwise_channels, *(g.output_size[:1] if g.out_channels else area)))
+    # What the code reckons with: a step of the stride, and the reach of the kernel, in elements.
+    check_countable("a step of the stride over the input", *(*g.input_size, max(g.stride)))
+    check_countable("the kernel's reach over the input", *(*g.input_size, *g.dilation, *g.kernel_size))
     x = torch.empty((batch, *g.input_size), device="meta")
     if layout == "channels_last":
         x = x.movedim(1, -1).contiguous().movedim(-1, 1)
-    target = None if isa is None else MACHINES[isa]()
-    return Inspection(decide(g, x, activations, residual=residual, target=target))
+    size = (batch, *g.output_size)
+    result = suggested_strides(size, x)
+    operation: Operation = "depthwise" if g.out_channels is None else "separable"
+    added = result if residual else None
+    problem = Problem(operation, g, torch.float32, "cpu", batch, x.stride(), result, activations, added)
+    return Inspection(decide(problem, None if isa is None else MACHINES[isa]()))

@@ -1,76 +1,66 @@
-"""One convolution bound to its program, weights and input sizes: what is left for a call is to fill in pointers."""
+"""One problem bound to its program: what is left for a call is to fill in pointers."""
 
 from __future__ import annotations
 
-import ctypes
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...geometry import Geometry
-from .. import recall
-from ..base import Activation, Runner, Weights
-from ..formats import memory_format_of
-from . import jit, memory, threads
+from .. import calls
+from ..base import Weights
+from ..calls import Prepared
+from ..formats import Strides
+from ..problem import Problem
+from ..weights import snapshot
+from .lower import Decision, lower
 from .machine import FLOAT_BYTES, Machine, host
-from .pack import Pack, pack_of
-from .plan import three
-from .plan_depthwise import DepthwiseKernel, depthwise_kernel
-from .plan_pointwise import pointwise_kernel
-from .program import SLOT, Program, Slots
-from .schedule import Schedule, schedule
-from .tile import zero_elements
+from .pack import NAMES, Pack, pack_of
+from .run import jit, memory, threads
+from .run.program import ZEROS, Program, Table
 
-_X, _OUT, _RESIDUAL = SLOT["x"], SLOT["out"], SLOT["residual"]
-_DEPTHWISE_OUT, _SCRATCH = SLOT["depthwise_out"], SLOT["scratch"]
-_FLOAT32 = torch.float32
+_FLOAT32, _CONTIGUOUS = torch.float32, torch.contiguous_format
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """How an input is read and a result is written; `copied` is why the input is copied first, or None."""
+def prepared(weights: Weights, problem: Problem, *, keeps: bool = True) -> Prepared | None:
+    """What runs a problem with these weights as they are now; None where the code for it could not be made.
 
-    planar_in: bool
-    planar_out: bool
-    copied: str | None = None
+    keeps: what is made of the weights may stay for the next call
+    """
+    bound = calls.bound((problem, threads.team_size()), lambda: _bind(problem))
+    if not isinstance(bound, Launch):
+        return None if bound is None else Prepared(bound, None)
+    key = (bound.packing, tuple(norm and norm.eps for norm in weights.norms))
 
+    def packed() -> Pack:
+        return pack_of(weights, bound.decision.program.pointwise)
 
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What runs a call: pure numbers; `name` is what it is called in reports."""
-
-    program: Program
-    schedule: Schedule
-    layout: Layout
-    memory_format: torch.memory_format
-
-    @property
-    def name(self) -> str:
-        return self.program.name + ("" if self.layout.copied is None else f" after a copy: {self.layout.copied}")
+    if keeps:
+        own = snapshot(weights.weights)
+        pack = own.packed(key, weights.weights, packed)
+        if pack is not None:
+            return Prepared(bound, pack, own)
+    return Prepared(bound, packed())
 
 
-def launch_of(x: Tensor, weights: Weights, g: Geometry) -> Runner | None:
-    """What runs `x` with these weights as they are now; None where the code for it could not be made."""
-    memory_format = memory_format_of(x, *weights.filters)
-    if x.numel() == 0:
-        return lambda x, _: x.new_empty((x.shape[0], *g.output_size)).contiguous(memory_format=memory_format)
-    residual = weights.residual is not None
-    decision = decide(g, x, weights.activations, residual=residual, memory_format=memory_format)
-    if not _compiles(decision.program):
-        return None
-    kept = None if recall.needs_gradient(x, None, weights.weights) else recall.remembered(weights.weights)
-    key = (weights.operation, g.groups, tuple(norm and norm.eps for norm in weights.norms))
-    pack = None if kept is None else kept.packs.get(key)
-    if pack is None:
-        pack = pack_of(weights, decision.program.pointwise)
-        if kept is not None:
-            kept.packs[key] = pack
-    return Launch(decision, pack, x, weights.residual, g).run
+def _bind(problem: Problem) -> Launch | Empty | None:
+    if not prod(problem.output_size):
+        return Empty(problem)
+    decision = decide(problem)
+    return Launch(decision, problem) if _compiles(decision.program) else None
+
+
+class Empty:
+    """A bound call without a pixel to compute."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._size, self._strides = problem.output_size, problem.result or _dense(problem.output_size, _CONTIGUOUS)
+
+    def run(self, x: Tensor, residual: Tensor | None, pack: object, prints: int) -> Tensor:  # noqa: ARG002
+        return memory.new_result(self._size, self._strides, _FLOAT32)
 
 
 _failed: set[str] = set()
@@ -81,7 +71,7 @@ def _compiles(program: Program) -> bool:
     if program.name in _failed:
         return False
     try:
-        program.code  # noqa: B018  compiled, or found, here
+        program.codes  # noqa: B018  compiled, or found, here
     except jit.CompilationError as error:
         _failed.add(program.name)
         warnings.warn(f"{program.name} could not be compiled, PyTorch's operators run instead: {error}", stacklevel=2)
@@ -97,145 +87,89 @@ def machine() -> Machine:
     return found
 
 
-def layout_of(x: Tensor, memory_format: torch.memory_format, pixels: int) -> Layout:
-    """Read what can be read as it lies, and write a result of so many pixels in `memory_format`."""
-    planar_out = memory_format == torch.contiguous_format
-    if x.stride(1) == 1 or (x.shape[1] == 1 and not planar_out):
-        # One pixel lies alike in all formats.
-        return Layout(planar_in=False, planar_out=planar_out and pixels > 1)
-    columns_together = x.stride(-1) == 1 or x.shape[-1] == 1
-    if columns_together and planar_out:
-        return Layout(planar_in=True, planar_out=True)
-    if columns_together:
-        why = "the input is contiguous, the weights and so the result are channels-last"
-    else:
-        why = f"neither channels nor columns lie side by side in strides {tuple(x.stride())}"
-    return Layout(planar_in=planar_out, planar_out=planar_out, copied=why)
+def decide(problem: Problem, target: Machine | None = None) -> Decision:
+    """The program and the numbers for a problem, on `target` or else this machine."""
+    return lower(problem, target or machine(), threads.team_size())
 
 
-def decide(
-    g: Geometry,
-    x: Tensor,
-    activations: tuple[Activation, Activation],
-    *,
-    residual: bool,
-    memory_format: torch.memory_format | None = None,
-    target: Machine | None = None,
-) -> Decision:
-    """The program and the numbers for an input of these sizes and strides, on `target` or else this machine.
-
-    memory_format: of the result; None: as the input has it
-    """
-    memory_format = memory_format or memory_format_of(x)
-    layout, target = layout_of(x, memory_format, prod(g.out_spatial)), target or machine()
-    s = schedule(g, x.shape[0], target, threads.team_size(), planar_in=layout.planar_in, planar_out=layout.planar_out)
-    dense = layout.copied is not None or x.stride(-1) == g.in_channels or x.shape[-1] == 1
-    d = depthwise_kernel(
-        g,
-        activations[0],
-        target,
-        planar=layout.planar_in,
-        pixel_stride=g.in_channels if dense and not layout.planar_in else None,
-    )
-    if d.to_planes:
-        # From registers: nothing passes through memory of the thread's own.
-        s = replace(s, scratch_elements=0)
-    p = None
-    if g.out_channels is not None:
-        p = pointwise_kernel(g, activations[1], target, residual=residual, pixels=s.tile_pixels)
-    program = Program(target, d, p, fused=s.fused and p is not None, planar_out=layout.planar_out)
-    return Decision(program, s, layout, memory_format)
-
-
-def _zero_elements(k: DepthwiseKernel, x: Tensor) -> int:
-    if k.edges is not None:
-        return x.shape[-1]
-    return zero_elements(k, k.lanes if k.planar else x.stride(-1))
+def _dense(size: Sequence[int], memory_format: torch.memory_format) -> Strides:
+    return torch.empty(size, device="meta", memory_format=memory_format).stride()
 
 
 class Launch:
-    """`run` is a runner: for inputs and residuals of the sizes and strides it was made for."""
+    """A bound call: for inputs and residuals of the sizes and strides of its problem, and weights packed as it says.
 
-    def __init__(self, decision: Decision, pack: Pack, x: Tensor, residual: Tensor | None, g: Geometry) -> None:
+    packing: what tells such a pack from others of the same weights
+    """
+
+    def __init__(self, decision: Decision, problem: Problem) -> None:
         self.decision = decision
-        self.pack = pack
-        program, s = decision.program, decision.schedule
-        self._code = program.code
-        self._serial, self._parallel = (threads.ENTRY(self._code.address(name)) for name in ("serial", "parallel"))
-        self._threads = s.threads
-        self._shared_elements = s.shared_elements
-        self._elements = s.shared_elements + s.threads * s.scratch_elements
-        self._size = (x.shape[0], *g.output_size)
+        program, table = decision.program, Table(decision.program)
+        self.packing = program.packing
+        self._serial, self._parallel, self._threads = table.serial, table.parallel, program.team
+        own, self._elements = program.arena
+        self._size = problem.output_size
         size = prod(self._size) * FLOAT_BYTES
         self._huge_bytes = size if size >= memory.LEAST_HUGE_BYTES else 0
         self._memory_format = decision.memory_format
-        self._stride = torch.empty(self._size, device="meta").to(memory_format=self._memory_format).stride()
+        dense = _dense(self._size, self._memory_format)
+        self._stride = problem.result or dense
         self._copied = decision.layout.copied is not None
-        self._residual_copied = residual is not None and (
-            residual.is_neg() or not residual.is_contiguous(memory_format=self._memory_format)
-        )
-        self._out_slot = _DEPTHWISE_OUT if program.pointwise is None else _OUT
-        slots = Slots()
-        source = x.contiguous(memory_format=self._memory_format) if self._copied else x
-        # Held here, as the slots hold its address.
-        self._zeros = memory.zeros(_zero_elements(program.depthwise, source))
-        for name, value in self._numbers(source, g, s).items():
-            slots[SLOT[name]] = value
-        slots[SLOT["zeros"]] = self._zeros.data_ptr()
-        runtime = threads.runtime()
-        for index, address in enumerate(runtime.addresses if runtime else ()):
-            slots[index] = address
-        self._template = bytes(slots)
-        # Those that no call is using; a call on another thread takes others.
-        self._spare: list[tuple[Any, int]] = []
+        self._residual_copied = problem.residual is not None and not _lies_as(problem.residual, dense, self._size)
+        # Held here, as the table holds its address.
+        self._zeros = memory.zeros(program.zeros)
+        table.fill(ZEROS, self._zeros.data_ptr())
+        # Each is read or written by one stage.
+        (self._x,), (self._out,) = table.places["x"], table.places["out"]
+        # Without a residual a cell that is written over.
+        (self._residual,) = (self._x,) if problem.residual is None else table.places["residual"]
+        self._weights = [(name, place) for name in NAMES for place in table.places.get(name, ())]
+        self._inner = [(place, FLOAT_BYTES * begin) for name, begin in own.items() for place in table.places[name]]
+        self._table = table
+        # Those that no call is using, with the number of the pack that they point to; a call on another thread takes
+        # others.
+        self._spare: list[tuple[Any, int, int]] = []
 
-    def run(self, x: Tensor, residual: Tensor | None) -> Tensor:
+    def run(self, x: Tensor, residual: Tensor | None, pack: Pack, prints: int) -> Tensor | None:
+        if self._copied:
+            x = x.contiguous(memory_format=self._memory_format)
+        if self._residual_copied and residual is not None:
+            residual = residual.contiguous(memory_format=self._memory_format)
+        read, added = x.data_ptr(), 0 if residual is None else residual.data_ptr()
+        if not (read and (added or residual is None)):
+            # Freed memory: torch has words for it.
+            return None
         out = memory.new_result(self._size, self._stride, _FLOAT32)
         if self._huge_bytes:
             memory.ask_for_huge_pages(out, self._huge_bytes)
-        if self._copied:
-            x = x.contiguous(memory_format=self._memory_format)
+        cells, address, packed = self._take_cells()
+        if packed != pack.number:
+            for name, place in self._weights:
+                cells[place] = pack.addresses[name]
+        cells[self._residual] = added
+        cells[self._x], cells[self._out] = read, out.data_ptr()
+        # Held until the call is over: a large one is nobody else's.
+        held = self._scratch(cells) if self._elements else None
+        changed = threads.launch(self._serial, self._parallel, address, prints, self._threads)
+        del held
+        self._spare.append((cells, address, pack.number))
+        return None if changed else out
+
+    def _scratch(self, cells: Any) -> memory.Buffer:
+        """Memory of this thread's, and its place in the cells."""
+        scratch = memory.scratch(self._elements * FLOAT_BYTES)
+        for place, begin in self._inner:
+            cells[place] = scratch.address + begin
+        return scratch
+
+    def _take_cells(self) -> tuple[Any, int, int]:
+        """Cells but for the addresses of a call, where they lie, and the number of the pack that they point to."""
         try:
-            taken = self._spare.pop()
+            return self._spare.pop()
         except IndexError:
-            taken = self._new_slots()
-        slots, address = taken
-        slots[_X] = x.data_ptr()
-        slots[self._out_slot] = out.data_ptr()
-        if residual is not None:
-            if self._residual_copied:
-                residual = residual.resolve_neg().contiguous(memory_format=self._memory_format)
-            slots[_RESIDUAL] = residual.data_ptr()
-        if self._elements:
-            scratch = memory.scratch(self._elements * FLOAT_BYTES)
-            if self._shared_elements:
-                slots[_DEPTHWISE_OUT] = scratch.address
-            slots[_SCRATCH] = scratch.address + self._shared_elements * FLOAT_BYTES
-        threads.launch(self._serial, self._parallel, address, self._threads)
-        self._spare.append(taken)
-        return out
+            return *self._table.copy(), 0
 
-    def _new_slots(self) -> tuple[Any, int]:
-        """Slots but for the pointers of a call, and their address."""
-        slots = Slots.from_buffer_copy(self._template)
-        return slots, ctypes.addressof(slots)
 
-    def _numbers(self, x: Tensor, g: Geometry, s: Schedule) -> Mapping[str, int]:
-        pack = self.pack
-        spatial, strides = three(g.input_size[1:], 1), three(x.stride()[2:], 0)
-        outputs, padding = three(g.out_spatial, 1), three(tuple(before for before, _ in g.padding), 0)
-        axes = ("z", "y", "x")
-        numbers = {"batch": x.shape[0], "x_n": x.stride(0), "x_c": x.stride(1)}
-        numbers |= {f"x_{axis}": stride for axis, stride in zip(axes, strides, strict=True)}
-        numbers |= {f"in_{axis}": size for axis, size in zip(axes, spatial, strict=True)}
-        numbers |= {f"out_{axis}": size for axis, size in zip(axes, outputs, strict=True)}
-        numbers |= {f"pad_{axis}": size for axis, size in zip(axes, padding, strict=True)}
-        numbers |= {"rows": x.shape[0] * outputs[0] * outputs[1], "pixels": x.shape[0] * prod(outputs)}
-        names = {field.name for field in fields(s)} & set(SLOT)
-        numbers |= {name: getattr(s, name) for name in names}
-        numbers["depthwise_weight"] = pack.depthwise_weight.data_ptr()
-        numbers["depthwise_bias"] = pack.depthwise_bias.data_ptr()
-        if pack.pointwise_weight is not None and pack.pointwise_bias is not None:
-            numbers["pointwise_weight"] = pack.pointwise_weight.data_ptr()
-            numbers["pointwise_bias"] = pack.pointwise_bias.data_ptr()
-        return numbers
+def _lies_as(strides: Strides, others: Strides, size: Sequence[int]) -> bool:
+    """Whether a tensor of these strides lies as one of `others` does: in a dimension of one element, all do."""
+    return all(n == 1 or one == other for n, one, other in zip(size, strides, others, strict=True))

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import llvmlite.binding as llvm
 
+from .apart import apart
+
 KIB = 1024
 FLOAT_BYTES = 4
-
-# CPUs with AVX-512 that multiply 512 bits in two halves.
-TWO_HALVES = ("znver4",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,7 @@ class Machine:
 
     vector_lanes: float32 numbers in a vector; vector_registers: how many the code may name
     triple, cpu, features: LLVM's names of the target
+    in_halves: vectors of 512 bits are multiplied in two halves
     """
 
     isa: str
@@ -32,34 +33,49 @@ class Machine:
     features: str
     l1_bytes: int = 32 * KIB
     l2_bytes: int = 512 * KIB
+    in_halves: bool = False
+
+    @property
+    def kind(self) -> str:
+        """What plans are tuned for: tuning.py has a row for each."""
+        return "avx512 in halves" if self.isa == "avx512" and self.in_halves else self.isa
 
     @property
     def narrow_lanes(self) -> int:
         """Lanes of the narrowest vectors that multiply as many numbers in a given time as the widest."""
-        return self.vector_lanes // 2 if self.cpu in TWO_HALVES else self.vector_lanes
+        return self.vector_lanes // 2 if self.in_halves else self.vector_lanes
 
 
 @cache
 def host() -> Machine | None:
     """The machine this process runs on; None where no generator serves it."""
+    return apart(_host)
+
+
+def _host() -> Machine | None:
     triple, cpu = llvm.get_process_triple(), llvm.get_host_cpu_name()
     flags = llvm.get_host_cpu_features()
-    caches = {"l1_bytes": _cache_bytes(1, 32 * KIB), "l2_bytes": _cache_bytes(2, 512 * KIB)}
+    l1_bytes, l2_bytes = _cache_bytes(1, 32 * KIB), _cache_bytes(2, 512 * KIB)
     if triple.startswith("x86_64"):
         # Without it LLVM prefers vectors of 256 bits on some CPUs.
         features = ",".join([flags.flatten(), "-prefer-256-bit"])
         if all(flags.get(name) for name in ("avx512f", "avx512dq", "avx512bw", "avx512vl")):
-            return Machine("avx512", 16, 32, triple, cpu, features, **caches)
+            return Machine("avx512", 16, 32, triple, cpu, features, l1_bytes, l2_bytes, _multiplies_in_halves(flags))
         if flags.get("avx2") and flags.get("fma"):
-            return Machine("avx2", 8, 16, triple, cpu, features, **caches)
+            return Machine("avx2", 8, 16, triple, cpu, features, l1_bytes, l2_bytes)
     if triple.startswith(("aarch64", "arm64")):
-        return Machine("neon", 4, 32, triple, cpu, flags.flatten(), **caches)
+        return Machine("neon", 4, 32, triple, cpu, flags.flatten(), l1_bytes, l2_bytes)
     return None
+
+
+def _multiplies_in_halves(flags: Mapping[str, bool]) -> bool:
+    """Whether this is the first of AMD's cores with AVX-512: SSE4a is AMD's alone, the next ones have VP2INTERSECT."""
+    return bool(flags.get("sse4a")) and not flags.get("avx512vp2intersect")
 
 
 def avx2() -> Machine:
     """The least x86 machine that the generator serves, whatever this one is."""
-    return Machine("avx2", 8, 16, llvm.get_process_triple(), "x86-64-v3", "")
+    return Machine("avx2", 8, 16, apart(llvm.get_process_triple), "x86-64-v3", "")
 
 
 def neon() -> Machine:

@@ -2,28 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import count
 
 import torch
 from torch import Tensor
 
 from ...folding import scale_and_shift_of
 from ..base import DepthwiseTensors, Norm, Weights
-from .plan_depthwise import tap_stride
-from .plan_pointwise import PointwiseKernel
+from .plan.filters import tap_stride
+from .plan.pointwise import PointwisePlan
+
+NAMES = ("depthwise_weight", "depthwise_bias", "pointwise_weight", "pointwise_bias")
+
+# Of float32: 2^-126 less the least of them.
+LARGEST_DENORMAL = 2.0**-126 - 2.0**-149
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Pack:
-    """Weights and biases in the order of the kernels: contiguous float32, copies of what they were made from."""
+    """Weights and biases in the order of the kernels: contiguous float32, copies of what they were made from.
+
+    Denormal numbers are zeros in it: many CPUs multiply these a hundred times more slowly.
+
+    number: no other pack has it
+    """
 
     depthwise_weight: Tensor
     depthwise_bias: Tensor
     pointwise_weight: Tensor | None = None
     pointwise_bias: Tensor | None = None
+    number: int = field(default_factory=count(1).__next__)
+
+    @cached_property
+    def addresses(self) -> dict[str, int]:
+        """Of those there are, by the kernels' names of pointers to them."""
+        tensors = {name: getattr(self, name) for name in NAMES}
+        return {name: tensor.data_ptr() for name, tensor in tensors.items() if tensor is not None}
 
 
-def pack_of(weights: Weights, pointwise: PointwiseKernel | None) -> Pack:
+def pack_of(weights: Weights, pointwise: PointwisePlan | None) -> Pack:
     """Pack the weights of a call, its batch norms folded in."""
     with torch.no_grad():
         if isinstance(weights, DepthwiseTensors):
@@ -47,7 +66,7 @@ def pack_depthwise(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]
     """(taps, tap_stride), rows that end in zeros, and (filters,) from torch's (filters, 1, *kernel)."""
     taps, filters = weight[0].numel(), weight.shape[0]
     packed = weight.new_zeros(taps, tap_stride(filters, taps))
-    packed[:, :filters] = weight.detach().flatten(1).t()
+    torch.hardshrink(weight.detach().flatten(1).t(), LARGEST_DENORMAL, out=packed[:, :filters])
     return packed, _bias(bias, weight)
 
 
@@ -57,7 +76,7 @@ def unpack_depthwise(packed: Tensor, filters: int, kernel_size: tuple[int, ...])
     return weight.contiguous()
 
 
-def pack_pointwise(weight: Tensor, bias: Tensor | None, k: PointwiseKernel) -> tuple[Tensor, Tensor]:
+def pack_pointwise(weight: Tensor, bias: Tensor | None, k: PointwisePlan) -> tuple[Tensor, Tensor]:
     """The panels of every group, full ones before the group's rest, and the bias of every vector.
 
     weight: (out_channels, group_inputs, 1, ...)
@@ -68,8 +87,10 @@ def pack_pointwise(weight: Tensor, bias: Tensor | None, k: PointwiseKernel) -> t
         # The last vector of a group overlaps the one before it.
         columns = (k.group_outputs * torch.arange(k.groups, device="cpu")[:, None] + _columns(k).flatten()).flatten()
         rows, flat = rows[columns], flat[columns]
-    # As a matrix, which torch transposes four times as fast as in more axes (AMD EPYC, Zen 4, 1 thread, 2026-11-28).
-    grouped = _copy(rows.t()).unflatten(1, (k.groups, k.group_vectors * k.lanes))
+    # As a matrix, which torch transposes faster than in more axes.
+    matrix = _copy(rows.t())
+    torch.hardshrink(matrix, LARGEST_DENORMAL, out=matrix)
+    grouped = matrix.unflatten(1, (k.groups, k.group_vectors * k.lanes))
     width = k.vectors * k.lanes
     panels = grouped[:, :, : k.full_panels * width].unflatten(2, (k.full_panels, width)).permute(1, 2, 0, 3).flatten(1)
     rest = grouped[:, :, k.full_panels * width :].transpose(0, 1).flatten(1)
@@ -77,7 +98,9 @@ def pack_pointwise(weight: Tensor, bias: Tensor | None, k: PointwiseKernel) -> t
 
 
 def _bias(bias: Tensor | None, weight: Tensor) -> Tensor:
-    return weight.new_zeros(weight.shape[0]) if bias is None else _copy(bias.detach())
+    if bias is None:
+        return weight.new_zeros(weight.shape[0])
+    return torch.hardshrink(bias.detach(), LARGEST_DENORMAL, out=weight.new_empty(weight.shape[0]))
 
 
 def _copy(tensor: Tensor) -> Tensor:
@@ -85,7 +108,7 @@ def _copy(tensor: Tensor) -> Tensor:
     return tensor.clone(memory_format=torch.contiguous_format).resolve_neg()
 
 
-def unpack_pointwise(packed: Tensor, k: PointwiseKernel) -> Tensor:
+def unpack_pointwise(packed: Tensor, k: PointwisePlan) -> Tensor:
     """The weight that `pack_pointwise` was given, as (out_channels, group_inputs)."""
     full = k.full_panels * k.vectors
     rows = packed.unflatten(0, (k.groups, -1))
@@ -98,7 +121,7 @@ def unpack_pointwise(packed: Tensor, k: PointwiseKernel) -> Tensor:
     return weight.flatten(0, 1)
 
 
-def _columns(k: PointwiseKernel) -> Tensor:
+def _columns(k: PointwisePlan) -> Tensor:
     """Output channels, within a group, of each lane of its vectors."""
     starts = [min(vector * k.lanes, k.group_outputs - k.lanes) for vector in range(k.group_vectors)]
     return torch.tensor(starts, device="cpu")[:, None] + torch.arange(k.lanes, device="cpu")

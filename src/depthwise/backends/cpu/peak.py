@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import ctypes
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import reduce
 
 import torch
 
-from . import jit, threads
-from .driver import RUNTIME_FUNCTIONS, RUNTIME_SLOTS, write_module
-from .ir import Block, Int, Vec
+from ..weights import NO_PRINTS
+from .emit.ir import Block, Int, Vec
+from .emit.kernel import Kernel, Plan
 from .launch import machine
 from .machine import FLOAT_BYTES
+from .plan.cut import Cut
+from .plan.view import View
+from .run import threads
+from .run.program import Program, Stage, Table
 
-SLOTS = (*RUNTIME_SLOTS, "turns", "memory")
 # Each thread reads and writes memory of its own, well inside L1.
 _VECTORS = 64
 # Long enough that starting a region counts for nothing: about half a millisecond.
@@ -63,28 +66,52 @@ def store_gbytes(threads_asked: int, seconds: float = 0.2) -> float:
 _Body = Callable[[Block, Int, list[Vec]], list[Vec]]
 
 
-def _rate(name: str, body: _Body, sums: int, work: int, threads_asked: int, seconds: float) -> float:
-    """10^9 units of `work` a second; the median of repeated runs, `work` being done once a turn on each thread."""
-    target = machine()
+@dataclass(frozen=True)
+class LoopKernel(Kernel):
+    """`body` turned `turns` times on `sums` vectors, on each thread beside memory of its own."""
 
-    def stage(e: Block, thread: Int, _: Int) -> None:
-        own = thread * (_VECTORS * target.vector_lanes)
-        first = [e.constant(1 / (i + 1), target.vector_lanes) for i in range(sums)]
+    pointers = ("memory",)
+    numbers = ("turns",)
+
+    what: str
+    body: _Body
+    sums: int
+
+    @property
+    def label(self) -> str:
+        return f"peak_{self.what}"
+
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        return ()
+
+    def write(self, e: Block, thread: Int, threads: Int) -> None:  # noqa: ARG002  each does the same
+        own = thread * (_VECTORS * self.machine.vector_lanes)
+        first = [e.constant(1 / (i + 1), self.machine.vector_lanes) for i in range(self.sums)]
         with e.loop(0, e.number("turns"), carried=first) as turn:
-            turn.values = body(e, own, turn.values)
+            turn.values = self.body(e, own, turn.values)
         # All of them count: what is not stored would not be computed.
         (e.pointer("memory") + own).store(reduce(Vec.__add__, turn.values))
 
-    code = jit.load(f"peak_{name}", target, lambda: write_module(f"peak_{name}", SLOTS, [stage]))
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turns(Cut):
+    turns: int
+
+
+def _rate(name: str, body: _Body, sums: int, work: int, threads_asked: int, seconds: float) -> float:
+    """10^9 units of `work` a second; the median of repeated runs, `work` being done once a turn on each thread."""
+    target = machine()
+    kernel, cut = LoopKernel(target, name, body, sums), Turns(threads=threads_asked, turns=_TURNS)
+    table = Table(Program((Stage(kernel, View(), cut),)))
     memory = torch.zeros(threads_asked * _VECTORS * target.vector_lanes)
-    runtime = threads.runtime()
-    functions = runtime.addresses if runtime else (0,) * len(RUNTIME_FUNCTIONS)
-    slots = (ctypes.c_int64 * len(SLOTS))(*functions, threads_asked, _TURNS, memory.data_ptr())
-    serial, parallel = (threads.ENTRY(code.address(name)) for name in ("serial", "parallel"))
+    table.fill("memory", memory.data_ptr())
+    # Held as long as the address is used.
+    _cells, address = table.copy()
     took: list[float] = []
     until = time.perf_counter() + seconds
     while time.perf_counter() < until or len(took) < 3:
         start = time.perf_counter()
-        threads.launch(serial, parallel, ctypes.addressof(slots), threads_asked)
+        threads.launch(table.serial, table.parallel, address, NO_PRINTS.address, threads_asked)
         took.append(time.perf_counter() - start)
     return work * _TURNS * threads_asked / statistics.median(took) * 1e-9

@@ -1,0 +1,234 @@
+"""Calls seen before: the short way from a functional form to the code that runs it.
+
+A call is like an earlier one where the same weights come, as they were, with an input of the same sizes and strides and
+the same settings. What it was bound to holds no weights, and is shared by all calls of the same problem.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from operator import itemgetter
+from threading import Lock
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor, get_num_threads, is_grad_enabled
+from torch._C._dynamo.guards import TensorGuards
+
+from . import weights
+from .tensors import Tensors, is_transformed, needs_gradient
+from .weights import NO_PRINTS, Identities, Prints, Snapshot
+
+# Of a set of weights, the oldest go first, and inputs for each of them, those longest out of use do.
+_MOST_SETTINGS = 16
+_MOST_INPUTS = 64
+# Problems of all calls, those longest out of use go first.
+_MOST_BOUND = 2048
+
+# What tells a call beside its tensors: the identities of the window's arguments, then what else there is, by value. The
+# caller writes it as one tuple: a quarter of a microsecond, half of what it takes by map.
+Setting = tuple[Hashable, ...]
+
+
+class Bound(Protocol):
+    """A problem with the code that runs it: no weights, and no numbers of a call."""
+
+    def run(self, x: Tensor, residual: Tensor | None, pack: Any, prints: int) -> Tensor | None:
+        """The result for tensors like the problem's.
+
+        prints: the address of those of what `pack` was made of. None where these are not there any more, or where there
+        is nothing behind a pointer: nothing was done then.
+        """
+
+
+class OfOne:
+    """A bound call for an input and a residual without a batch dimension."""
+
+    def __init__(self, bound: Bound) -> None:
+        self.bound = bound
+
+    def run(self, x: Tensor, residual: Tensor | None, pack: Any, prints: int) -> Tensor | None:
+        added = None if residual is None else residual.unsqueeze(0)
+        out = self.bound.run(x.unsqueeze(0), added, pack, prints)
+        return None if out is None else out.squeeze(0)
+
+
+class Prepared(NamedTuple):
+    """What runs a call: its bound problem, its weights as packed, and the state of them that this was made of.
+
+    snapshot: None where nothing may be kept
+    """
+
+    bound: Bound
+    pack: Any
+    snapshot: Snapshot | None = None
+
+    def run(self, x: Tensor, residual: Tensor | None) -> Tensor | None:
+        prints: Prints = NO_PRINTS if self.snapshot is None else self.snapshot.prints
+        return self.bound.run(x, residual, self.pack, prints.address)
+
+
+class Kept(NamedTuple):
+    """What ran a call, and what input, weights and residual of one like it must be.
+
+    reads, adds: of the input with all weights, and of the residual: torch's own guards, which tell the type, dtype,
+                 sizes, strides and dispatch keys of a tensor, and with these every mode and transform of the calling
+                 thread but the modes of a tracer and forward gradients
+    """
+
+    bound: Bound
+    pack: Any
+    threads: int
+    reads: Callable[..., bool]
+    adds: Callable[[Tensor | None], bool] | None
+
+
+class Settings:
+    """All that calls of a set of weights with one window say beside their inputs.
+
+    window: held, since the identities in the key are its own as long as it lives
+    kept:   the latest first
+    """
+
+    __slots__ = ("kept", "present", "window")
+
+    def __init__(self, tensors: Tensors, window: tuple[object, ...]) -> None:
+        self.present = _present(tensors)
+        self.window = window
+        self.kept: tuple[Kept, ...] = ()
+
+
+def found(  # noqa: C901  the short way is one function: each call costs what a tensor's look does
+    identities: Identities,
+    setting: Setting,
+    x: Tensor,
+    residual: Tensor | None,
+    tensors: Tensors,
+    window: tuple[object, ...],
+) -> Tensor | None:
+    """The result, by what ran a call like this one; None where the call must be looked at anew.
+
+    setting: tells whether there is a residual
+    """
+    snapshot = weights.kept(identities)
+    if snapshot is None:
+        return None
+    try:
+        settings = snapshot.calls.get(setting) or _made_anew(snapshot, setting, window)
+    except TypeError:  # a list has no hash
+        return None
+    if settings is None:
+        return None
+    if not (_has_strides(x) and (residual is None or _has_strides(residual))):
+        return None
+    threads, present = get_num_threads(), settings.present(tensors)
+    for kept in settings.kept:
+        if kept.threads == threads and kept.reads(x, *present) and (kept.adds is None or kept.adds(residual)):
+            break
+    else:
+        return None
+    if is_transformed() or (is_grad_enabled() and needs_gradient((x, residual, *tensors))):
+        return None
+    if not snapshot.is_current(tensors):
+        return None
+    if kept is not settings.kept[0]:
+        settings.kept = (kept, *(other for other in settings.kept if other is not kept))
+    out = kept.bound.run(x, residual, kept.pack, snapshot.prints.address)
+    if out is None:
+        weights.forget(identities)
+    return out
+
+
+def _has_strides(tensor: Tensor) -> bool:
+    """Whether torch's guards may look at it: for one without strides they end the process."""
+    return isinstance(tensor, Tensor) and not tensor.is_nested
+
+
+def keep(
+    setting: Setting,
+    x: Tensor,
+    residual: Tensor | None,
+    tensors: Tensors,
+    window: tuple[object, ...],
+    prepared: Prepared,
+) -> None:
+    """Let `found` use what was prepared for calls like this one, as long as its weights stay as they were."""
+    snapshot = prepared.snapshot
+    if snapshot is None:
+        return
+    if not is_plain_window(window):  # a list may change, a tensor too
+        return
+    settings = snapshot.calls.get(setting) or _made_anew(snapshot, setting, window)
+    if settings is None:
+        settings = Settings(tensors, window)
+        by_value = _by_value(setting, window)
+        snapshot.calls.update(dict.fromkeys([setting] if by_value is None else [setting, by_value], settings))
+        for oldest in [*snapshot.calls][:-_MOST_SETTINGS]:
+            snapshot.calls.pop(oldest, None)
+    adds = None if residual is None else _guard(residual)
+    reads = _guard(x, *settings.present(tensors))
+    entry = Kept(prepared.bound, prepared.pack, get_num_threads(), reads, adds)
+    settings.kept = (entry, *settings.kept[: _MOST_INPUTS - 1])
+
+
+_bound: OrderedDict[Hashable, Bound] = OrderedDict()
+_lock = Lock()
+
+
+def bound(key: Hashable, bind: Callable[[], Bound | None]) -> Bound | None:
+    """What a problem is bound to, known by value; `key` says it, and all else that binding goes by."""
+    with _lock:
+        known = _bound.get(key)
+        if known is not None:
+            _bound.move_to_end(key)
+            return known
+    made = bind()
+    if made is None:
+        return None
+    with _lock:
+        _bound[key] = made
+        while len(_bound) > _MOST_BOUND:
+            _bound.popitem(last=False)
+    return made
+
+
+def is_plain_window(value: object) -> bool:
+    """Whether a window's argument can be told by its value: True and 1.0 would pass for 1, and a list has no hash."""
+    return type(value) in (int, str) or (isinstance(value, tuple) and all(map(is_plain_window, value)))
+
+
+def _by_value(setting: Setting, window: tuple[object, ...]) -> Setting | None:
+    """The setting by the window's values, where equal ones may be other objects, as tuples may."""
+    if not any(isinstance(value, tuple) for value in window) or not is_plain_window(window):
+        return None
+    return (*window, *setting[len(window) :])
+
+
+def _made_anew(snapshot: Snapshot, setting: Setting, window: tuple[object, ...]) -> Settings | None:
+    """Settings kept of a call whose window had equal arguments."""
+    by_value = _by_value(setting, window)
+    return None if by_value is None else snapshot.calls.get(by_value)
+
+
+def _present(tensors: Tensors) -> Callable[[Tensors], Sequence[Tensor]]:
+    """What takes from tensors like these each that is there, once: torch's guards want no other."""
+    first = {id(tensor): i for i, tensor in reversed([*enumerate(tensors)]) if tensor is not None}
+    places = sorted(first.values())
+    return itemgetter(*places) if len(places) > 1 else itemgetter(slice(places[0], places[0] + 1))
+
+
+def _guard(*tensors: Tensor) -> Callable[..., bool]:
+    # torch's annotation leaves the tensors out.
+    make: Any = TensorGuards
+    sizes, strides = [list(tensor.shape) for tensor in tensors], [list(tensor.stride()) for tensor in tensors]
+    return make(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides).check  # type: ignore[no-any-return]
+
+
+def _after_fork_in_child() -> None:
+    global _lock  # noqa: PLW0603
+    _lock = Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

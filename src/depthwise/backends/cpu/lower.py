@@ -1,0 +1,208 @@
+"""A problem becomes stages: the one place that knows which kinds of kernels there are, and how many a layer needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import prod
+
+import torch
+
+from ...geometry import Geometry
+from ..formats import Strides
+from ..problem import Activation, Problem
+from .emit.boxes import BoxedDepthwiseKernel
+from .emit.depthwise import DepthwiseKernel
+from .emit.direct import DirectKernel
+from .emit.fused import BoxedFusedKernel, FusedKernel
+from .emit.kernel import Kernel
+from .emit.pointwise import PointwiseKernel
+from .machine import Machine
+from .plan.bands import Bands, TwoStages, separable_cut
+from .plan.boxes import boxes_cut
+from .plan.cut import Cut, team_of
+from .plan.depthwise import DepthwisePlan, depthwise_plan
+from .plan.direct import direct_plan, planes_cut, runs_direct
+from .plan.panels import panels_cut
+from .plan.pointwise import PointwisePlan, pointwise_plan
+from .plan.sizes import least_steps, unaliased
+from .plan.strips import strips_cut
+from .plan.view import view_of
+from .run.program import Program, Stage
+
+# The depthwise result between two stages.
+BETWEEN = "between"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How an input is read and a result is written; `copied` is why the input is copied first, or None."""
+
+    planar_in: bool
+    planar_out: bool
+    copied: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What runs a call: pure numbers; `name` is what it is called in reports."""
+
+    program: Program
+    layout: Layout
+    memory_format: torch.memory_format
+
+    @property
+    def name(self) -> str:
+        return self.program.name + ("" if self.layout.copied is None else f" after a copy: {self.layout.copied}")
+
+
+def lower(problem: Problem, machine: Machine, threads: int) -> Decision:
+    """The stages of a depthwise or separable convolution.
+
+    threads: as many as there are; fewer are used where there is little to do
+    """
+    g, batch, layout = least_steps(problem.geometry), problem.batch, layout_of(problem)
+    strides = strides_of(problem) if layout.copied is None else _dense(g, channels_last=not layout.planar_in)
+    team = team_of(g, batch, machine, threads)
+    call = _Call(g, batch, strides, problem.activations, problem.residual is not None, machine, team)
+    separable = g.out_channels is not None
+    if layout.planar_in and runs_direct(g, machine):
+        program = _direct(call)
+    elif layout.planar_out:
+        program = _boxed_separable(call, layout) if separable else _boxed_depthwise(call, layout)
+    else:
+        program = _separable(call) if separable else _depthwise(call)
+    return Decision(program, layout, problem.memory_format)
+
+
+def layout_of(problem: Problem) -> Layout:
+    """Read what can be read as it lies, and write the result in its memory format."""
+    g, strides = problem.geometry, strides_of(problem)
+    planar_out = problem.memory_format == torch.contiguous_format
+    if strides[1] == 1 or (g.in_channels == 1 and not planar_out):
+        # One pixel lies alike in all formats.
+        return Layout(planar_in=False, planar_out=planar_out and prod(g.out_spatial) > 1)
+    columns_together = strides[-1] == 1 or g.input_size[-1] == 1
+    if columns_together and planar_out:
+        return Layout(planar_in=True, planar_out=True)
+    if columns_together:
+        why = "the input is contiguous, the weights and so the result are channels-last"
+    else:
+        why = f"neither channels nor columns lie side by side in strides {strides}"
+    return Layout(planar_in=planar_out, planar_out=planar_out, copied=why)
+
+
+def strides_of(problem: Problem) -> Strides:
+    """Of the input."""
+    if problem.strides is None:
+        raise RuntimeError("a problem is planned for the strides of its input")
+    return problem.strides
+
+
+def pointwise_program(
+    g: Geometry,
+    batch: int,
+    pixel_stride: int,
+    activation: Activation,
+    *,
+    residual: bool,
+    machine: Machine,
+    threads: int,
+) -> Program:
+    """The stages of a pointwise convolution alone, of channels-last pixels evenly `pixel_stride` elements apart.
+
+    g: with a window of one pixel
+    """
+    team = team_of(g, batch, machine, threads)
+    cut = panels_cut(g, machine, team, batch * prod(g.out_spatial))
+    p = pointwise_plan(g, activation, machine, residual=residual, pixels=cut.tile_pixels, pixel_stride=pixel_stride)
+    view = view_of(g, batch, _dense(g, channels_last=True))
+    return Program((Stage(PointwiseKernel(machine, p), view, cut),))
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A problem and the team that there is for it."""
+
+    g: Geometry
+    batch: int
+    strides: Strides
+    activations: tuple[Activation, Activation]
+    residual: bool
+    machine: Machine
+    threads: int
+
+    @property
+    def sizes(self) -> tuple[Geometry, int, Machine, int]:
+        """What cuts go by."""
+        return self.g, self.batch, self.machine, self.threads
+
+    def depthwise(self, *, planar: bool) -> DepthwisePlan:
+        g, pixel = self.g, self.strides[-1]
+        is_dense = pixel == g.in_channels or g.input_size[-1] == 1
+        pixel_stride = g.in_channels if is_dense and not planar else None
+        return depthwise_plan(
+            g, self.activations[0], self.machine, planar=planar, pixel_stride=pixel_stride, distance=pixel
+        )
+
+    def pointwise(self, pixels: int) -> PointwisePlan:
+        stride = unaliased(self.g.depthwise_channels)
+        return pointwise_plan(
+            self.g, self.activations[1], self.machine, residual=self.residual, pixels=pixels, pixel_stride=stride
+        )
+
+    def stage(self, kernel: Kernel, cut: Cut, zeros: int = 0, **buffers: str) -> Stage:
+        return Stage(kernel, view_of(self.g, self.batch, self.strides), cut, tuple(buffers.items()), zeros)
+
+    def zeros(self, d: DepthwisePlan) -> int:
+        return d.zero_elements(self.strides[-1])
+
+
+def _direct(call: _Call) -> Program:
+    d = direct_plan(call.g, call.activations[0], call.machine)
+    return Program(
+        (call.stage(DirectKernel(call.machine, d), planes_cut(*call.sizes), d.zero_elements(call.g.input_size[-1])),)
+    )
+
+
+def _boxed_depthwise(call: _Call, layout: Layout) -> Program:
+    d, cut = call.depthwise(planar=layout.planar_in), boxes_cut(*call.sizes, planar_in=layout.planar_in)
+    if d.to_planes:
+        # From registers: nothing passes through memory of the thread's own.
+        cut = replace(cut, scratch_elements=0)
+    return Program((call.stage(BoxedDepthwiseKernel(call.machine, d), cut, call.zeros(d)),))
+
+
+def _boxed_separable(call: _Call, layout: Layout) -> Program:
+    d, cut = call.depthwise(planar=layout.planar_in), boxes_cut(*call.sizes, planar_in=layout.planar_in)
+    kernel = BoxedFusedKernel(call.machine, d, call.pointwise(cut.tile_pixels))
+    return Program((call.stage(kernel, cut, call.zeros(d)),))
+
+
+def _depthwise(call: _Call) -> Program:
+    d = call.depthwise(planar=False)
+    return Program((call.stage(DepthwiseKernel(call.machine, d, d.filters), strips_cut(*call.sizes), call.zeros(d)),))
+
+
+def _separable(call: _Call) -> Program:
+    d, cut = call.depthwise(planar=False), separable_cut(*call.sizes)
+    if isinstance(cut, Bands):
+        kernel = FusedKernel(call.machine, d, call.pointwise(cut.tile_pixels))
+        return Program((call.stage(kernel, cut, call.zeros(d)),))
+    return _two_stages(call, d, cut)
+
+
+def _two_stages(call: _Call, d: DepthwisePlan, cut: TwoStages) -> Program:
+    p = call.pointwise(cut.panels.tile_pixels)
+    first = call.stage(DepthwiseKernel(call.machine, d, p.pixel_stride), cut.strips, call.zeros(d), out=BETWEEN)
+    last = call.stage(PointwiseKernel(call.machine, p), cut.panels, x=BETWEEN)
+    elements = call.batch * prod(call.g.out_spatial) * p.pixel_stride
+    return Program((first, last), ((BETWEEN, elements),))
+
+
+def _dense(g: Geometry, *, channels_last: bool) -> Strides:
+    """Strides of an input that lies dense in memory."""
+    channels, *spatial = g.input_size
+    along = [prod(spatial[axis + 1 :]) for axis in range(len(spatial))]
+    if channels_last:
+        return prod(g.input_size), 1, *(channels * stride for stride in along)
+    return prod(g.input_size), prod(spatial), *along

@@ -1,0 +1,63 @@
+"""What depthwise plans of both kinds are of: the filters, their window, and how their weights lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import gcd, prod
+
+from ...base import Activation
+from .sizes import LINE_ELEMENTS, Axes, activation_name
+
+# Of an L1 cache of 8 ways, half of which are left to the input.
+L1_SETS, MOST_TAPS_A_SET = 64, 4
+# Numbers that are read in the place of a row outside the image: 4 MiB.
+MOST_ZEROS = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """`multiplier` filters for each of `channels` input channels, and the activation of their sums."""
+
+    rank: int
+    channels: int
+    multiplier: int
+    kernel: Axes
+    stride: Axes
+    dilation: Axes
+    activation: Activation
+
+    @property
+    def filters(self) -> int:
+        return self.channels * self.multiplier
+
+    @property
+    def tap_stride(self) -> int:
+        return tap_stride(self.filters, prod(self.kernel))
+
+    @property
+    def packing(self) -> tuple[int, ...]:
+        """What the order of its packed weights goes by."""
+        return (self.tap_stride,)
+
+    @property
+    def rows_apart(self) -> int:
+        """How far apart output rows are that share input rows: a dilated kernel is a plain one on rows so far apart."""
+        return self.dilation[1] if self.stride[1] == 1 else 1
+
+    @property
+    def window_name(self) -> str:
+        extents = "x".join(map(str, self.kernel[3 - self.rank :]))
+        window = f"k{extents}_s{_digits(self.stride)}_d{_digits(self.dilation)}_c{self.channels}m{self.multiplier}"
+        return f"{window}_{activation_name(self.activation)}"
+
+
+def tap_stride(filters: int, taps: int) -> int:
+    """Elements from one tap's weights to the next one's: one line more where else many taps shared few sets of L1."""
+    lines, rest = divmod(filters, LINE_ELEMENTS)
+    sets = L1_SETS // gcd(L1_SETS, lines)
+    is_crowded = rest == 0 and sets < L1_SETS and taps > MOST_TAPS_A_SET * sets
+    return filters + LINE_ELEMENTS if is_crowded else filters
+
+
+def _digits(axes: Axes) -> str:
+    return "x".join(map(str, axes))

@@ -1,0 +1,31 @@
+"""A pointwise convolution in a stage of its own: panels of weights, and bands of pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ....geometry import Geometry
+from ..machine import Machine
+from .cut import Cut
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panels(Cut):
+    """Chunks of panels are dealt out, and in each every band.
+
+    panel_chunks: of the panels of weights
+    bands:        runs of neighbouring pixels
+    tile_pixels:  the most that one has, which the register tile is chosen for
+    """
+
+    panel_chunks: int
+    bands: int
+    tile_pixels: int
+
+
+def panels_cut(g: Geometry, machine: Machine, threads: int, pixels: int) -> Panels:
+    count = -(-g.output_size[0] // (2 * machine.vector_lanes))
+    # By panels each thread reads its own weights only; by pixels the shares are more even.
+    panel_chunks = threads if count % threads == 0 or count >= 8 * threads else 1
+    bands = 1 if panel_chunks > 1 else min(threads, pixels)
+    return Panels(threads=threads, panel_chunks=panel_chunks, bands=bands, tile_pixels=-(-pixels // bands))

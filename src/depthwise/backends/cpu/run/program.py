@@ -1,0 +1,157 @@
+"""Programs: stages that run one after another, each a kernel at work on a frame of its own.
+
+A program is a value: it knows its buffers by name, not where they lie. `Table` is what the driver walks; the addresses
+of buffers are filled into it at each call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from functools import cached_property
+
+from ..emit.kernel import SYMBOL, Kernel
+from ..machine import Machine
+from ..plan.cut import Cut
+from ..plan.pointwise import PointwisePlan
+from ..plan.view import View
+from . import jit, threads
+from .driver import HEADER, ROW, driver
+
+# Buffers that are no tensors: zeros to read, and memory that ends with the stage, a piece for each thread.
+ZEROS, SCRATCH = "zeros", "scratch"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A kernel, the numbers of its frame, and the buffers that its pointers mean.
+
+    buffers: (pointer of the kernel, buffer of the program); a pointer left out means the buffer of its own name
+    zeros:   elements that the kernel may read of the buffer ZEROS
+    """
+
+    kernel: Kernel
+    view: View
+    cut: Cut
+    buffers: tuple[tuple[str, str], ...] = ()
+    zeros: int = 0
+
+    @property
+    def team(self) -> int:
+        return self.cut.threads
+
+    @property
+    def pointers(self) -> dict[str, str]:
+        """The buffer that each pointer of the kernel means."""
+        return {name: name for name in self.kernel.pointers} | dict(self.buffers)
+
+    @property
+    def numbers(self) -> list[int]:
+        """In the order of the kernel's."""
+        known = self.view.numbers | self.cut.numbers
+        return [known[name] for name in self.kernel.numbers]
+
+
+@dataclass(frozen=True)
+class Program:
+    """Stages, and memory between them.
+
+    between: buffers that live in the program's own memory, and their elements
+    """
+
+    stages: tuple[Stage, ...]
+    between: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def name(self) -> str:
+        return " + ".join(kernel.name for kernel in self.kernels)
+
+    @property
+    def machine(self) -> Machine:
+        return self.kernels[0].machine
+
+    @property
+    def team(self) -> int:
+        return max(stage.team for stage in self.stages)
+
+    @property
+    def pointwise(self) -> PointwisePlan | None:
+        """What pointwise weights are packed for."""
+        plans = (plan for kernel in self.kernels for plan in kernel.plans)
+        return next((plan for plan in plans if isinstance(plan, PointwisePlan)), None)
+
+    @property
+    def packing(self) -> tuple[object, ...]:
+        """What the order of packed weights goes by."""
+        return tuple(plan.packing for kernel in self.kernels for plan in kernel.plans)
+
+    @property
+    def zeros(self) -> int:
+        return max(stage.zeros for stage in self.stages)
+
+    @property
+    def arena(self) -> tuple[dict[str, int], int]:
+        """Where each buffer of the program's own begins, in elements, and how many there are in all."""
+        places, used = {}, 0
+        for name, elements in self.between:
+            places[name] = used
+            used += elements
+        scratch = max(stage.team * stage.cut.scratch_elements for stage in self.stages)
+        return places | ({SCRATCH: used} if scratch else {}), used + scratch
+
+    def ir(self) -> str:
+        """Of all kernels, a module for each."""
+        return "\n".join(kernel.ir() for kernel in self.kernels)
+
+    def assembly(self) -> str:
+        return "\n".join(jit.assembly(kernel.ir(), kernel.machine) for kernel in self.kernels)
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        return tuple(stage.kernel for stage in self.stages)
+
+    @cached_property
+    def codes(self) -> tuple[jit.Code, ...]:
+        """Of the driver, then of each stage's kernel: compiled, or found."""
+        return driver(self.machine), *map(code_of, self.kernels)
+
+
+def code_of(kernel: Kernel) -> jit.Code:
+    return jit.load(kernel.name, kernel.machine, kernel.ir)
+
+
+class Table:
+    """The cells of a program that the driver walks, but for the addresses of its buffers.
+
+    serial, parallel: the driver's entries
+    places: for each buffer the cells that hold its address
+    """
+
+    def __init__(self, program: Program) -> None:
+        self._codes = walker, *kernels = program.codes
+        self.serial, self.parallel = (threads.ENTRY(walker.address(name)) for name in ("serial", "parallel"))
+        runtime = threads.runtime()
+        functions = runtime.addresses if runtime else (0,) * (len(HEADER) - 2)
+        rows: list[int] = []
+        frames: list[int] = []
+        begin = len(HEADER) + len(ROW) * len(program.stages)
+        self.places: dict[str, tuple[int, ...]] = {}
+        for stage, code in zip(program.stages, kernels, strict=True):
+            place = begin + len(frames)
+            rows += [code.address(SYMBOL), place, stage.team]
+            for index, buffer in enumerate(stage.pointers.values(), place):
+                self.places[buffer] = (*self.places.get(buffer, ()), index)
+            frames += [*(0 for _ in stage.pointers), *stage.numbers]
+        cells = [*functions, program.team, len(program.stages), *rows, *frames]
+        self._kind = ctypes.c_int64 * len(cells)
+        self._cells = self._kind(*cells)
+
+    def fill(self, buffer: str, address: int) -> None:
+        """Let every copy made from now on have this buffer."""
+        for place in self.places.get(buffer, ()):
+            self._cells[place] = address
+
+    def copy(self) -> tuple[ctypes.Array[ctypes.c_int64], int]:
+        """Cells of a call's own, and their address."""
+        cells = self._kind.from_buffer_copy(self._cells)
+        return cells, ctypes.addressof(cells)

@@ -1,0 +1,133 @@
+"""Threads: the OpenMP runtime that PyTorch itself loaded, never a second one.
+
+Generated code runs in a team of that runtime, so that `torch.set_num_threads` holds and no two pools share the cores.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from threading import Event
+
+import torch
+
+from .driver import RUNTIME_FUNCTIONS
+
+# Of the driver: of the addresses of a table and of the prints of its weights; not 0 where these are not there.
+ENTRY = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p)
+
+_NAME = re.compile(r"lib(gomp|iomp5|omp)\b.*\.so")
+_forked = Event()
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """The functions of an OpenMP library that generated code needs.
+
+    library:   the library's path
+    addresses: of driver.RUNTIME_FUNCTIONS, in that order
+    """
+
+    library: str
+    addresses: tuple[int, ...]
+
+
+def runtime() -> Runtime | None:
+    """The OpenMP runtime of this process's PyTorch, or None where none was found."""
+    found = _find()
+    return None if isinstance(found, str) else found
+
+
+def reason() -> str | None:
+    """Why kernels run on one thread whatever PyTorch's number of threads is, or None."""
+    if _forked.is_set():
+        return "this process was forked, and OpenMP's threads stayed behind"
+    found = _find()
+    return found if isinstance(found, str) else None
+
+
+def team_size() -> int:
+    """How many threads to ask for: PyTorch's number of threads, as the calling thread sees it."""
+    return 1 if _forked.is_set() or isinstance(_find(), str) else torch.get_num_threads()
+
+
+def launch(
+    serial: Callable[[int, int], int], parallel: Callable[[int, int], int], table: int, prints: int, threads: int
+) -> int:
+    """Run a program on at most `threads` threads, those that its table names; the GIL is free meanwhile.
+
+    serial, parallel: the driver's entries, as ctypes functions
+    table, prints:    addresses
+    """
+    return (parallel if threads > 1 and _has_team() else serial)(table, prints)
+
+
+@cache
+def _has_team() -> bool:
+    return reason() is None
+
+
+@cache
+def _find() -> Runtime | str:
+    """The runtime, or why there is none."""
+    if sys.platform != "linux":
+        return f"PyTorch's OpenMP runtime is not looked for under {sys.platform}"
+    paths = _mapped_libraries(Path("/proc/self/maps"))
+    for path in paths:
+        library = _opened(path)
+        if library is not None and _is_torchs(library):
+            return _runtime(path, library)
+    seen = ", ".join(paths) if paths else "none is loaded"
+    return f"no OpenMP runtime that follows PyTorch's number of threads was found ({seen})"
+
+
+def _mapped_libraries(maps: Path) -> list[str]:
+    """The OpenMP libraries that this process has loaded; those of PyTorch's own folder first."""
+    try:
+        lines = maps.read_text().splitlines()
+    except OSError:
+        return []
+    paths = dict.fromkeys(line.split(maxsplit=5)[5] for line in lines if "/" in line)
+    home = str(Path(torch.__file__).parent)
+    return sorted((path for path in paths if _NAME.match(Path(path).name)), key=lambda path: not path.startswith(home))
+
+
+def _opened(path: str) -> ctypes.CDLL | None:
+    """The library already loaded from this path, where it has all that is needed."""
+    try:
+        library = ctypes.CDLL(path, mode=os.RTLD_NOLOAD | os.RTLD_NOW)
+        for name in ("omp_set_num_threads", *RUNTIME_FUNCTIONS):
+            getattr(library, name)
+    except (OSError, AttributeError):
+        return None
+    return library
+
+
+def _is_torchs(library: ctypes.CDLL) -> bool:
+    """Whether PyTorch sees what is set here. The number belongs to the calling thread, so no other one notices."""
+    threads = torch.get_num_threads()
+    library.omp_set_num_threads(threads + 1)
+    try:
+        return torch.get_num_threads() == threads + 1
+    finally:
+        library.omp_set_num_threads(threads)
+
+
+def _runtime(path: str, library: ctypes.CDLL) -> Runtime:
+    addresses = [ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0 for name in RUNTIME_FUNCTIONS]
+    return Runtime(path, tuple(addresses))
+
+
+def _after_fork_in_child() -> None:
+    _forked.set()
+    _has_team.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
