@@ -13,7 +13,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from .demo.timing import Effort, take_turns
-from .errors import DepthwiseError
+from .files import check_writable, write_text
 from .optimize.frozen import optimize
 from .optimize.module import Optimized
 from .optimize.page import document
@@ -86,9 +86,9 @@ def run(
 
     sizes: of the inputs, batch excluded
     """
-    for path, what in ((save, "network"), (page, "report")):
-        if path is not None and not path.parent.is_dir():
-            raise DepthwiseError(f"the {what} goes to {path}, and the folder {path.parent} does not exist")
+    for path in (save, page):
+        if path is not None:
+            check_writable(path)
     generator = torch.Generator().manual_seed(0)
     inputs = tuple(torch.randn((1, *size), generator=generator) for size in sizes)
     model = model.eval()
@@ -99,10 +99,7 @@ def run(
         found.save(save)
     if page is not None:
         lines = comparison.lines() if comparison is not None else []
-        try:
-            page.write_text(document(found.report, profile, lines), encoding="utf-8")
-        except OSError as error:
-            raise DepthwiseError(f"cannot write {page}: {error.strerror}") from error
+        write_text(page, document(found.report, profile, lines))
     files = tuple(str(path) for path in (save, page) if path is not None)
     return OptimizeResult(found.report, comparison, profile, files)
 

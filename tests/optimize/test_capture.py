@@ -176,7 +176,7 @@ def test_a_region_of_lower_precision_is_refused() -> None:
         (nn.Linear(2, 2), ({1: 2},), r"the input\[0\] is a dict; a network takes tensors, numbers"),
         (nn.Linear(2, 2), (torch.zeros(2, 2).to_sparse(),), r"is a Tensor of layout torch.sparse_coo; plain tensors"),
         (Calls(lambda x: {1: x}), (torch.zeros(1, 3),), "what the model returns holds a dict"),
-        (Calls(lambda x: x, other=nn.Linear(1, 1).share_memory()), ([object()],), "is a object; a network takes tensors"),
+        (Calls(lambda x: x, other=nn.Linear(1, 1).share_memory()), ([object()],), "is a object; a network"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_captured(model: nn.Module, args: tuple[Any, ...], message: str) -> None:

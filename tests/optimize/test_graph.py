@@ -14,7 +14,10 @@ RELU = Node("y", "relu", (("self", Value("x")),), "act")
 TAKES = Tree("tuple", (Tree("tuple", (Value("x"),)), Tree("dict", ())))
 
 
-def graph(nodes: tuple[Node, ...] = (RELU,), gives: Any = Value("y"), takes: Tree = TAKES) -> Graph:
+Y = Value("y")
+
+
+def graph(nodes: tuple[Node, ...] = (RELU,), gives: Any = Y, takes: Tree = TAKES) -> Graph:
     return Graph((Spec("x", (Batch(), 3), "float32"),), (Spec("w", (3,), "float32"),), nodes, takes, gives)
 
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 import depthwise
 from depthwise import DepthwiseError, SeparableConv2d, optimize
-from depthwise.optimize.module import MOST_CAPTURES, MOST_PLANS
 from depthwise.optimize.frozen import optimized
+from depthwise.optimize.module import MOST_CAPTURES, MOST_PLANS, Optimized
 from tests.support.networks import Calls, InvertedResidual
 from tests.support.whole import difference, randomised
 
@@ -30,13 +30,13 @@ def block() -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def pair() -> tuple[nn.Module, nn.Module]:
+def pair() -> tuple[nn.Module, Optimized]:
     torch.manual_seed(0)
     model = block()
     return model, optimize(model, torch.zeros(1, 8, 12, 12))
 
 
-Pair = tuple[nn.Module, nn.Module]
+Pair = tuple[nn.Module, Optimized]
 
 
 @pytest.mark.parametrize("sizes", [(1, 8, 12, 12), (7, 8, 12, 12), (0, 8, 12, 12), (2, 8, 9, 31), (1, 8, 1, 1)])
@@ -147,9 +147,10 @@ def test_an_input_may_be_a_result() -> None:
 
 
 def test_a_constant_may_be_a_result() -> None:
-    model = Calls(lambda x, layer: (x, layer.weight), layer=nn.Linear(2, 2))
+    layer = nn.Linear(2, 2)
+    model = Calls(lambda x, layer: (x, layer.weight), layer=layer)
     _, weight = optimize(model, torch.zeros(1, 3))(torch.zeros(1, 3))
-    assert torch.equal(weight, model.layer.weight)
+    assert torch.equal(weight, layer.weight)
 
 
 def test_a_model_with_nothing_for_the_kernels_works_and_says_so() -> None:
@@ -281,9 +282,9 @@ def test_the_profile_tells_each_nodes_time(pair: Pair) -> None:
         (([1.0],), {}, r"the input\[0\]\[0\]: expected a tensor, input_0; got list"),
         ((torch.zeros(1, 7, 12, 12),), {}, r"input_0 must be \(batch, 8, any, any\); got the shape \(1, 7, 12, 12\)"),
         ((torch.zeros(8, 12, 12),), {}, r"input_0 must be \(batch, 8, any, any\); got the shape \(8, 12, 12\)"),
-        ((torch.zeros(1, 8, 12, 12).double(),), {}, "has dtype torch.float64; the network was captured with torch.float3"),
+        ((torch.zeros(1, 8, 12, 12).double(),), {}, "has dtype torch.float64; the network was captured with torch"),
         ((torch.zeros(1, 8, 12, 12, device="meta"),), {}, "input_0 is on meta; an optimized network runs on the CPU"),
-        ((torch.zeros(1, 8, 12, 12, requires_grad=True),), {}, "input_0 requires a gradient, and an optimized network is fr"),
+        ((torch.zeros(1, 8, 12, 12, requires_grad=True),), {}, "input_0 requires a gradient, and an optimized network"),
         ((torch.zeros(1, 8, 0, 12),), {}, "the sizes do not fit"),
     ],
 )  # fmt: skip
@@ -321,7 +322,7 @@ def test_other_numbers_than_the_examples() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, "float32"])
 def test_other_precisions_are_refused(dtype: Any) -> None:
-    with pytest.raises(DepthwiseError, match="dtype must be None or torch.float32; got"):
+    with pytest.raises(DepthwiseError, match=r"dtype must be None or torch.float32; got"):
         optimize(nn.Identity(), torch.zeros(1), dtype=dtype)
 
 
@@ -330,9 +331,9 @@ def test_float32_may_be_said() -> None:
 
 
 def test_other_refusals() -> None:
-    with pytest.raises(DepthwiseError, match="example_inputs is a tensor, a tuple of positional .* got int"):
+    with pytest.raises(DepthwiseError, match=r"example_inputs is a tensor, a tuple of positional .* got int"):
         optimize(nn.Identity(), 3)
-    with pytest.raises(DepthwiseError, match="expected a torch.nn.Module, got int"):
+    with pytest.raises(DepthwiseError, match=r"expected a torch.nn.Module, got int"):
         optimize(3, torch.zeros(1))  # type: ignore[arg-type]
     with pytest.raises(DepthwiseError, match="there is no pass speed; known: identities, constants, norms"):
         optimized(nn.Identity(), torch.zeros(1), without=("speed",))

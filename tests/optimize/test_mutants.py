@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from depthwise import DepthwiseError
+from depthwise.folding import scale_and_shift_of
 from depthwise.optimize import frozen
 from depthwise.optimize.graph import Node
 from depthwise.optimize.network import Network, Rewriting
@@ -20,10 +21,12 @@ from tests.support.networks import Calls
 from tests.support.whole import difference, randomised
 
 
+def conv(inputs: int, outputs: int, kernel: int, **window: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, bias=False, **window)  # type: ignore[arg-type]
+
+
 def model() -> nn.Module:
     """A network that needs every pass: a padded stem, branches, a shared layer, a residual, a separable block."""
-    conv = lambda *sizes, **window: nn.Conv2d(*sizes, bias=False, **window)  # noqa: E731
-
     parts = {
         "stem": conv(4, 8, 3, stride=2),
         "stem_norm": nn.BatchNorm2d(8),
@@ -87,17 +90,17 @@ def residual_before_the_activation(patch: pytest.MonkeyPatch) -> None:
 
 
 def scale_twice(patch: pytest.MonkeyPatch) -> None:
-    whole = norms.scale_and_shift_of
+    whole = scale_and_shift_of
     patch.setattr(norms, "scale_and_shift_of", lambda *given: (whole(*given)[0] ** 2, whole(*given)[1]))
 
 
 def shift_forgotten(patch: pytest.MonkeyPatch) -> None:
-    whole = norms.scale_and_shift_of
+    whole = scale_and_shift_of
     patch.setattr(norms, "scale_and_shift_of", lambda *given: (whole(*given)[0], whole(*given)[1] * 0))
 
 
 def eps_forgotten(patch: pytest.MonkeyPatch) -> None:
-    whole = norms.scale_and_shift_of
+    whole = scale_and_shift_of
     patch.setattr(norms, "scale_and_shift_of", lambda m, v, w, b, _: whole(m, v, w, b, 1e-3))
 
 

@@ -1,4 +1,4 @@
-"""A network trained on ImageNet sees on photographs, optimized, what it saw before: random inputs hide wrong engines."""
+"""A network trained on ImageNet, optimized, sees on photographs what it saw before: random inputs hide faults."""
 
 from __future__ import annotations
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hypothesis.strategies as st
 import torch
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from torch import nn
 
 from depthwise.optimize.frozen import optimized
 from depthwise.optimize.passes import PASSES
-from tests.support.random_networks import Drawn, Step, networks
-from tests.support.whole import difference, randomised
+from tests.support.random_networks import networks
+from tests.support.whole import difference
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])

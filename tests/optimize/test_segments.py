@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import hypothesis.strategies as st
 from hypothesis import given
@@ -76,7 +76,7 @@ def test_no_order_has_fewer(data: st.DataObject, size: int) -> None:
     assert runs(graph, segments)
     assert all(kinds[node.name] == segment.engine for segment in segments for node in segment.nodes)
     fewest = min(
-        1 + sum(kinds[a.name] != kinds[b.name] for a, b in zip(order, order[1:], strict=False))
+        1 + sum(kinds[a.name] != kinds[b.name] for a, b in pairwise(order))
         for order in permutations(graph.nodes)
         if _is_order(order)
     )

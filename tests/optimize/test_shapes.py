@@ -12,7 +12,8 @@ from torch import Tensor
 from depthwise import DepthwiseError
 from depthwise.optimize.graph import Batch, Graph, Node, Spec, Tree, Value
 from depthwise.optimize.operators import KNOWN, OWN, overload_of
-from depthwise.optimize.shapes import RULES, Arguments, Shapes, broadcast, infer
+from depthwise.optimize.rules import RULES, Arguments, Shapes, broadcast
+from depthwise.optimize.shapes import infer
 
 X = (2, 6, 7, 9)
 
@@ -193,8 +194,8 @@ def test_what_has_no_rule_is_asked_for_and_may_stay_unknown() -> None:
         (("select", (X,), 4, 0), "there is no dimension 4 of 4"),
         (("max_pool2d", (X,), (9, 9), (1, 1)), "a window of 9 on 7 pixels"),
         (("conv", (X, (4, 5, 1, 1), None), (1, 1), ((0, 0),) * 2, (1, 1), 1), "weights (4, 5, 1, 1) in 1 groups"),
-        (("conv", (X, (4, 6, 8, 1), None), (1, 1), ((0, 0),) * 2, (1, 1), 1), "a kernel of (8, 1) on an input of (7, 9)"),
-        (("separable", (X, (6, 2, 3, 3), None, (8, 6, 1, 1), None), (1, 1), ((1, 1),) * 2, (1, 1), 1), "weights (6, 2, 3, 3) and"),
+        (("conv", (X, (4, 6, 8, 1), None), (1, 1), ((0, 0),) * 2, (1, 1), 1), "a kernel of (8, 1) on an input"),
+        (("separable", (X, (6, 2, 3, 3), None, (8, 6, 1, 1), None), (1, 1), ((1, 1),) * 2, (1, 1), 1), "weights (6, "),
         (("linear", (X, (4, 8))), "weights (4, 8) for an input of"),
         (("cat", ([X, (2, 6, 7, 8)],), 1), "differ beside dimension 1"),
         (("stack", ([X, (2, 6, 7, 8)],), 1), "differ"),

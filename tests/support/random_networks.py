@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import hypothesis.strategies as st
 import torch
@@ -48,8 +49,7 @@ class Drawn(nn.Module):
 
     def _layer(self, step: Step) -> nn.Module:
         c, n = self.channels, step.choice
-        kernel = (1, 3, 5, (3, 1))[n % 4]
-        padding = {1: 0, 3: 1, 5: 2, (3, 1): (1, 0)}[kernel]
+        kernel, padding = (((1, 1), (0, 0)), ((3, 3), (1, 1)), ((5, 5), (2, 2)), ((3, 1), (1, 0)))[n % 4]
         has_bias = n % 2 == 0
         if step.kind == "conv":
             return nn.Conv2d(c, c, kernel, padding=padding, groups=2 if n % 3 == 0 else 1, bias=has_bias)
@@ -85,45 +85,50 @@ class Drawn(nn.Module):
         return x, side
 
     def _step(self, step: Step, layer: nn.Module, x: Tensor, before: Tensor, side: Tensor) -> tuple[Tensor, Tensor]:
-        kind, n = step.kind, step.choice
-        fits = before.shape == x.shape
-        if kind == "activation":
+        if step.kind == "side":
+            return x, torch.cat([side, x.amax((2, 3)) if step.choice % 2 else x.flatten(2).mean(2)], dim=1)
+        if step.kind == "activation":
             return ACTIVATIONS[step.name](x), side
-        if kind == "residual":
-            return x + layer(x), side
-        if kind == "add":
-            return (x + before if fits else x + x), side
-        if kind == "sub":
-            return layer(x) - (before if fits else x), side
-        if kind == "branches":
-            assert isinstance(layer, nn.ModuleList)
-            total = x if n % 3 == 0 else layer[0](x)
-            for part in layer:
-                total = total + part(x)
-            return total, side
-        if kind == "split":
-            first, second = x.chunk(2, dim=1)
-            return torch.cat([second, F.relu(first)], dim=1), side
-        if kind == "scale":
-            gamma = layer.gamma
-            assert isinstance(gamma, Tensor)
-            return x * gamma, side
-        if kind == "pad":
-            return layer(F.pad(x, (1, 1, 2, 0) if n % 3 else (1, 1, 1, 1))), side
-        if kind == "pool":
-            return F.max_pool2d(x, 3, stride=1 + n % 2, padding=1), side
-        if kind == "gate":
-            return x * layer(x), side
-        if kind == "again":
-            return F.relu(layer(F.relu(layer(x)))), side
-        if kind == "copies":
-            return F.dropout(x.contiguous(), 0.5, training=False).clone() + 0, side
-        if kind == "shuffle":
-            b, c, h, w = x.shape
-            return x.view(b, 2, c // 2, h, w).transpose(1, 2).reshape(b, c, h, w), side
-        if kind == "side":
-            return x, torch.cat([side, x.amax((2, 3)) if n % 2 else x.flatten(2).mean(2)], dim=1)
-        return layer(x), side
+        function = FUNCTIONS.get(step.kind)
+        return (layer(x) if function is None else function(layer, x, before, step.choice)), side
+
+
+def _branches(layers: Any, x: Tensor, before: Tensor, n: int) -> Tensor:
+    total: Tensor = x if n % 3 == 0 else layers[0](x)
+    for part in layers:
+        total = total + part(x)
+    return total
+
+
+def _split(layer: Any, x: Tensor, before: Tensor, n: int) -> Tensor:
+    first, second = x.chunk(2, dim=1)
+    return torch.cat([second, F.relu(first)], dim=1)
+
+
+def _shuffle(layer: Any, x: Tensor, before: Tensor, n: int) -> Tensor:
+    b, c, h, w = x.shape
+    return x.view(b, 2, c // 2, h, w).transpose(1, 2).reshape(b, c, h, w)
+
+
+def _fitting(x: Tensor, before: Tensor) -> Tensor:
+    return before if before.shape == x.shape else x
+
+
+# What each kind of step does with its layer, its input, what came before that, and the number drawn.
+FUNCTIONS: dict[str, Callable[[Any, Tensor, Tensor, int], Tensor]] = {
+    "residual": lambda layer, x, before, n: x + layer(x),
+    "add": lambda layer, x, before, n: x + _fitting(x, before),
+    "sub": lambda layer, x, before, n: layer(x) - _fitting(x, before),
+    "branches": _branches,
+    "split": _split,
+    "scale": lambda layer, x, before, n: x * layer.gamma,
+    "pad": lambda layer, x, before, n: layer(F.pad(x, (1, 1, 2, 0) if n % 3 else (1, 1, 1, 1))),
+    "pool": lambda layer, x, before, n: F.max_pool2d(x, 3, stride=1 + n % 2, padding=1),
+    "gate": lambda layer, x, before, n: x * layer(x),
+    "again": lambda layer, x, before, n: F.relu(layer(F.relu(layer(x)))),
+    "copies": lambda layer, x, before, n: F.dropout(x.contiguous(), 0.5, training=False).clone() + 0,
+    "shuffle": _shuffle,
+}
 
 
 @st.composite

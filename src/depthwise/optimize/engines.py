@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from ..backends import CPU
-from ..backends.base import Call
 from ..backends.eager import DEFAULT_SLOPES
+from ..backends.problem import Problem
 from ..functional import depthwise_conv, separable_conv
 from ..geometry import Geometry
 from .graph import Graph, Node
 from .operators import DTYPES, FORMATS, bound, finished
+from .rules import Shapes
 from .segments import Engine, Program, Segment
-from .shapes import Shapes
 
 Step = Callable[[dict[str, Any], int], Any]
 
@@ -78,9 +78,9 @@ class Kernels(_NodeByNode):
         self.dtypes = {spec.name: spec.dtype for spec in graph.weights}
 
     def refusal(self, node: Node, shapes: Mapping[str, Shapes]) -> str | None:
-        call = self._call(node, shapes)
-        if call is not None:
-            return CPU.refusal(call)
+        problem = self._problem(node, shapes)
+        if problem is not None:
+            return CPU.refusal(problem)
         if node.operator in ("conv", "separable") and shapes.get(node["input"].name) is None:
             return "the size of its input is not known: it lies behind an operator without a rule"
         if node.operator == "conv":
@@ -88,13 +88,13 @@ class Kernels(_NodeByNode):
         return f"{node.operator} has no kernel of ours"
 
     def kernel(self, node: Node, shapes: Mapping[str, Shapes]) -> str | None:
-        call = self._call(node, shapes)
-        return None if call is None else CPU.kernel(call)
+        problem = self._problem(node, shapes)
+        return None if problem is None else CPU.kernel(problem)
 
     def step(self, node: Node, shapes: Mapping[str, Shapes], weights: Mapping[str, Any]) -> Step:  # noqa: ARG002
         return _separable(node, weights) if node.operator == "separable" else _depthwise(node, weights)
 
-    def _call(self, node: Node, shapes: Mapping[str, Shapes]) -> Call | None:
+    def _problem(self, node: Node, shapes: Mapping[str, Shapes]) -> Problem | None:
         """A depthwise or separable node as the backend is asked for it; None for others."""
         keys = {"conv": ("weight",), "separable": ("depthwise_weight", "pointwise_weight")}.get(node.operator)
         if keys is None or any(node[key].name not in self.dtypes for key in keys):
@@ -114,16 +114,17 @@ class Kernels(_NodeByNode):
             groups=node["groups"] if last else 1,
         )
         batch = max(x[0], 1)
-        return Call(
+        result = _strides((batch, *g.output_size))
+        return Problem(
             "separable" if last else "depthwise",
             g,
             DTYPES[self.dtypes[node[keys[0]].name]],
             "cpu",
             batch,
             _strides((batch, *x[1:])),
-            FORMATS.get(len(x), torch.contiguous_format),
+            result,
             (node["depthwise_activation"], node["activation"]) if last else (None, None),
-            bool(last) and node["residual"] is not None,
+            result if last and node["residual"] is not None else None,
         )
 
 

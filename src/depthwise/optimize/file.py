@@ -20,7 +20,6 @@ from torch import Tensor
 from ..errors import DepthwiseError
 from ..functional import activation_of
 from .graph import Argument, Batch, Graph, Node, Value, values_in
-from .module import Optimized
 from .network import Network, Shape
 from .operators import CONSTANTS, DTYPES, KNOWN, OWN, dtype_name, signature
 from .passes import PASSES
@@ -86,11 +85,8 @@ MOST_NUMBERS = 1 << 34
 MOST_NESTING = 64
 
 
-def load_optimized(path: str | Path) -> Optimized:
-    """The network that `Optimized.save` wrote; kernels are made here. Nothing in the file is executed.
-
-    Raises DepthwiseError where the file is not one, is damaged, or was written by a newer version.
-    """
+def load(path: str | Path) -> tuple[Network, dict[str, int]]:
+    """The network in a file, and how many nodes each pass saved."""
     try:
         content = Path(path).read_bytes()
     except OSError as error:
@@ -129,7 +125,7 @@ def to_bytes(network: Network, saved: dict[str, int]) -> bytes:
     return safetensors.torch.save(weights, metadata)
 
 
-def from_bytes(content: bytes, source: str = "the bytes") -> Optimized:
+def from_bytes(content: bytes, source: str = "the bytes") -> tuple[Network, dict[str, int]]:
     """The network in the content of a file."""
     metadata = _metadata(content, source)
     try:
@@ -144,7 +140,7 @@ def from_bytes(content: bytes, source: str = "the bytes") -> Optimized:
         raise DepthwiseError(f"{source} is no network of this kind: {error}") from error
     except (ValueError, RecursionError) as error:
         raise DepthwiseError(f"{source} is damaged: its graph is not JSON: {error}") from error
-    return Optimized(lay_out_weights(network), saved)
+    return lay_out_weights(network), saved
 
 
 def _metadata(content: bytes, source: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import DepthwiseError
 from .capture import Call, capture
+from .file import from_bytes, load, save, to_bytes
 from .graph import Tree, Value
 from .network import Network, Shape
 from .operators import DTYPES, FORMATS, is_channels_last
@@ -80,8 +81,6 @@ class Optimized(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write the network to one safetensors file, which `load_optimized` reads; kernels are made where it runs."""
-        from .file import save
-
         save(path, self._network, self._saved)
 
     def train(self, mode: bool = True) -> Optimized:  # noqa: ARG002  nn.Module's own signature
@@ -92,9 +91,7 @@ class Optimized(nn.Module):
         return self.report.summary
 
     def __reduce__(self) -> tuple[Any, tuple[bytes]]:
-        from .file import from_bytes, to_bytes
-
-        return from_bytes, (to_bytes(self._network, self._saved),)
+        return _of_bytes, (to_bytes(self._network, self._saved),)
 
     def _tensors(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, ...]:
         """The tensors of a call, checked against those that the network was captured with."""
@@ -191,6 +188,18 @@ class Optimized(nn.Module):
 
         gives = network.graph.gives
         return gives.mapped(result) if isinstance(gives, Tree) else result(gives)
+
+
+def load_optimized(path: str | Path) -> Optimized:
+    """The network that `Optimized.save` wrote; kernels are made here. Nothing in the file is executed.
+
+    Raises DepthwiseError where the file is not one, is damaged, or was written by a newer version.
+    """
+    return Optimized(*load(path))
+
+
+def _of_bytes(content: bytes) -> Optimized:
+    return Optimized(*from_bytes(content))
 
 
 def _laid_out(value: Tensor, last: bool) -> Tensor:

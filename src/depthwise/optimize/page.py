@@ -51,18 +51,14 @@ def document(report: NetworkReport, profile: Profile | None = None, lines: Seque
 
 def report_fragment(report: NetworkReport, lines: Sequence[str] = ()) -> str:
     """The table of layers and what is said of the whole."""
-    from .report import COLUMNS
-
     notes = "".join(words("li", note) for note in (*lines, *report.notes()))
-    return _framed(f"<ul>{notes}</ul>{_table(COLUMNS, report.rows())}")
+    return _framed(f"<ul>{notes}</ul>{_table(report.columns, report.rows())}")
 
 
 def profile_fragment(profile: Profile) -> str:
     """A bar for each of the slowest nodes, and the table of all."""
-    from .profile import COLUMNS
-
     total = f"{1000 * profile.seconds:.2f} ms for a batch of {profile.batch} on {profile.threads} threads, node by node"
-    return _framed(words("p", total) + _bars(profile) + _table(COLUMNS, profile.rows()))
+    return _framed(words("p", total) + _bars(profile) + _table(profile.columns, profile.rows()))
 
 
 def _framed(content: str) -> str:

@@ -12,8 +12,9 @@ from torch import Tensor
 from .engines import Kernels, TorchOperators
 from .network import Network, Shape
 from .operators import DTYPES, bound
+from .rules import Arguments, Shapes
 from .segments import Engine, Program, Segment, cut
-from .shapes import Arguments, Ask, Shapes, infer
+from .shapes import Ask, infer
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,17 +7,15 @@ from dataclasses import asdict, dataclass
 from math import prod
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from .graph import Node
 from .planning import Plan
-from .shapes import Shapes
+from .rules import Shapes
 from .table import text_table
-
-COLUMNS = ("layer", "operator", "runs on", "ms", "share", "GFLOP/s", "of peak", "MB", "GB/s", "limit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +43,10 @@ class Timing:
 @dataclass(frozen=True, slots=True, repr=False)
 class Profile:
     """Where the time goes: `print` it for a table. Nodes are timed alone, so their sum is not the network's time."""
+
+    columns: ClassVar[tuple[str, ...]] = (
+        *("layer", "operator", "runs on", "ms", "share", "GFLOP/s", "of peak", "MB", "GB/s", "limit"),
+    )
 
     timings: tuple[Timing, ...]
     threads: int
@@ -85,7 +87,7 @@ class Profile:
         total = (
             f"{1000 * self.seconds:.2f} ms for a batch of {self.batch} on {self.threads} threads, each node run alone"
         )
-        return "\n".join([text_table(COLUMNS, self.rows(), left=3), total])
+        return "\n".join([text_table(self.columns, self.rows(), left=3), total])
 
     def _repr_html_(self) -> str:
         from .page import profile_fragment

@@ -29,6 +29,7 @@ from ..geometry import padding_pairs, per_axis
 from .graph import Argument, Node, Tree, Value, values_in
 from .network import Shape
 from .operators import KNOWN, NAMES, dtype_name, is_channels_last
+from .places import Place
 
 # Of the operators with rules, those whose result may be memory of an operand.
 VIEWS = {
@@ -81,47 +82,6 @@ def read(program: ExportedProgram, call: Tree) -> Reading:
     return Reading(inputs, reader.weights, tuple(reader.nodes), whole, reader.shapes, reader.dtypes, reader.last)
 
 
-class _Place:
-    """One tensor of the program: the value that it holds now, and the others that may be over the same memory.
-
-    owner: "input" or "weight" where the memory is not the forward's own; stale: who changed it behind its back
-    """
-
-    def __init__(self, value: Value, owner: str = "") -> None:
-        self.value = value
-        self.owner = owner
-        self.stale = ""
-        self.sharing = {self}
-
-    def joins(self, other: _Place) -> None:
-        if other.sharing is not self.sharing:
-            self.sharing |= other.sharing
-            for place in other.sharing:
-                place.sharing = self.sharing
-
-    def read(self, where: str) -> Value:
-        if self.stale:
-            raise DepthwiseError(
-                f"{where} reads {self.value} after {self.stale} wrote into memory that may be the same; write the "
-                f"result into a new tensor there, without the underscore, or clone one of the two before"
-            )
-        return self.value
-
-    def write(self, value: Value, where: str) -> None:
-        for place in self.sharing:
-            if place.owner:
-                raise DepthwiseError(
-                    f"{where} writes into {place.value}, {_OWNERS[place.owner]}, which an optimized network leaves as "
-                    f"they are; write the result into a new tensor there, without the underscore"
-                )
-            if place is not self:
-                place.stale = where
-        self.value = value
-
-
-_OWNERS = {"input": "one of the model's inputs", "weight": "one of its weights or buffers"}
-
-
 class _Reader:
     def __init__(self, inputs: Iterable[str]) -> None:
         self.nodes: list[Node] = []
@@ -130,13 +90,13 @@ class _Reader:
         self.dtypes: dict[str, str] = {}
         self.last: dict[str, bool] = {}
         self._names = set(inputs)
-        self._tied: dict[tuple[Any, ...], _Place] = {}
+        self._tied: dict[tuple[Any, ...], Place] = {}
 
-    def input(self, name: str, fake: Any) -> _Place:
+    def input(self, name: str, fake: Any) -> Place:
         self._see(name, fake)
-        return _Place(Value(name), "input")
+        return Place(Value(name), "input")
 
-    def weight(self, name: str, tensor: Tensor) -> _Place:
+    def weight(self, name: str, tensor: Tensor) -> Place:
         """The place of a weight: the same one for the same numbers under two names."""
         tensor = tensor.detach()
         key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else (name,)
@@ -144,7 +104,7 @@ class _Reader:
             name = self._unique(name)
             self.weights[name] = tensor
             self._see(name, tensor)
-            self._tied[key] = _Place(Value(name), "weight")
+            self._tied[key] = Place(Value(name), "weight")
         return self._tied[key]
 
     def run(self, module: fx.GraphModule, arguments: Iterable[Any]) -> tuple[Any, ...]:
@@ -160,7 +120,7 @@ class _Reader:
                 known[node] = self._called(node, _opened(node.args, known), _opened(node.kwargs, known))
             else:
                 results = [known[item] if isinstance(item, fx.Node) else item for item in _flat(node.args[0])]
-                return tuple(item.read("the output") if isinstance(item, _Place) else item for item in results)
+                return tuple(item.read("the output") if isinstance(item, Place) else item for item in results)
         raise AssertionError("a graph of torch.fx ends with its output")
 
     def _attribute(self, module: fx.GraphModule, path: str) -> Any:
@@ -174,7 +134,7 @@ class _Reader:
         where = f"{node.target} in {source}" if source else str(node.target)
         if node.target is operator.getitem:
             whole, index = args
-            if not isinstance(whole, _Place):
+            if not isinstance(whole, Place):
                 return whole[index]
             made = self._node(node, "getitem", [("self", whole.read(where)), ("index", index)], source)
             made.joins(whole)
@@ -197,8 +157,8 @@ class _Reader:
 
     def _again(self, module: fx.GraphModule, arguments: Iterable[Any]) -> list[Any]:
         results = self.run(module, arguments)
-        places = {place.value: place for place in arguments if isinstance(place, _Place)}
-        return [places.get(item) or _Place(item) if isinstance(item, Value) else item for item in results]
+        places = {place.value: place for place in arguments if isinstance(place, Place)}
+        return [places.get(item) or Place(item) if isinstance(item, Value) else item for item in results]
 
     def _operator(
         self, node: fx.Node, target: OpOverload, arguments: list[tuple[str, Any]], source: str, where: str
@@ -227,7 +187,7 @@ class _Reader:
 
     def _plain(
         self, node: fx.Node, name: str, arguments: list[tuple[str, Argument]], source: str, where: str
-    ) -> _Place | None:
+    ) -> Place | None:
         """The node of an operator that writes nothing; None where it gives the very tensor that it got."""
         short = NAMES.get(name.removeprefix("aten."), name)
         given = dict(arguments)
@@ -240,13 +200,13 @@ class _Reader:
             return self._node(node, "conv", _conv(given, node), source)
         return self._node(node, short, arguments, source)
 
-    def _node(self, node: fx.Node, name: str, arguments: list[tuple[str, Argument]], source: str) -> _Place:
+    def _node(self, node: fx.Node, name: str, arguments: list[tuple[str, Argument]], source: str) -> Place:
         value = Value(self._unique(node.name))
         self.nodes.append(Node(value.name, name, tuple(arguments), source))
         fake = node.meta.get("val")
         if isinstance(fake, Tensor):
             self._see(value.name, fake)
-        return _Place(value)
+        return Place(value)
 
     def _see(self, name: str, tensor: Tensor) -> None:
         self.shapes[name] = tuple(tensor.shape)
@@ -279,8 +239,8 @@ def _flat(item: Any) -> list[Any]:
     return [item]
 
 
-def _places_in(item: Any) -> Iterator[_Place]:
-    if isinstance(item, _Place):
+def _places_in(item: Any) -> Iterator[Place]:
+    if isinstance(item, Place):
         yield item
     elif isinstance(item, list):
         for part in item:
@@ -302,7 +262,7 @@ def _arguments(target: OpOverload, args: Any, kwargs: Any) -> list[tuple[str, An
 
 
 def _argument(item: Any, where: str) -> Argument:
-    if isinstance(item, _Place):
+    if isinstance(item, Place):
         return item.read(where)
     if isinstance(item, list | tuple | torch.Size):
         return tuple(_argument(part, where) for part in item)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from .planning import Plan
+from .table import text_table
 
-COLUMNS = ("layer", "operator", "output", "runs on", "kernel, or why not ours")
 CONVOLUTIONS = {"conv": 1, "separable": 2}
 
 
@@ -44,6 +44,8 @@ class NetworkReport:
     is_sized:     another height or width needs another capture
     weight_bytes: of all weights, tied ones once
     """
+
+    columns: ClassVar[tuple[str, ...]] = ("layer", "operator", "output", "runs on", "kernel, or why not ours")
 
     layers: tuple[Layer, ...]
     segments: tuple[tuple[str, int], ...]
@@ -108,9 +110,7 @@ class NetworkReport:
         return f"NetworkReport({self.summary})"
 
     def __str__(self) -> str:
-        from .table import text_table
-
-        return "\n".join([text_table(COLUMNS, self.rows(), left=5), *self.notes()])
+        return "\n".join([text_table(self.columns, self.rows(), left=5), *self.notes()])
 
     def _repr_html_(self) -> str:
         from .page import report_fragment

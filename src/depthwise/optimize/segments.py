@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .graph import Graph, Node
-from .shapes import Shapes
+from .rules import Shapes
 
 # The values that a segment reads and the batch, to the values that it gives.
 Program = Callable[[Sequence[Any], int], Sequence[Any]]

@@ -56,7 +56,7 @@ def test_kernels_that_do_not_lie_in_each_other_stay(one: nn.Module, two: nn.Modu
 
 
 def test_a_tap_before_the_first_stays() -> None:
-    def forward(x: Tensor, one: nn.Module, two: nn.Module) -> Tensor:
+    def forward(x: Tensor, one: nn.Module, two: nn.Module) -> Any:
         return one(F.pad(x, (0, 2, 0, 0))) + two(F.pad(x, (1, 0, 0, 0)))
 
     model = calls(forward, one=dense((1, 3)), two=dense((1, 2)))

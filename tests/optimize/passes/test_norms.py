@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -42,7 +44,7 @@ def test_not_where_something_else_reads_the_convolution() -> None:
 
 
 def test_a_shared_convolution_gets_weights_for_each_norm() -> None:
-    def forward(x: Tensor, conv: nn.Module, one: nn.Module, two: nn.Module) -> Tensor:
+    def forward(x: Tensor, conv: nn.Module, one: nn.Module, two: nn.Module) -> Any:
         return two(conv(one(conv(x)))) + conv(x)
 
     parts = {"conv": nn.Conv2d(6, 6, 3, padding=1), "one": nn.BatchNorm2d(6), "two": nn.BatchNorm2d(6)}
@@ -63,7 +65,8 @@ def test_factors_per_channel_and_numbers() -> None:
             self.gamma = nn.Parameter(torch.rand(sizes) + 0.5)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.gamma * self.conv(x) * 2.5
+            out: Tensor = self.gamma * self.conv(x) * 2.5
+            return out
 
     assert after(Scaled(6, 1, 1).eval(), fold_norms) == ["conv"]
     assert after(Scaled(1, 6, 1, 1).eval(), fold_norms) == ["conv"]
@@ -78,7 +81,8 @@ def test_a_factor_for_each_pixel_stays() -> None:
             self.gamma = nn.Parameter(torch.rand(6, 9, 1) + 0.5)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.conv(x) * self.gamma
+            out: Tensor = self.conv(x) * self.gamma
+            return out
 
     assert after(Scaled().eval(), fold_norms) == ["conv", "mul"]
 
@@ -91,7 +95,8 @@ def test_a_factor_that_makes_the_result_larger_stays() -> None:
             self.gamma = nn.Parameter(torch.rand(6, 1, 1) + 0.5)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.conv(x) * self.gamma
+            out: Tensor = self.conv(x) * self.gamma
+            return out
 
     assert after(Scaled().eval(), fold_norms) == ["conv", "mul"]
 
