@@ -26,12 +26,10 @@ def _clean() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-def block() -> nn.Module:
-    return randomised(
-        nn.Sequential(
-            nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Conv2d(4, 6, 1)
-        )
-    )
+def block() -> tuple[nn.Module, nn.Conv2d, nn.Conv2d]:
+    """A separable block and its two convolutions."""
+    first, last = nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.Conv2d(4, 6, 1)
+    return randomised(nn.Sequential(first, nn.BatchNorm2d(4), nn.ReLU(inplace=True), last)), first, last
 
 
 @pytest.fixture
@@ -58,7 +56,7 @@ def test_it_is_found_by_its_name() -> None:
 
 
 def test_inference_is_frozen(frozen: list[Frozen]) -> None:
-    model = block()
+    model, *_ = block()
     compiled = torch.compile(model, backend=backend)
     with torch.no_grad():
         for sizes in ((2, 4, 9, 9), (5, 4, 9, 9), (2, 4, 12, 7)):
@@ -70,24 +68,24 @@ def test_inference_is_frozen(frozen: list[Frozen]) -> None:
 
 
 def test_weights_that_change_are_seen(frozen: list[Frozen]) -> None:
-    model = block()
+    model, first, last = block()
     compiled = torch.compile(model, backend=backend)
     x = torch.randn(2, 4, 9, 9)
     with torch.no_grad():
         for factor in range(MOST_FROZEN + 2):
-            model[0].weight.mul_(1 + factor)  # type: ignore[union-attr,operator]
+            first.weight.mul_(1 + factor)
             assert torch.allclose(compiled(x), model(x), rtol=1e-4, atol=1e-4)
-        model[3].bias = nn.Parameter(torch.ones(6))  # type: ignore[union-attr]
+        last.bias = nn.Parameter(torch.ones(6))
         assert torch.allclose(compiled(x), model(x), rtol=1e-4, atol=1e-4)
     assert max(len(graph.kept) for graph in frozen) == MOST_FROZEN
 
 
 def test_training_is_left_to_torch_with_a_warning() -> None:
-    model = block()
+    model, first, _ = block()
     compiled = torch.compile(model, backend=backend)
     with pytest.warns(UserWarning, match="runs a graph that computes gradients by PyTorch's own operators"):
         compiled(torch.ones(2, 4, 9, 9)).sum().backward()
-    assert model[0].weight.grad is not None  # type: ignore[union-attr]
+    assert first.weight.grad is not None
 
 
 def test_what_is_refused_is_told_and_runs() -> None:

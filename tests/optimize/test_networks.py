@@ -13,7 +13,6 @@ from tests.support.whole import SIZES, difference, randomised, real_model
 # How many convolutions run on our kernels, and how many are left of them all.
 QUICK = {
     "lcnet_050": (24, 32),
-    "mobilenetv3_small_100": (13, 53),
     "repvgg_a0": (0, 22),
 }
 

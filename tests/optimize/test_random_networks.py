@@ -13,7 +13,7 @@ from tests.support.random_networks import networks
 from tests.support.whole import difference
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=16, suppress_health_check=[HealthCheck.too_slow])
 @given(networks(), st.sampled_from((None, *PASSES)), st.integers(1, 3))
 def test_drawn_networks_match(drawn: tuple[nn.Module, tuple[int, int, int]], left_out: str | None, batch: int) -> None:
     model, size = drawn

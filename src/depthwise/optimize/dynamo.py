@@ -54,9 +54,11 @@ class Frozen:
             with self.lock:
                 found = self.kept.get(key) or self._frozen(key, arguments)
         run, _ = found
-        return run(
-            *(x for x, fixed in zip(arguments, self.is_weight, strict=True) if isinstance(x, Tensor) and not fixed)
-        )
+        return run(*self._inputs(arguments))
+
+    def _inputs(self, arguments: Sequence[Any]) -> tuple[Tensor, ...]:
+        pairs = zip(arguments, self.is_weight, strict=True)
+        return tuple(x for x, fixed in pairs if isinstance(x, Tensor) and not fixed)
 
     def _frozen(self, key: Hashable, arguments: Sequence[Any]) -> tuple[Callable[..., Any], list[Tensor]]:
         while len(self.kept) >= MOST_FROZEN:
