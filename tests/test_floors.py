@@ -22,7 +22,7 @@ FLOORS = [
     ["layers"],
     ["blocks", "keras"],
     ["inputs", "tracing", "count", "preparing"],
-    ["explain", "doctor", "separate", "demo", "bench", "loading", "separating"],
+    ["explain", "doctor", "separate", "demo", "bench", "optimize", "loading", "separating", "optimizing"],
     ["arguments", "cli", "__main__", "__init__"],
 ]
 UNITS = [unit for floor in FLOORS for unit in floor]

@@ -228,6 +228,37 @@ def separate(
 
 
 @app.command()
+def optimize(
+    model: Model,
+    inputs: Inputs = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Time it beside the model as it is.")] = False,
+    save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the network: .safetensors.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page with a profile that needs no network.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Freeze a network for inference, and tell what of it runs on kernels of ours, and why the rest does not.
+
+    [bold]Examples[/bold]
+
+    depthwise optimize timm:mobilenetv2_100 --input 3x224x224 --compare
+
+    depthwise optimize my_package.networks:build --input 3x64x64 --save net.safetensors --report net.html
+    """
+    from .optimizing import run
+
+    sizes = _input_sizes(inputs)
+    loaded = _load(model)
+    with _working(f"optimizing {model}"):
+        every = sizes if isinstance(sizes[0], tuple) else (sizes,)
+        result = run(loaded, every, compare=compare, save=save, page=report)
+    typer.echo(json.dumps(result.to_dict(), indent=2) if as_json else "\n".join([str(result.report), *result.lines()]))
+    for path in result.files:
+        stderr.print(f"wrote {escape(path)}", highlight=False, soft_wrap=True)
+
+
+@app.command()
 def demo(
     report: Annotated[Path, typer.Option(metavar="FILE", help="Where the page goes.")] = Path("report.html"),
     as_json: Json = False,

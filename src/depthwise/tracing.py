@@ -118,7 +118,7 @@ def trace(
         for context in (
             _restored(model),
             _plain_kernels(),
-            _unlogged(),
+            unlogged(),
             torch.no_grad(),
             recorder.hooks(),
             recorder.choosing(),
@@ -252,7 +252,7 @@ def _plain_kernels() -> Iterator[None]:
 
 
 @contextmanager
-def _unlogged() -> Iterator[None]:
+def unlogged() -> Iterator[None]:
     """Leave failures to the exception: torch logs each with a traceback of its own insides."""
     log = logging.getLogger("torch._subclasses.fake_tensor")
     disabled, log.disabled = log.disabled, True
