@@ -5,7 +5,7 @@ from __future__ import annotations
 from io import StringIO
 from typing import Any
 
-from ..explain.totals import DENSE, DEPTHWISE, POINTWISE
+DENSE, DEPTHWISE, POINTWISE = "#6b7280", "#d55e00", "#aa4499"
 from .results import EAGER, OURS, DemoResult, LayerResult, SeparableResult
 from .table import times
 
