@@ -105,7 +105,8 @@ class Cells:
     def draw(self, x: float, y: float, kind: str, attributes: str, cell: Cell) -> str:
         """The cells with their corner at (x, y); `cell` says what each is: "" for one that is not drawn."""
         drawn = self._cubes(cell) if self.solid else self._squares(cell)
-        return f'<g class="{kind}" transform="translate({number(x)} {number(y)})"{attributes}>{drawn}</g>'
+        solid = " solid" if self.solid else ""
+        return f'<g class="{kind}{solid}" transform="translate({number(x)} {number(y)})"{attributes}>{drawn}</g>'
 
     def _squares(self, cell: Cell) -> str:
         paths: dict[str, str] = {}
@@ -115,7 +116,9 @@ class Cells:
                 what, content = cell((self.z.places[0], y, x))
                 paths[what] = paths.get(what, "") + f"M{column} {row}h{CELL}v{CELL}h-{CELL}z"
                 texts += written(column + CELL / 2, row + 11.5, content)
-        squares = "".join(f'<path class="{what}" d="{path}"/>' for what, path in paths.items())
+        # What is at work lies above its neighbours' edges.
+        ordered = sorted(paths.items(), key=lambda item: item[0].split()[0] in SOLID)
+        squares = "".join(f'<path class="{what}" d="{path}"/>' for what, path in ordered)
         return squares + texts + self._breaks(columns, rows)
 
     def _breaks(self, columns: Sequence[int], rows: Sequence[int]) -> str:
@@ -126,7 +129,7 @@ class Cells:
             for at in _left_out(self.x, columns)
         )
         return dots + "".join(
-            f'<text class="more" x="{number(wide / 2)}" y="{number(at + 3)}">⋮</text>' for at in _left_out(self.y, rows)
+            f'<text class="more" x="{number(wide * 3 / 4)}" y="{number(at + 3)}">⋮</text>' for at in _left_out(self.y, rows)
         )
 
     def _cubes(self, cell: Cell) -> str:

@@ -12,15 +12,10 @@ from .arithmetic import headline
 from .bundle import script
 from .scenes import WIDTH, Scene, Stage, scenes
 from .times import Times
-from .wording import COLUMNS, layer_words, lit, pixel_words
+from .wording import COLUMNS, layer_words, lit, pixel_words, titles
 
-TITLES = (
-    "Dense: every filter looks at every channel",
-    "Depthwise: every channel by itself",
-    "Pointwise: the channels are mixed",
-    "Side by side: what is saved, and what is lost",
-)
-NAMES = ("dense", "depthwise", "pointwise", "both")
+# The scenes, and what leads to each.
+NAMES = {"dense": "dense", "depthwise": "depthwise", "pointwise": "pointwise", "both": "side by side"}
 
 LEAD = f"""A convolution slides a small {lit("kernel_size", "kernel")} over an image and writes down a weighted sum at every
 place. An ordinary, <em>dense</em> one looks at {lit("in_channels", "all channels")} at once, and does so anew for each of its
@@ -30,12 +25,12 @@ by itself, then the channels are mixed, pixel by pixel."""
 
 def svg(g: Geometry) -> str:
     """The four scenes as one picture with a style of its own."""
-    drawn = scenes(Stage.of(g))
+    drawn, heads = scenes(Stage.of(g)), list(titles(g).values())
     parts, y, wide = [], 0.0, 2 * WIDTH + 40
     for row in (0, 2):
-        for column, (scene, title) in enumerate(zip(drawn[row : row + 2], TITLES[row : row + 2], strict=True)):
+        for column, (scene, title) in enumerate(zip(drawn[row : row + 2], heads[row : row + 2], strict=True)):
             at = f"translate({column * (WIDTH + 40)} {number(y)})"
-            head = f'<text class="head" x="8" y="20">{row + column + 1}. {title}</text>'
+            head = f'<text class="head" x="8" y="20">{title}</text>'
             parts.append(f'<g transform="{at}">{head}<g transform="translate(0 36)">{scene.content}</g></g>')
         y += max(scene.height for scene in drawn[row : row + 2]) + 60
     style = f"<style>{source('explain', 'web', 'picture.css')}</style>"
@@ -95,12 +90,13 @@ def _out(words: dict[str, str], key: str, name: str = "span") -> str:
 
 
 def _links() -> str:
-    return "".join(f'<a href="#scene-{index + 1}">{index + 1}. {name}</a>' for index, name in enumerate(
-        ("dense", "depthwise", "pointwise", "side by side")))
+    return "".join(
+        f'<a href="#scene-{number}">{number}. {name}</a>' for number, name in enumerate(NAMES.values(), start=1)
+    )
 
 
 def _section(index: int, scene: Scene, words: dict[str, str]) -> str:
-    name = NAMES[index]
+    name = list(NAMES)[index]
     picture = (
         f'<svg class="picture" data-scene="{name}" viewBox="0 0 {WIDTH} {number(scene.height)}" role="img" '
         f'aria-label="{scene.label}">{scene.content}</svg>'
@@ -110,7 +106,7 @@ def _section(index: int, scene: Scene, words: dict[str, str]) -> str:
         f"<p>{_out(words, 'say_lost')}</p>",
     }.get(name) or f'<p>{_out(words, f"say_{name}")}</p><p class="formula">{_out(words, f"formula_{name}")}</p>'
     return f"""<section class="scene" id="scene-{index + 1}" aria-labelledby="title-{index + 1}">
-<h2 id="title-{index + 1}">{index + 1}. {TITLES[index]}</h2>
+<h2 id="title-{index + 1}" data-out="title_{name}">{words[f"title_{name}"]}</h2>
 <div class="pair"><figure><div class="stage">{picture}</div>
 <figcaption class="now">{_out(words, f"now_{name}")}</figcaption></figure>
 <div>{prose}{'<p class="note">' + _out(words, "say_drawn") + "</p>" if index == 0 else ""}</div></div>

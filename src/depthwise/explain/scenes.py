@@ -176,7 +176,7 @@ def _mixing(
             _text((MARGIN + cells.width + x) / 2, y + 5, "∗", "sign"),
             kernel.draw(x, y - kernel.height / 2, f"cells {row.kind}", term("kernel_size"), _weights(row.weight)),
             _text(x + kernel.width + 5, y + 3.5, signed(row.part), "part"),
-            _line((x + kernel.width + 30, y), (sum_x - 9, sum_y)) if several else "",
+            _line((min(x + kernel.width + 30, sum_x - 14), y), (sum_x - 9, sum_y)) if several else "",
         ]
     target = out_top + stage.filter * out_pitch + NAME + _middle_of(stage, made)
     if several:
@@ -191,7 +191,7 @@ def _mixing(
             made.draw(right, y, kind, term("out_channels") + _grid(stage, made, f), _output(stage, f, total)),
         ]
     whole = total(stage.filter, stage.place)
-    rest = "" if whole is None else f": {signed(whole - sum(row.part for row in rows))}"
+    rest = "" if whole is None else f", together {signed(whole - sum(row.part for row in rows))}"
     parts.append(_more(MARGIN, TOP + high + 10, size[0] - len(rows), "channel", rest, "note"))
     parts.append(_more(WIDTH - MARGIN, TOP + high + 10, g.output_size[0] - filters, "filter", "", "note end"))
     return Scene(TOP + high + 18, "".join(parts), label)
@@ -271,7 +271,7 @@ def both(stage: Stage) -> Scene:
         _text(
             MARGIN,
             263,
-            f"separable {one:,} + {two:,} = {one + two:,}, {percent(one + two, whole)} of the dense one's",
+            f"separable {one:,} + {two:,} = {one + two:,}, {percent(one + two, whole)}",
             "name",
         ),
         _bar(MARGIN, 268, one, max(whole, one + two), "depthwise"),
@@ -319,9 +319,9 @@ def _mix(values: Values, f: int, copies: int) -> str:
 
 
 def lane(g: Geometry, j: int) -> str:
-    """The name of a channel after the depthwise step."""
+    """The name of a channel after the depthwise step; a letter where its input channel has several kernels."""
     c, m = divmod(j, g.depth_multiplier)
-    return f"channel {c + 1}" if g.depth_multiplier == 1 else f"channel {c + 1}, kernel {m + 1}"
+    return f"channel {c + 1}" if g.depth_multiplier == 1 else f"channel {c + 1}{chr(97 + m)}"
 
 
 def hue(g: Geometry, j: int) -> str:
@@ -419,7 +419,7 @@ def _captions(
         if not (cells.z.whole and cells.y.whole and cells.x.whole):
             lines = (cells.z, cells.y, cells.x)[3 - rank :]
             few, all_ = (
-                " × ".join(f"{count:,}" for count in counts)
+                "×".join(f"{count:,}" for count in counts)
                 for counts in ([len(line.places) for line in lines], [line.stop - line.first for line in lines])
             )
             parts.append(_text(at, 37, f"drawn: {few} of {all_}", f"small{kind}"))
@@ -440,7 +440,7 @@ def _volumes(y: float, volumes: Sequence[tuple[float, Sequence[int], str]]) -> l
 
 
 def _box(x: float, y: float, wide: float, high: float, deep: float) -> str:
-    back = f"M{number(x)} {number(y)}l{deep} -{deep}h{wide}v{high}l-{deep} {deep}z" if deep else ""
+    back = f"M{number(x)} {number(y)}l{deep} -{deep}h{wide}v{high}l-{deep} {deep}v-{high}zM{number(x + wide)} {number(y)}l{deep} -{deep}" if deep else ""
     return f'<path class="in" d="{back}M{number(x)} {number(y)}h{wide}v{high}h-{wide}z"/>'
 
 
@@ -450,7 +450,7 @@ def _way(x: float, end: float, y: float, kernels: str, size: str, price: str, ki
         _text(middle, y - 20, kernels, "name middle"),
         _text(middle, y - 8, size, "name middle"),
         f'<path class="way {kind}" d="M{number(x)} {number(y)}H{number(end - 6)}m0 -5l6 5l-6 5"/>',
-        _text(middle, y + 16, price, "title middle"),
+        _text(middle, y + 16, price, "title middle" if len(price) < 12 else "small middle"),
     ]
 
 

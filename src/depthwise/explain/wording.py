@@ -44,6 +44,7 @@ def layer_words(g: Geometry) -> dict[str, str]:
         **{f"formula_{step.name}": _formula(step) for step in steps(g)},
         "closed": _closed(g),
         "sizes": "".join(f"<li>{line}</li>" for line in output_sizes(g)),
+        **{f"title_{name}": title for name, title in titles(g).items()},
         "say_dense": _say_dense(g),
         "say_depthwise": _say_depthwise(g),
         "say_pointwise": _say_pointwise(g, one, two),
@@ -52,6 +53,17 @@ def layer_words(g: Geometry) -> dict[str, str]:
         "say_drawn": _say_drawn(g),
         "rows": _rows(g),
         **{f"code_{kind}": text for kind, text in code.items()},
+    }
+
+
+def titles(g: Geometry) -> dict[str, str]:
+    """What each scene is about."""
+    mixed = "the channels are mixed" if g.depthwise_channels > 1 else "one channel, nothing to mix"
+    return {
+        "dense": "1. Dense: every filter looks at every channel",
+        "depthwise": "2. Depthwise: every channel by itself",
+        "pointwise": f"3. Pointwise: {mixed}",
+        "both": "4. Side by side: what is saved, and what is lost",
     }
 
 

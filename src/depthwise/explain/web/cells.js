@@ -94,7 +94,7 @@ export class Cells {
    * @param {number} x @param {number} y @param {string} kind @param {string} attributes @param {Cell} cell */
   draw(x, y, kind, attributes, cell) {
     const drawn = this.solid ? this.cubes(cell) : this.squares(cell);
-    return `<g class="${kind}" transform="translate(${x} ${y})"${attributes}>${drawn}</g>`;
+    return `<g class="${kind}${this.solid ? " solid" : ""}" transform="translate(${x} ${y})"${attributes}>${drawn}</g>`;
   }
 
   /** @param {Cell} cell */
@@ -107,7 +107,10 @@ export class Cells {
       paths.set(what, `${paths.get(what) ?? ""}M${column} ${row}h${CELL}v${CELL}h-${CELL}z`);
       texts += written(column + CELL / 2, row + 11.5, content);
     }));
-    const squares = Array.from(paths, ([what, path]) => `<path class="${what}" d="${path}"/>`).join("");
+    // What is at work lies above its neighbours' edges.
+    const isSolid = /** @param {[string, string]} path */ ([what]) => Number(SOLID.includes(what.split(" ")[0]));
+    const ordered = Array.from(paths).sort((a, b) => isSolid(a) - isSolid(b));
+    const squares = ordered.map(([what, path]) => `<path class="${what}" d="${path}"/>`).join("");
     return squares + texts + this.breaks();
   }
 
@@ -115,7 +118,7 @@ export class Cells {
   breaks() {
     const wide = this.columns[this.columns.length - 1], high = this.rows[this.rows.length - 1];
     return leftOut(this.x, this.columns).map((at) => `<text class="more" x="${at}" y="${high / 2 + 3}">⋯</text>`).join("")
-      + leftOut(this.y, this.rows).map((at) => `<text class="more" x="${wide / 2}" y="${at + 3}">⋮</text>`).join("");
+      + leftOut(this.y, this.rows).map((at) => `<text class="more" x="${wide * 3 / 4}" y="${at + 3}">⋮</text>`).join("");
   }
 
   /** @param {Cell} cell */

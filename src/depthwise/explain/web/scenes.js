@@ -129,7 +129,7 @@ function mixing(stage, name, size, cells, kernelSize, kernel, rows, total, label
       text((MARGIN + cells.width + x) / 2, y + 5, "∗", "sign"),
       kernel.draw(x, y - kernel.height / 2, `cells ${row.kind}`, term("kernel_size"), weights(row.weight)),
       text(x + kernel.width + 5, y + 3.5, signed(row.part), "part"),
-      several ? line([x + kernel.width + 30, y], [sumX - 9, sumY]) : "");
+      several ? line([Math.min(x + kernel.width + 30, sumX - 14), y], [sumX - 9, sumY]) : "");
   });
   const target = outTop + stage.filter * outPitch + NAME + middleHeight(stage, made);
   if (several) {
@@ -143,7 +143,7 @@ function mixing(stage, name, size, cells, kernelSize, kernel, rows, total, label
       made.draw(right, y, kind, term("out_channels") + grid(stage, made, f), output(stage, f, total)));
   }
   const sum = total(stage.filter, stage.place);
-  const rest = sum === null ? "" : `: ${signed(sum - rows.reduce((added, row) => added + row.part, 0))}`;
+  const rest = sum === null ? "" : `, together ${signed(sum - rows.reduce((added, row) => added + row.part, 0))}`;
   parts.push(more(MARGIN, TOP + high + 10, size[0] - rows.length, "channel", rest, "note"));
   parts.push(more(WIDTH - MARGIN, TOP + high + 10, g.filters - filters, "filter", "", "note end"));
   return { height: TOP + high + 18, content: parts.join(""), label };
@@ -204,7 +204,7 @@ function both(stage) {
     text(MARGIN, 230, `dense ${count(whole)}`, "name"),
     bar(MARGIN, 235, whole, most, "dense"),
     text(MARGIN, 263,
-      `separable ${count(one)} + ${count(two)} = ${count(one + two)}, ${percent(one + two, whole)} of the dense one's`, "name"),
+      `separable ${count(one)} + ${count(two)} = ${count(one + two)}, ${percent(one + two, whole)}`, "name"),
     bar(MARGIN, 268, one, most, "depthwise"),
     bar(MARGIN + length(one, most), 268, two, most, "pointwise"),
     text(MARGIN, 302, "what a kernel can be: channel 1 of the first filters", "title"),
@@ -246,10 +246,11 @@ function separableKernels(stage, kernel, y) {
   return parts;
 }
 
-/** The name of a channel after the depthwise step. @param {Layer} g @param {number} j */
+/** The name of a channel after the depthwise step; a letter where its input channel has several kernels.
+ * @param {Layer} g @param {number} j */
 export function lane(g, j) {
   const c = Math.floor(j / g.multiplier), m = j % g.multiplier;
-  return g.multiplier === 1 ? `channel ${c + 1}` : `channel ${c + 1}, kernel ${m + 1}`;
+  return g.multiplier === 1 ? `channel ${c + 1}` : `channel ${c + 1}${String.fromCharCode(97 + m)}`;
 }
 
 /** @param {Layer} g @param {number} j */
@@ -334,8 +335,8 @@ function captions(center, columns, rank) {
     parts.push(text(at, 12, name, `title${kind}`), text(at, 25, size, `name${kind}`));
     if (!(cells.z.whole && cells.y.whole && cells.x.whole)) {
       const lines = [cells.z, cells.y, cells.x].slice(3 - rank);
-      const few = lines.map((line) => count(line.places.length)).join(" × ");
-      parts.push(text(at, 37, `drawn: ${few} of ${lines.map((line) => count(line.stop - line.first)).join(" × ")}`, `small${kind}`));
+      const few = lines.map((line) => count(line.places.length)).join("×");
+      parts.push(text(at, 37, `drawn: ${few} of ${lines.map((line) => count(line.stop - line.first)).join("×")}`, `small${kind}`));
     }
   });
   return parts;
@@ -353,7 +354,7 @@ function volumes(y, drawn) {
 
 /** @param {number} x @param {number} y @param {number} wide @param {number} high @param {number} deep */
 function box(x, y, wide, high, deep) {
-  const back = deep ? `M${x} ${y}l${deep} -${deep}h${wide}v${high}l-${deep} ${deep}z` : "";
+  const back = deep ? `M${x} ${y}l${deep} -${deep}h${wide}v${high}l-${deep} ${deep}v-${high}zM${x + wide} ${y}l${deep} -${deep}` : "";
   return `<path class="in" d="${back}M${x} ${y}h${wide}v${high}h-${wide}z"/>`;
 }
 
@@ -365,7 +366,7 @@ function way(x, end, y, kernels, size, price, kind) {
     text(center, y - 20, kernels, "name middle"),
     text(center, y - 8, size, "name middle"),
     `<path class="way ${kind}" d="M${x} ${y}H${end - 6}m0 -5l6 5l-6 5"/>`,
-    text(center, y + 16, price, "title middle"),
+    text(center, y + 16, price, price.length < 12 ? "title middle" : "small middle"),
   ];
 }
 
