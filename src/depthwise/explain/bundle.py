@@ -44,6 +44,6 @@ def fields(g: Geometry) -> dict[str, str]:
 
 
 def _plain(module: str) -> str:
-    """A module's code without its imports and exports: all of it shares one scope."""
-    without = re.sub(r"^import [^;]*;\n", "", module, flags=re.MULTILINE)
+    """A module's code without imports, exports and types: all of it shares one scope."""
+    without = re.sub(r"^import [^;]*;\n|/\*\*.*?\*/\s?", "", module, flags=re.MULTILINE | re.DOTALL)
     return re.sub(r"^export ", "", without, flags=re.MULTILINE)

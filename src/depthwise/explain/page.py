@@ -108,7 +108,7 @@ def _section(index: int, scene: Scene, words: dict[str, str]) -> str:
     return f"""<section class="scene" id="scene-{index + 1}" aria-labelledby="title-{index + 1}">
 <h2 id="title-{index + 1}" data-out="title_{name}">{words[f"title_{name}"]}</h2>
 <div class="pair"><figure><div class="stage">{picture}</div>
-<figcaption class="now">{_out(words, f"now_{name}")}</figcaption></figure>
+<figcaption class="said">{_out(words, f"now_{name}")}</figcaption></figure>
 <div>{prose}{'<p class="note">' + _out(words, "say_drawn") + "</p>" if index == 0 else ""}</div></div>
 </section>
 """

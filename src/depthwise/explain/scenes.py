@@ -157,7 +157,7 @@ def _mixing(
     pitch, out_pitch = max(cells.height, kernel.height) + NAME + APART, made.height + NAME + APART
     high = max(len(rows) * pitch, filters * out_pitch)
     top, out_top = TOP + (high - len(rows) * pitch) / 2, TOP + (high - filters * out_pitch) / 2
-    right = WIDTH - MARGIN - 8 - made.width
+    right = WIDTH - MARGIN - 8 - max(made.width, 40)
     x = MARGIN + cells.width + (right - MARGIN - cells.width - kernel.width) * 7 // 16
     sum_x, sum_y = right - 30, TOP + high / 2
     several = len(rows) > 1 or size[0] > 1
@@ -203,7 +203,7 @@ def depthwise(stage: Stage) -> Scene:
     channels, copies = min(g.in_channels, SHOWN if g.depth_multiplier == 1 else 2), min(g.depth_multiplier, 2)
     each = max(kernel.height, made.height) + NAME + APART
     pitch = max(cells.height + NAME + APART, copies * each)
-    right = WIDTH - MARGIN - 8 - made.width
+    right = WIDTH - MARGIN - 8 - max(made.width, 40)
     x = MARGIN + cells.width + (right - MARGIN - cells.width - kernel.width) * 7 // 16
     parts = _captions(
         x + kernel.width / 2,
@@ -253,6 +253,7 @@ def both(stage: Stage) -> Scene:
     g, cost, kernel = stage.g, separable_cost(stage.g), stage.kernel_cells(3)
     whole, one, two = cost.dense.multiplications, cost.depthwise.multiplications, cost.pointwise.multiplications
     filters, ones = g.output_size[0], (1,) * g.rank
+    dearer = "" if one + two < whole else ": NOT cheaper"
     parts = [
         _text(MARGIN, 14, "dense", "title"),
         *_volumes(40, [(70, g.input_size, "c0"), (374, g.output_size, "out")]),
@@ -271,7 +272,7 @@ def both(stage: Stage) -> Scene:
         _text(
             MARGIN,
             263,
-            f"separable {one:,} + {two:,} = {one + two:,}, {percent(one + two, whole)}",
+            f"separable {one:,} + {two:,} = {one + two:,}, {percent(one + two, whole)}{dearer}",
             "name",
         ),
         _bar(MARGIN, 268, one, max(whole, one + two), "depthwise"),

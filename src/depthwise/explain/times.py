@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from textwrap import wrap
 
-DENSE = "dense, PyTorch"
-
+from .arithmetic import LINE
 
 @dataclass(frozen=True, slots=True)
 class Measured:
@@ -59,7 +59,7 @@ class Times:
         cells = [(name, f"{time} us", speedup, f"kept {kept}" if kept else "") for name, time, speedup, kept in self.rows()]
         widths = [max(len(row[column]) for row in cells) for column in range(4)]
         table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-        return [f"promised: {self.promised}; {self.how}", *table, self.machine]
+        return [f"promised: {self.promised}", *table, *wrap(self.how, LINE), self.machine]
 
     def to_dict(self) -> dict[str, object]:
         ways = {

@@ -113,12 +113,12 @@ export function product(sizes) {
   return sizes.reduce((all, size) => all * size, 1);
 }
 
-/** Whole numbers as Python's int() reads them; beyond 15 digits a page's numbers are not exact.
+/** Whole numbers as the command line reads them; beyond 15 digits a page's numbers are not exact.
  * @param {string} text @returns {number | null} */
 function whole(text) {
-  if (!/^\s*[+-]?\d+(_\d+)*\s*$/.test(text)) return null;
-  const value = Number(text.replaceAll("_", ""));
-  if (!Number.isSafeInteger(value)) throw new LayerError(`${text.trim()} is more than this page can count`);
+  if (!/^-?[0-9]{1,40}$/.test(text)) return null;
+  const value = Number(text);
+  if (!Number.isSafeInteger(value)) throw new LayerError(`${text} is more than this page can count`);
   return value;
 }
 

@@ -45,7 +45,7 @@ class Page {
     this.makeFields();
     this.listen();
     this.show(all("[hidden]"));
-    if (matchMedia("(max-width: 760px)").matches) one("details", HTMLDetailsElement).open = false;
+    if (matchMedia("(max-width: 1179px)").matches) one("details", HTMLDetailsElement).open = false;
     this.fromLink(true);
     window.addEventListener("hashchange", () => this.fromLink(false));
   }
@@ -188,9 +188,11 @@ class Page {
   /** @param {boolean} first */
   fromLink(first) {
     const state = new URLSearchParams(location.hash.slice(1)), known = this.fields;
+    // A link may be to what is no layer: then the page's own is shown beside what is wrong.
+    if (first) this.change(this.own);
     /** @type {Partial<Fields>} */
-    const changes = first ? { ...this.own } : {};
-    for (const name of /** @type {(keyof Fields)[]} */ (Object.keys(known))) changes[name] = state.get(name) ?? changes[name] ?? known[name];
+    const changes = {};
+    for (const name of /** @type {(keyof Fields)[]} */ (Object.keys(known))) changes[name] = state.get(name) ?? known[name];
     const number = /** @param {string} name */ (name) => {
       const value = Number(state.get(name) ?? Number.NaN);
       return Number.isSafeInteger(value) && value >= 0 ? value : null;

@@ -113,7 +113,7 @@ function mixing(stage, name, size, cells, kernelSize, kernel, rows, total, label
   const pitch = Math.max(cells.height, kernel.height) + NAME + APART, outPitch = made.height + NAME + APART;
   const high = Math.max(rows.length * pitch, filters * outPitch);
   const top = TOP + (high - rows.length * pitch) / 2, outTop = TOP + (high - filters * outPitch) / 2;
-  const right = WIDTH - MARGIN - 8 - made.width;
+  const right = WIDTH - MARGIN - 8 - Math.max(made.width, 40);
   const x = MARGIN + cells.width + Math.floor((right - MARGIN - cells.width - kernel.width) * 7 / 16);
   const sumX = right - 30, sumY = TOP + high / 2, several = rows.length > 1 || size[0] > 1;
   const parts = captions(x + kernel.width / 2, [
@@ -156,7 +156,7 @@ function depthwise(stage) {
   const channels = Math.min(g.channels, g.multiplier === 1 ? SHOWN : 2), copies = Math.min(g.multiplier, 2);
   const each = Math.max(kernel.height, made.height) + NAME + APART;
   const pitch = Math.max(cells.height + NAME + APART, copies * each);
-  const right = WIDTH - MARGIN - 8 - made.width;
+  const right = WIDTH - MARGIN - 8 - Math.max(made.width, 40);
   const x = MARGIN + cells.width + Math.floor((right - MARGIN - cells.width - kernel.width) * 7 / 16);
   const parts = captions(x + kernel.width / 2, [
     ["input", shape(g.inputSize), cells],
@@ -192,6 +192,7 @@ function both(stage) {
   const g = stage.g, kernel = stage.kernelCells(3);
   const whole = g.dense.multiplications, one = g.depthwise.multiplications, two = g.pointwise.multiplications;
   const most = whole > one + two ? whole : one + two, ones = g.kernel.map(() => 1);
+  const dearer = one + two < whole ? "" : ": NOT cheaper";
   const parts = [
     text(MARGIN, 14, "dense", "title"),
     ...volumes(40, [[70, g.inputSize, "c0"], [374, g.outputSize, "out"]]),
@@ -204,7 +205,7 @@ function both(stage) {
     text(MARGIN, 230, `dense ${count(whole)}`, "name"),
     bar(MARGIN, 235, whole, most, "dense"),
     text(MARGIN, 263,
-      `separable ${count(one)} + ${count(two)} = ${count(one + two)}, ${percent(one + two, whole)}`, "name"),
+      `separable ${count(one)} + ${count(two)} = ${count(one + two)}, ${percent(one + two, whole)}${dearer}`, "name"),
     bar(MARGIN, 268, one, most, "depthwise"),
     bar(MARGIN + length(one, most), 268, two, most, "pointwise"),
     text(MARGIN, 302, "what a kernel can be: channel 1 of the first filters", "title"),
