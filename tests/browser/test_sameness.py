@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from typing import Any
 
 import typer
@@ -92,10 +93,7 @@ def read(fields: Fields) -> Geometry:
 
 
 def whole(text: str) -> int | str:
-    try:
-        return int(text)
-    except ValueError:
-        return text
+    return int(text) if re.fullmatch("-?[0-9]+", text) else text
 
 
 def pixels(g: Geometry) -> int:
