@@ -128,7 +128,9 @@ class TestNumbers:
 
     @given(st.integers(1, 10**9), st.integers(1, 10**9))
     def test_shares_are_rounded_as_a_person_would(self, part: int, whole: int) -> None:
-        assert abs(float(decimal(part, whole, 3).replace(",", "")) - part / whole) <= 0.0005001 * (1 + 1e-9 * part / whole)
+        assert abs(float(decimal(part, whole, 3).replace(",", "")) - part / whole) <= 0.0005001 * (
+            1 + 1e-9 * part / whole
+        )
         share = percent(part, whole)
         assert float(share[:-2].replace(",", "")) == pytest.approx(100 * part / whole, rel=0.06, abs=0.0501)
 
@@ -197,8 +199,12 @@ class TestValues:
             copies = reference.depthwise_conv(x, dense[f][:, None], None, *settings).sum(1)[0]
             for at in product(*map(range, g.out_spatial)):
                 assert values.dense_sum(f, place(at)) == copies[at].item()
-                assert values.pointwise_sum(f, place(at)) == (mix[f].reshape(-1) @ middle[(0, slice(None), *at)]).item()
-                assert values.depthwise_sum(f % g.depthwise_channels, place(at)) == middle[(0, f % g.depthwise_channels, *at)].item()
+                mixed = mix[f].reshape(-1) @ torch.stack([channel[at] for channel in middle[0]])
+                assert values.pointwise_sum(f, place(at)) == mixed.item()
+                assert (
+                    values.depthwise_sum(f % g.depthwise_channels, place(at))
+                    == middle[0, f % g.depthwise_channels][at].item()
+                )
 
     def test_what_would_take_too_long_is_not_added_up(self) -> None:
         values = Values(EXAMPLES["huge"].geometry)
@@ -214,16 +220,24 @@ class TestPicture:
 
     @given(explanations(), st.integers(0, 10**6), st.integers(0, 2))
     @settings(deadline=None, max_examples=60)
-    def test_is_sound_anywhere(self, explanation: Explanation, at: int, filter: int) -> None:
+    def test_is_sound_anywhere(self, explanation: Explanation, at: int, at_work: int) -> None:
         g = explanation.geometry
-        stage = Stage(Values(g), at % prod(g.out_spatial), filter % min(3, g.output_size[0]))
+        stage = Stage(Values(g), at % prod(g.out_spatial), at_work % min(3, g.output_size[0]))
         for scene in scenes(stage):
-            check_picture(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {scene.height}">{scene.content}</svg>')
+            check_picture(
+                f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {scene.height}">{scene.content}</svg>'
+            )
 
     @example
     def test_shows_every_size(self, explanation: Explanation) -> None:
         g = explanation.geometry
-        for size in (g.input_size, g.depthwise_size, g.output_size, (g.in_channels, *g.kernel_size), (1, *g.kernel_size)):
+        for size in (
+            g.input_size,
+            g.depthwise_size,
+            g.output_size,
+            (g.in_channels, *g.kernel_size),
+            (1, *g.kernel_size),
+        ):
             assert f">{shape(size)}</text>" in explanation.svg
 
     @example
@@ -346,7 +360,15 @@ class TestPage:
 
     def test_is_complete_without_its_script(self) -> None:
         html = EXAMPLES["standard"].html.split("<script")[0]
-        for piece in ("86,400", "675 + 9,600 = 10,275", "11.9 %", "0.1189", "forget the 675", "not the same function", "groups="):
+        for piece in (
+            "86,400",
+            "675 + 9,600 = 10,275",
+            "11.9 %",
+            "0.1189",
+            "forget the 675",
+            "not the same function",
+            "groups=",
+        ):
             assert piece in html
         assert html.count('<svg class="picture"') == 4
         assert html.count("<h1") == 1
@@ -496,7 +518,9 @@ def check_picture(svg: str) -> None:
     boxes = text_boxes(root)
     assert boxes
     # Room is reckoned generously: an em at either side.
-    assert all(x0 >= -12 and y0 >= 0 and x1 <= width + 12 and y1 <= height for x0, y0, x1, y1, _ in boxes), "outside the view"
+    assert all(x0 >= -12 and y0 >= 0 and x1 <= width + 12 and y1 <= height for x0, y0, x1, y1, _ in boxes), (
+        "outside the view"
+    )
     for (ax0, ay0, ax1, ay1, a), (bx0, by0, bx1, by1, b) in combinations(boxes, 2):
         apart = min(ax1, bx1) <= max(ax0, bx0) or min(ay1, by1) <= max(ay0, by0)
         assert apart, f"texts overlap: {a!r} and {b!r}"
@@ -543,7 +567,9 @@ def shifted(element: ET.Element, at: Point) -> Point:
 def palette(theme: str) -> dict[str, str]:
     """The picture's colours by name."""
     light, dark = source("explain", "web", "picture.css").split(":root {")[1:3]
-    return dict(re.findall(r"--(\w+): (#\w+)", light)) | (dict(re.findall(r"--(\w+): (#\w+)", dark)) if theme == "dark" else {})
+    return dict(re.findall(r"--(\w+): (#\w+)", light)) | (
+        dict(re.findall(r"--(\w+): (#\w+)", dark)) if theme == "dark" else {}
+    )
 
 
 def linear(color: str) -> list[float]:

@@ -116,7 +116,8 @@ def options(
 @app.command()
 def explain(
     size: Annotated[
-        Any, typer.Argument(metavar="SIZE", parser=parse_size, help="Input, channels first: 3x224x224.", show_default=False)
+        Any,
+        typer.Argument(metavar="SIZE", parser=parse_size, help="Input, channels first: 3x224x224.", show_default=False),
     ] = None,
     filters: Annotated[int | None, typer.Option(help="Output channels.")] = None,
     kernel: Annotated[Any, typer.Option(help="Kernel size: 3, or 3x5.", **PER_AXIS)] = None,
@@ -126,7 +127,9 @@ def explain(
     ] = "0",
     dilation: Annotated[Any, typer.Option(help="Dilation: 2, or 2x1.", **PER_AXIS)] = "1",
     multiplier: Annotated[int, typer.Option(help="Depth multiplier: filters per input channel.")] = 1,
-    time: Annotated[bool, typer.Option("--time", help="Time it on this machine: dense, PyTorch's separable, ours.")] = False,
+    time: Annotated[
+        bool, typer.Option("--time", help="Time it on this machine: dense, PyTorch's separable, ours.")
+    ] = False,
     svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the picture.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page that needs no network.")] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,

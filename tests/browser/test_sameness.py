@@ -24,7 +24,8 @@ return arguments[0].map(({ fields, at, filter }) => {
   try {
     const values = new Values(new Layer(fields)), stage = new Stage(values, at, filter);
     const drawn = Object.values(SCENES).map((draw) => draw(stage));
-    return { words: { ...layerWords(values.g), ...pixelWords(stage) }, scenes: drawn.map(({ height, content, label }) => [height, content, label]) };
+    const scenes = drawn.map(({ height, content, label }) => [height, content, label]);
+    return { words: { ...layerWords(values.g), ...pixelWords(stage) }, scenes };
   } catch (error) {
     if (error instanceof LayerError) return { error: error.message };
     throw error;
@@ -63,7 +64,23 @@ def drawn(random: random.Random) -> Fields:
         "multiplier": str(random.choice((1, 1, 1, 2, 3, 9, 32))),
     }
     if random.random() < 0.12:
-        wrong = ("0", "-1", "", "a", "2.5", "1x2x3x4", "3:", "1:2:3", "1:2x3:4x5", "1x2", "'", "same", " 3 ", "1_0", "2X2")
+        wrong = (
+            "0",
+            "-1",
+            "",
+            "a",
+            "2.5",
+            "1x2x3x4",
+            "3:",
+            "1:2:3",
+            "1:2x3:4x5",
+            "1x2",
+            "'",
+            "same",
+            " 3 ",
+            "1_0",
+            "2X2",
+        )
         fields[random.choice(list(fields))] = random.choice(wrong)
     return fields
 

@@ -112,7 +112,11 @@ def headline(g: Geometry) -> str:
 
 def phrase(g: Geometry) -> str:
     article = "An" if g.kernel_size[0] in (11, 18) or str(g.kernel_size[0])[0] == "8" else "A"
-    kind = f"{article} {times(g.kernel_size)} convolution" if g.rank > 1 else f"A 1-d convolution of kernel {g.kernel_area}"
+    kind = (
+        f"{article} {times(g.kernel_size)} convolution"
+        if g.rank > 1
+        else f"A 1-d convolution of kernel {g.kernel_area}"
+    )
     return f"{kind} from {g.in_channels:,} to {channels(g.output_size[0])}"
 
 
@@ -247,7 +251,7 @@ def percent(part: int, whole: int) -> str:
 
 
 def decimal(part: int, whole: int, digits: int) -> str:
-    """part / whole, rounded; a half goes up.
+    """Part / whole, rounded; a half goes up.
 
     >>> decimal(1, 8, 2), decimal(12345, 10, 1)
     ('0.13', '1,234.5')

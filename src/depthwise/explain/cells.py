@@ -129,7 +129,8 @@ class Cells:
             for at in _left_out(self.x, columns)
         )
         return dots + "".join(
-            f'<text class="more" x="{number(wide * 3 / 4)}" y="{number(at + 3)}">⋮</text>' for at in _left_out(self.y, rows)
+            f'<text class="more" x="{number(wide * 3 / 4)}" y="{number(at + 3)}">⋮</text>'
+            for at in _left_out(self.y, rows)
         )
 
     def _cubes(self, cell: Cell) -> str:
@@ -164,7 +165,8 @@ class Cells:
         left, right, top, bottom = columns[x0], columns[x1], rows[y0] + self.rise, rows[y1] + self.rise
         a, b = (SLANT_X * z0, SLANT_Y * z0), (SLANT_X * z1, SLANT_Y * z1)
         sides = "".join(
-            f"M{left + dx} {top - dy}H{right + dx}V{bottom - dy}H{left + dx}z" for dx, dy in ((a[0], a[1]), (b[0], b[1]))
+            f"M{left + dx} {top - dy}H{right + dx}V{bottom - dy}H{left + dx}z"
+            for dx, dy in ((a[0], a[1]), (b[0], b[1]))
         )
         return sides + "".join(
             f"M{px + a[0]} {py - a[1]}L{px + b[0]} {py - b[1]}" for px in (left, right) for py in (top, bottom)

@@ -17,10 +17,10 @@ from .wording import COLUMNS, layer_words, lit, pixel_words, titles
 # The scenes, and what leads to each.
 NAMES = {"dense": "dense", "depthwise": "depthwise", "pointwise": "pointwise", "both": "side by side"}
 
-LEAD = f"""A convolution slides a small {lit("kernel_size", "kernel")} over an image and writes down a weighted sum at every
-place. An ordinary, <em>dense</em> one looks at {lit("in_channels", "all channels")} at once, and does so anew for each of its
-{lit("out_channels", "filters")}. A <em>depthwise separable</em> one takes two cheaper steps: first each channel is filtered
-by itself, then the channels are mixed, pixel by pixel."""
+LEAD = f"""A convolution slides a small {lit("kernel_size", "kernel")} over an image and writes down a weighted sum at
+every place. An ordinary, <em>dense</em> one looks at {lit("in_channels", "all channels")} at once, and does so anew for
+each of its {lit("out_channels", "filters")}. A <em>depthwise separable</em> one takes two cheaper steps: first each
+channel is filtered by itself, then the channels are mixed, pixel by pixel."""
 
 
 def svg(g: Geometry) -> str:
@@ -78,7 +78,9 @@ def notebook(g: Geometry, page: str, picture: str) -> str:
         f'<iframe title="{escape(headline(g))}" sandbox="allow-scripts" srcdoc="{escape(page)}" '
         'style="width: 100%; height: 760px; border: 0"></iframe>'
     )
-    still = f'<img alt="{alternative}" src="data:image/svg+xml;base64,{image}" style="width: 100%">{_table(layer_words(g))}'
+    still = (
+        f'<img alt="{alternative}" src="data:image/svg+xml;base64,{image}" style="width: 100%">{_table(layer_words(g))}'
+    )
     return (
         "<style>.depthwise-explain iframe + .depthwise-still { display: none }</style>"
         f'<div class="depthwise-explain">{frame}<div class="depthwise-still">{still}</div></div>'
@@ -95,14 +97,24 @@ def _links() -> str:
     )
 
 
-def _section(index: int, scene: Scene, words: dict[str, str]) -> str:
-    name = list(NAMES)[index]
-    picture = (
+def titled_pictures(g: Geometry) -> list[tuple[str, str]]:
+    """Each scene's title and its picture, to stand in a page that has the pictures' style."""
+    drawn = zip(titles(g).values(), NAMES, scenes(Stage.of(g)), strict=True)
+    return [(title, _picture(name, scene)) for title, name, scene in drawn]
+
+
+def _picture(name: str, scene: Scene) -> str:
+    return (
         f'<svg class="picture" data-scene="{name}" viewBox="0 0 {WIDTH} {number(scene.height)}" role="img" '
         f'aria-label="{scene.label}">{scene.content}</svg>'
     )
+
+
+def _section(index: int, scene: Scene, words: dict[str, str]) -> str:
+    name = list(NAMES)[index]
+    picture = _picture(name, scene)
     prose = {
-        "both": f"<p>{_out(words, 'say_saved')}</p><p class=\"formula\">{CLOSED}<br>= {_out(words, 'closed')}</p>"
+        "both": f'<p>{_out(words, "say_saved")}</p><p class="formula">{CLOSED}<br>= {_out(words, "closed")}</p>'
         f"<p>{_out(words, 'say_lost')}</p>",
     }.get(name) or f'<p>{_out(words, f"say_{name}")}</p><p class="formula">{_out(words, f"formula_{name}")}</p>'
     return f"""<section class="scene" id="scene-{index + 1}" aria-labelledby="title-{index + 1}">

@@ -30,7 +30,8 @@ def as_read(size: Sequence[int], read: Callable[[Sequence[int]], Geometry]) -> t
         return g, f"note: {written} has no output with channels first; it was read as {other}"
     channels, *spatial = size
     pixels = "×".join(map(str, spatial))
-    return g, f"note: {written} was read as {channels} channels of {pixels}, channels first; for {turned[0]} channels write {other}"
+    read_as = f"{channels} channels of {pixels}, channels first"
+    return g, f"note: {written} was read as {read_as}; for {turned[0]} channels write {other}"
 
 
 def channels_last(size: Sequence[int]) -> tuple[int, ...] | None:

@@ -135,9 +135,7 @@ def pointwise(stage: Stage) -> Scene:
     ]
     label = f"Filter {f + 1} mixes {plural(g.depthwise_channels, 'channel')} at one pixel."
     name, size, kernel = "after depthwise", g.depthwise_size, (g.depthwise_channels, *(1,) * g.rank)
-    return _mixing(
-        stage, name, size, stage.output_cells(), kernel, stage.one_cell(), rows, values.pointwise_sum, label
-    )
+    return _mixing(stage, name, size, stage.output_cells(), kernel, stage.one_cell(), rows, values.pointwise_sum, label)
 
 
 def _mixing(
@@ -215,9 +213,7 @@ def depthwise(stage: Stage) -> Scene:
     for c in range(channels):
         y = TOP + c * pitch + NAME + (pitch - NAME - APART) / 2
         parts.append(_text(MARGIN, y - cells.height / 2 - 4, f"channel {c + 1}", "name"))
-        parts.append(
-            cells.draw(MARGIN, y - cells.height / 2, f"cells c{c}", term("in_channels"), _input(stage, c))
-        )
+        parts.append(cells.draw(MARGIN, y - cells.height / 2, f"cells c{c}", term("in_channels"), _input(stage, c)))
         for m in range(copies):
             j, middle = c * g.depth_multiplier + m, y + (m - (copies - 1) / 2) * each
             kind, end = f"cells {hue(g, j)}", middle - made.height / 2
@@ -263,9 +259,7 @@ def both(stage: Stage) -> Scene:
         *_way(
             110, 180, 138, plural(g.depthwise_channels, "kernel"), shape((1, *g.kernel_size)), f"{one:,}", "depthwise"
         ),
-        *_way(
-            260, 330, 138, plural(filters, "kernel"), shape((g.depthwise_channels, *ones)), f"{two:,}", "pointwise"
-        ),
+        *_way(260, 330, 138, plural(filters, "kernel"), shape((g.depthwise_channels, *ones)), f"{two:,}", "pointwise"),
         _text(MARGIN, 212, "multiplications", "title"),
         _text(MARGIN, 230, f"dense {whole:,}", "name"),
         _bar(MARGIN, 235, whole, max(whole, one + two), "dense"),
@@ -286,11 +280,17 @@ def both(stage: Stage) -> Scene:
 
 
 def _dense_kernels(stage: Stage, kernel: Cells, y: float) -> list[str]:
-    parts = [_text(MARGIN, y + kernel.height / 2 - 2, "dense:", "name"), _text(MARGIN, y + kernel.height / 2 + 10, "each its own", "name")]
+    parts = [
+        _text(MARGIN, y + kernel.height / 2 - 2, "dense:", "name"),
+        _text(MARGIN, y + kernel.height / 2 + 10, "each its own", "name"),
+    ]
     for f in range(min(stage.g.output_size[0], 4)):
         x = 100 + 86 * f
         draw = _weights(lambda tap, f=f: stage.values.dense(f, 0, tap))  # type: ignore[misc]
-        parts += [_text(x, y - 4, f"filter {f + 1}", "name"), kernel.draw(x, y, "cells dense", term("out_channels"), draw)]
+        parts += [
+            _text(x, y - 4, f"filter {f + 1}", "name"),
+            kernel.draw(x, y, "cells dense", term("out_channels"), draw),
+        ]
     return parts
 
 
@@ -407,7 +407,11 @@ def _middle_of(stage: Stage, made: Cells) -> float:
 
 
 def _captions(
-    middle: float, first: tuple[str, str, Cells], second: tuple[str, str, Cells], third: tuple[str, str, Cells], rank: int
+    middle: float,
+    first: tuple[str, str, Cells],
+    second: tuple[str, str, Cells],
+    third: tuple[str, str, Cells],
+    rank: int,
 ) -> list[str]:
     """What each column is, its size, and how much of it is drawn."""
     parts = []
@@ -441,7 +445,8 @@ def _volumes(y: float, volumes: Sequence[tuple[float, Sequence[int], str]]) -> l
 
 
 def _box(x: float, y: float, wide: float, high: float, deep: float) -> str:
-    back = f"M{number(x)} {number(y)}l{deep} -{deep}h{wide}v{high}l-{deep} {deep}v-{high}zM{number(x + wide)} {number(y)}l{deep} -{deep}" if deep else ""
+    edges = f"l{deep} -{deep}h{wide}v{high}l-{deep} {deep}v-{high}zM{number(x + wide)} {number(y)}l{deep} -{deep}"
+    back = f"M{number(x)} {number(y)}{edges}" if deep else ""
     return f'<path class="in" d="{back}M{number(x)} {number(y)}h{wide}v{high}h-{wide}z"/>'
 
 
@@ -460,7 +465,8 @@ def _length(amount: int, most: int) -> float:
 
 
 def _bar(x: float, y: float, amount: int, most: int, kind: str) -> str:
-    return f'<rect class="bar {kind}" x="{number(x)}" y="{number(y)}" width="{number(_length(amount, most))}" height="12"/>'
+    wide = number(_length(amount, most))
+    return f'<rect class="bar {kind}" x="{number(x)}" y="{number(y)}" width="{wide}" height="12"/>'
 
 
 def _text(x: float, y: float, content: str, kind: str) -> str:

@@ -25,12 +25,13 @@ def snippets(g: Geometry, mark: Mark = lambda _, value: value) -> dict[str, str]
     middle = mark("depth_multiplier", str(g.depthwise_channels))
     kernel, options = mark("kernel_size", _short(g.kernel_size)), _options(g, mark)
     zeros = "" if _even(g) else f"    nn.ZeroPad{g.rank}d({mark('padding', _zeros(g))}),\n"
+    grouped = f"groups={channels}, bias=False"
     whole = f"{conv}({channels}, {filters}, kernel_size={kernel}{options}, bias=False)"
     uneven = "" if _even(g) else f", padding={mark('padding', _pairs(g))}"
     return {
         "dense": f"dense = nn.Sequential(\n{zeros}    {whole},\n)" if zeros else f"dense = {whole}",
         "separable": f"separable = nn.Sequential(\n{zeros}"
-        f"    {conv}({channels}, {middle}, kernel_size={kernel}{options}, groups={channels}, bias=False),  # depthwise\n"
+        f"    {conv}({channels}, {middle}, kernel_size={kernel}{options}, {grouped}),  # depthwise\n"
         f"    {conv}({middle}, {filters}, kernel_size=1, bias=False),  # pointwise\n)",
         "ours": f"ours = depthwise.SeparableConv{g.rank}d({channels}, {filters}, {kernel}{options}{uneven}, bias=False"
         + (f", depth_multiplier={mark('depth_multiplier', str(copies))})" if copies > 1 else ")"),
@@ -43,7 +44,9 @@ def _options(g: Geometry, mark: Mark) -> str:
     """Stride, even padding and dilation, where they are not the plainest."""
     padding = [before for before, _ in g.padding] if _even(g) else [0]
     options = (("stride", g.stride, 1), ("padding", padding, 0), ("dilation", g.dilation, 1))
-    return "".join(f", {name}={mark(name, _short(values))}" for name, values, plain in options if set(values) != {plain})
+    return "".join(
+        f", {name}={mark(name, _short(values))}" for name, values, plain in options if set(values) != {plain}
+    )
 
 
 def _flags(g: Geometry, mark: Mark) -> str:

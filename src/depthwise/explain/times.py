@@ -7,6 +7,7 @@ from textwrap import wrap
 
 from .arithmetic import LINE
 
+
 @dataclass(frozen=True, slots=True)
 class Measured:
     """One way to do the layer's work: the median of its samples and their quartiles, in its faster layout."""
@@ -56,9 +57,13 @@ class Times:
 
     def lines(self) -> list[str]:
         """The same as text."""
-        cells = [(name, f"{time} us", speedup, f"kept {kept}" if kept else "") for name, time, speedup, kept in self.rows()]
+        cells = [
+            (name, f"{time} us", speedup, f"kept {kept}" if kept else "") for name, time, speedup, kept in self.rows()
+        ]
         widths = [max(len(row[column]) for row in cells) for column in range(4)]
-        table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+        table = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
+        ]
         return [f"promised: {self.promised}", *table, *wrap(self.how, LINE), self.machine]
 
     def to_dict(self) -> dict[str, object]:

@@ -111,8 +111,9 @@ def _say_dense(g: Geometry) -> str:
     filters = g.output_size[0]
     each = "The one filter has" if filters == 1 else f"Each of the {filters:,} filters has"
     kernels = lit("kernel_size", times(g.kernel_size))
+    channels = lit("in_channels", all_of(g.in_channels))
     return (
-        f"{lit('out_channels', each)} a kernel of {kernels} weights for {lit('in_channels', all_of(g.in_channels))}. It lies "
+        f"{lit('out_channels', each)} a kernel of {kernels} weights for {channels}. It lies "
         f"on {'it' if g.in_channels == 1 else 'all of them at once'}, and each pixel of its output takes "
         f"{plural(g.in_channels * g.kernel_area, 'product')}. {_say_moves(g)}"
     )
@@ -132,10 +133,11 @@ def _steps(values: Sequence[int]) -> str:
 
 def _say_depthwise(g: Geometry) -> str:
     copies = "One kernel" if g.depth_multiplier == 1 else f"{g.depth_multiplier:,} kernels"
+    channels = "the one channel" if g.in_channels == 1 else f"each of the {g.in_channels:,} channels"
     return (
         f"{lit('depth_multiplier', copies)} of {lit('kernel_size', times(g.kernel_size))} weights for "
-        f"{lit('in_channels', 'the one channel' if g.in_channels == 1 else f'each of the {g.in_channels:,} channels')}, and a "
-        f"kernel lies on its own channel alone: {plural(g.kernel_area, 'product')} for each pixel."
+        f"{lit('in_channels', channels)}, and a kernel lies on its own channel alone: "
+        f"{plural(g.kernel_area, 'product')} for each pixel."
     )
 
 
@@ -145,7 +147,9 @@ def _say_pointwise(g: Geometry, one: int, two: int) -> str:
     if channels == 1:
         does = "multiplies the one channel by a number: there is nothing to mix."
     else:
-        does = f"takes one number of {lit('in_channels', all_of(channels))} at a single pixel and mixes them: 1×1 kernels."
+        does = (
+            f"takes one number of {lit('in_channels', all_of(channels))} at a single pixel and mixes them: 1×1 kernels."
+        )
     return (
         f"{lit('out_channels', each)} {does} Articles that count this step alone, {two:,}, forget the {one:,} of the "
         f"depthwise step."
@@ -157,14 +161,15 @@ def _say_lost(g: Geometry, *, cheaper: bool) -> str:
     if copies >= most:
         saved = "" if cheaper else ", and nothing is saved"
         return (
-            f"With {lit('depth_multiplier', plural(copies, 'kernel'))} for each channel every dense layer can be written as a "
-            f"separable one: nothing is lost{saved}."
+            f"With {lit('depth_multiplier', plural(copies, 'kernel'))} for each channel every dense layer can be "
+            f"written as a separable one: nothing is lost{saved}."
         )
     own = "multiples of one kernel" if copies == 1 else f"mixes of {copies:,} kernels"
     return (
-        f"It is not the same function. For each input channel, the filters of a dense layer have kernels of their own (their "
-        f"rank is up to {most:,}); those of a separable layer are {lit('depth_multiplier', own)} (rank {copies:,}). Training "
-        f"makes up for much of that. With {plural(most, 'kernel')} for each channel it would be the same function."
+        f"It is not the same function. For each input channel, the filters of a dense layer have kernels of their own "
+        f"(their rank is up to {most:,}); those of a separable layer are {lit('depth_multiplier', own)} (rank "
+        f"{copies:,}). Training makes up for much of that. With {plural(most, 'kernel')} for each channel it would "
+        f"be the same function."
     )
 
 
@@ -172,8 +177,8 @@ def _say_drawn(g: Geometry) -> str:
     few = g.in_channels > SHOWN or g.output_size[0] > SHOWN or g.depth_multiplier > 1
     channels = " and the first channels and filters" if few else ""
     return (
-        f"Drawn are the pixels around the kernel{channels}; the dots say where there are more. Numbers and sums are those of "
-        f"the whole layer. Weights and pixels are made up."
+        f"Drawn are the pixels around the kernel{channels}; the dots say where there are more. Numbers and sums are "
+        f"those of the whole layer. Weights and pixels are made up."
     )
 
 
@@ -181,7 +186,9 @@ def _rows(g: Geometry) -> str:
     cost = separable_cost(g)
     total = percent(cost.separable.multiplications, cost.dense.multiplications)
     rows = [_row(step.name, (*_sizes(step), *_numbers(step.cost))) for step in steps(g)]
-    last = _row("separable", ("", "", "", *_numbers(cost.separable, f"<small>{total} of dense</small>")), ' class="sum"')
+    last = _row(
+        "separable", ("", "", "", *_numbers(cost.separable, f"<small>{total} of dense</small>")), ' class="sum"'
+    )
     return "".join([*rows, last])
 
 
@@ -196,9 +203,7 @@ def _numbers(cost: Cost, more: str = "") -> tuple[str, str, str, str]:
 
 def _row(name: str, cells: Iterable[str], attributes: str = "") -> str:
     """A row; each cell carries its column's name, which narrow screens show beside it."""
-    written = "".join(
-        f'<td data-label="{column}">{cell}</td>' for column, cell in zip(COLUMNS, cells, strict=True)
-    )
+    written = "".join(f'<td data-label="{column}">{cell}</td>' for column, cell in zip(COLUMNS, cells, strict=True))
     return f'<tr{attributes}><th scope="row">{name}</th>{written}</tr>'
 
 
@@ -213,7 +218,8 @@ def _now_dense(stage: Stage) -> str:
     products = [(values.dense(f, 0, tap), values.inputs(0, values.under(tap, at))) for tap in values.taps_few(WRITTEN)]
     first = f"channel 1 gives {_products(products)}{signed(parts[0])}"
     others = [f"channel {c + 1} {signed(parts[c])}" for c in range(1, shown)]
-    return f"Filter {f + 1} {_where(stage)}: {', '.join([first, *others])}{_together(values.dense_sum(f, at), parts, g.in_channels)}."
+    together = _together(values.dense_sum(f, at), parts, g.in_channels)
+    return f"Filter {f + 1} {_where(stage)}: {', '.join([first, *others])}{together}."
 
 
 def _now_depthwise(stage: Stage) -> str:
@@ -221,7 +227,9 @@ def _now_depthwise(stage: Stage) -> str:
     products = [(values.depthwise(0, tap), values.inputs(0, values.under(tap, at))) for tap in values.taps_few(WRITTEN)]
     sums = [values.depthwise_sum(j, at) for j in range(min(g.depthwise_channels, SHOWN))]
     others = "".join(f"; {lane(g, j)} {signed(sums[j])}" for j in range(1, len(sums)))
-    return f"Every channel by itself {_where(stage)}: {lane(g, 0)} gives {_products(products)}{signed(sums[0])}{others}."
+    return (
+        f"Every channel by itself {_where(stage)}: {lane(g, 0)} gives {_products(products)}{signed(sums[0])}{others}."
+    )
 
 
 def _now_pointwise(stage: Stage) -> str:

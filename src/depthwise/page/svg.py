@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
-INK = "#1f2937"
-SOFT_INK = "#4b5563"
+# In the colours of the page around, where it has any.
+INK = "var(--ink, #1f2937)"
+SOFT_INK = "var(--soft, #4b5563)"
 
 # Width of a character over the font size: digits are 0.56 in Arial, 0.64 in DejaVu Sans. Only room is reckoned with it.
 CHARACTER = 0.6
@@ -57,12 +58,13 @@ def text(
     bold: bool = False,
     fill: str = INK,
     room: float = 0,
+    kind: str = "",
 ) -> str:
     """A line of text; set smaller where it would need more than `room`."""
     wide = text_width(content, size)
     if 0 < room < wide:
         size *= room / wide
-    weight = {"font_weight": "bold"} if bold else {}
+    weight = ({"font_weight": "bold"} if bold else {}) | ({"class_": kind} if kind else {})
     x, y = at
     return words("text", content, x=x, y=y, font_size=size, text_anchor=anchor, fill=fill, **weight)
 
