@@ -22,6 +22,7 @@ from depthwise.bench import run as bench_run
 from depthwise.bench.cases import MOBILENET_V1
 from depthwise.blocks import MobileNetV1Block
 from depthwise.demo.run import QUICK as QUICK_DEMO
+from depthwise.demo.timing import Effort
 from depthwise.geometry import geometry
 from depthwise.separate import Separation
 from depthwise.separating import QUICK
@@ -81,6 +82,51 @@ def test_explain_writes_its_files(depthwise: Command, tmp_path: Path) -> None:
     ran = depthwise(*EXPLAIN, "--svg", str(tmp_path / "no" / "picture.svg"))
     assert ran.code == 1
     assert "error: cannot write" in ran.err
+
+
+def test_explain_without_a_layer_takes_the_articles(depthwise: Command) -> None:
+    assert depthwise("explain").out == depthwise(*EXPLAIN).out
+
+
+def test_explain_says_how_it_read_a_size(depthwise: Command) -> None:
+    ran = depthwise("explain", "7x7x3", "--filters", "8", "--kernel", "3")
+    assert "note: 7x7x3 was read as 7 channels of 7×3, channels first; for 3 channels write 3x7x7" in ran.out
+    ran = depthwise("explain", "224x224x3", "--filters", "8", "--kernel", "5")
+    assert "it was read as 3x224x224" in ran.out
+    assert "A 5×5 convolution from 3 to 8 channels" in ran.out
+
+
+def test_explain_opens_the_page(depthwise: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    opened: list[str] = []
+
+    def open_(address: str) -> bool:
+        opened.append(address)
+        return True
+
+    monkeypatch.setattr("webbrowser.open", open_)
+    page = tmp_path / "page.html"
+    assert depthwise("explain", "--open", "--html", str(page)).code == 0
+    assert opened == [page.as_uri()]
+    ran = depthwise("explain", "--open")
+    assert (ran.code, opened[1].startswith("file:///"), opened[1].endswith("explain.html")) == (0, True, True)
+    monkeypatch.setattr("webbrowser.open", lambda _: False)
+    ran = depthwise("explain", "--open", "--html", str(page))
+    assert ran.code == 1
+    assert "error: no browser to open here; the page is" in ran.err
+
+
+def test_explain_times_the_layer(depthwise: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("depthwise.bench.layer.FULL", Effort(rounds=2, sample_seconds=0, limit_seconds=0))
+    page = tmp_path / "page.html"
+    ran = depthwise(*EXPLAIN, "--time", "--json", "--html", str(page))
+    times = json.loads(ran.out)["times"]
+    assert set(times["ways"]) == {"dense, PyTorch", "separable, PyTorch", "separable, depthwise"}
+    assert all(way["lower"] <= way["seconds"] <= way["upper"] for way in times["ways"].values())
+    assert "Measured here: 3x3 3→128 @7x7" in page.read_text(encoding="utf-8")
+    ran = depthwise("explain", "512x224x224", "--filters", "512", "--kernel", "3", "--time")
+    assert ran.code == 1
+    assert "dense, PyTorch: not timed: its" in ran.err
+    assert "multiply-adds take too long; a smaller input shows the same" in ran.err
 
 
 def test_count(depthwise: Command) -> None:
@@ -378,7 +424,7 @@ def test_bench(depthwise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (("cache", "--size"), 2, "No such option: --size"),
         (("explain", "3xAx7", "--filters", "8", "--kernel", "3"), 2, "'3xAx7' is not numbers joined by x"),
         ((*EXPLAIN, "--padding", "much"), 2, "'much' is not 1, 1x2, 3:0 (before:after), same or valid"),
-        (("explain", "3x7x7", "--kernel", "3"), 2, "Missing option '--filters'"),
+        (("explain", "3x7x7", "--kernel", "3"), 2, "missing: --filters; SIZE, --filters and --kernel go together"),
         ((*EXPLAIN[:-1], "9"), 1, "error: the kernel covers 9 pixels along the height"),
         (("explain", "7", "--filters", "8", "--kernel", "3"), 1, "error: input_size is (channels, *spatial)"),
         (("count", MODEL), 2, "needs the model's input, such as --input 3x224x224"),

@@ -70,6 +70,15 @@ def inputs_given(inputs: list[Input] | None) -> Any:
     return sizes[0] if len(sizes) == 1 else sizes
 
 
+def plain_sizes(inputs: list[Input] | None) -> tuple[tuple[int, ...], ...]:
+    """Sizes of inputs of floating-point numbers, in the order the model takes them."""
+    inputs_given(inputs)
+    for each in inputs or ():
+        if each.keyword is not None or each.dtype is not None:
+            raise typer.BadParameter("takes sizes alone here, such as --input 3x224x224", param_hint="--input")
+    return tuple(each.size for each in inputs or ())
+
+
 def _example(given: Input) -> Any:
     """A size, or where its dtype is given a tensor of it without numbers."""
     if given.dtype is None:

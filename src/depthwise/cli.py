@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from torch import nn
 
-from .arguments import inputs_given, parse_input, parse_padding, parse_size
+from .arguments import inputs_given, parse_input, parse_padding, parse_size, plain_sizes
 from .errors import DepthwiseError
 from .files import check_writable, write_text
 from .loading import is_untrained, load_model
@@ -67,38 +67,59 @@ def options(
 
 @app.command()
 def explain(
-    size: Size,
-    filters: Annotated[int, typer.Option(help="Output channels.")],
-    kernel: Annotated[Any, typer.Option(help="Kernel size: 3, or 3x5.", **PER_AXIS)],
+    size: Annotated[
+        Any,
+        typer.Argument(metavar="SIZE", parser=parse_size, help="Input, channels first: 3x224x224.", show_default=False),
+    ] = None,
+    filters: Annotated[int | None, typer.Option(help="Output channels.")] = None,
+    kernel: Annotated[Any, typer.Option(help="Kernel size: 3, or 3x5.", **PER_AXIS)] = None,
     stride: Annotated[Any, typer.Option(help="Stride: 2, or 2x1.", **PER_AXIS)] = "1",
     padding: Annotated[
         Any, typer.Option(metavar="P", parser=parse_padding, help="1, 1x2, 3:0 (before:after), same or valid.")
     ] = "0",
     dilation: Annotated[Any, typer.Option(help="Dilation: 2, or 2x1.", **PER_AXIS)] = "1",
     multiplier: Annotated[int, typer.Option(help="Depth multiplier: filters per input channel.")] = 1,
+    time: Annotated[
+        bool, typer.Option("--time", help="Time it on this machine: dense, PyTorch's separable, ours.")
+    ] = False,
     svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the picture.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page that needs no network.")] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show the arithmetic of a convolution, dense and separable.
+    """Show the arithmetic of a convolution, dense and separable; without SIZE, of 3x7x7 and 128 filters of 3x3.
 
     [bold]Examples[/bold]
 
+    depthwise explain --open
+
     depthwise explain 3x7x7 --filters 128 --kernel 3
 
-    depthwise explain 32x112x112 --filters 64 --kernel 3 --stride 2 --padding same --html page.html
+    depthwise explain 32x112x112 --filters 64 --kernel 3 --stride 2 --padding same --time --html page.html
     """
     from .explain import explain as explained
 
+    if size is None and filters is None and kernel is None:
+        size, filters, kernel = (3, 7, 7), 128, (3,)
+    for name, value in (("SIZE", size), ("--filters", filters), ("--kernel", kernel)):
+        if value is None:
+            raise typer.BadParameter(f"missing: {name}; SIZE, --filters and --kernel go together")
     if svg is not None and svg == html:
         raise typer.BadParameter(f"two results go to {svg}; give each a file of its own")
     for path in (svg, html):
         if path is not None:
             check_writable(path)
-    result = explained(size, filters, kernel, stride, padding, dilation, depth_multiplier=multiplier)
+    result = explained(size, filters or 0, kernel, stride, padding, dilation, depth_multiplier=multiplier)
+    if time:
+        from .bench.layer import layer_times
+
+        with _working("timing the layer"):
+            result = replace(result, times=layer_times(result.geometry))
     typer.echo(json.dumps(result.to_dict(), indent=2) if as_json else result.text)
     _write(svg, result.svg)
     _write(html, result.html)
+    if open_page:
+        _open(html, result.html)
 
 
 @app.command()
@@ -248,11 +269,10 @@ def optimize(
     """
     from .optimizing import run
 
-    sizes = _input_sizes(inputs)
+    sizes = plain_sizes(inputs)
     loaded = _load(model)
     with _working(f"optimizing {model}"):
-        every = sizes if isinstance(sizes[0], tuple) else (sizes,)
-        result = run(loaded, every, compare=compare, save=save, page=report)
+        result = run(loaded, sizes, compare=compare, save=save, page=report)
     typer.echo(json.dumps(result.to_dict(), indent=2) if as_json else "\n".join([str(result.report), *result.lines()]))
     for path in result.files:
         stderr.print(f"wrote {escape(path)}", highlight=False, soft_wrap=True)
@@ -401,3 +421,15 @@ def _write(path: Path | None, content: str) -> None:
     if path is not None:
         write_text(path, content)
         stderr.print(f"wrote {escape(str(path))}", highlight=False, soft_wrap=True)
+
+
+def _open(path: Path | None, content: str) -> None:
+    """Show a page in the user's browser; where it was written to, or in a file that stays for the browser to read."""
+    import tempfile
+    import webbrowser
+
+    if path is None:
+        path = Path(tempfile.mkdtemp(prefix="depthwise-")) / "explain.html"
+        _write(path, content)
+    if not webbrowser.open(path.resolve().as_uri()):
+        raise DepthwiseError(f"no browser to open here; the page is {path}")

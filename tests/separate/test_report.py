@@ -339,3 +339,20 @@ def test_unseen_directions_are_told() -> None:
     report = separate_(model, x, budget=0.5)
     assert report.layers[0].unseen == report.layers[0].multiplier
     assert f"0: the calibration data leave {report.layers[0].unseen} directions of its inputs unseen" in str(report)
+
+
+def test_the_plots_ticks_are_round(separated: tuple[nn.Module, Separation]) -> None:
+    _, report = separated
+    ticks = [float(tick) for tick in re.findall(r'text-anchor="end"[^>]*>([\d.e-]+)</text>', document(report))]
+    assert 4 <= len(ticks) <= 6
+    assert ticks == sorted(ticks)
+    # 1, 2 or 5 times a power of ten apart.
+    assert f"{ticks[1]:.0e}"[0] in "125"
+    assert ticks == pytest.approx([number * ticks[1] for number in range(len(ticks))])
+
+
+def test_the_networks_name_stands_clear_of_the_curve(separated: tuple[nn.Module, Separation]) -> None:
+    _, report = separated
+    page = document(report)
+    assert page.index("<polyline") < page.index('class="here"')
+    assert ".here { paint-order: stroke; stroke: var(--paper" in page
