@@ -20,13 +20,13 @@ FLOORS = [
     ["backends"],
     ["operators", "functional"],
     ["layers"],
-    ["blocks"],
-    ["tracing", "count", "preparing"],
-    ["explain", "doctor", "separate", "demo", "bench", "loading", "separating"],
-    ["cli", "__main__", "__init__"],
+    ["blocks", "keras"],
+    ["inputs", "tracing", "count", "preparing"],
+    ["page", "explain", "doctor", "separate", "demo", "bench", "optimize", "loading", "separating", "optimizing"],
+    ["arguments", "cli", "__main__", "__init__"],
 ]
 UNITS = [unit for floor in FLOORS for unit in floor]
-WITHOUT_TORCH = {"errors", "version", "geometry", "files", "cost", "explain"}
+WITHOUT_TORCH = {"errors", "version", "geometry", "files", "cost", "page", "explain"}
 
 
 def unit(path: Path) -> str:

@@ -55,7 +55,8 @@ class Cpu(Backend):
         )
 
     def kernel(self, problem: Problem) -> str | None:
-        if problem.strides is None:
+        # Nothing runs where there is nothing to compute.
+        if problem.strides is None or not problem.batch:
             return None
         from .launch import decide
 
@@ -126,4 +127,8 @@ def _machine_refusal() -> str | None:
         return f"llvmlite cannot be imported: {error}"
     if host() is None:
         return "this CPU has neither AVX2 with FMA, nor AVX-512, nor NEON"
-    return executable.refusal()
+    why = executable.refusal()
+    if why is not None:
+        # Its operators would fail where PyTorch has others that run.
+        torch._C._set_mkldnn_enabled(False)  # noqa: FBT003
+    return why
