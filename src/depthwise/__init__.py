@@ -23,6 +23,7 @@ from .layers import (
     SeparableConvTranspose2d,
     SeparableConvTranspose3d,
 )
+from .optimize import load_optimized, optimize
 from .preparing import prepare
 from .separate import Distillation, Separation, distill, separate_, separated_like
 from .version import __version__ as __version__
@@ -53,6 +54,8 @@ __all__ = [
     "explain",
     "functional",
     "keras",
+    "load_optimized",
+    "optimize",
     "prepare",
     "repack_",
     "separate_",

@@ -13,7 +13,7 @@ from math import inf, isfinite, prod
 from numbers import Real
 from typing import Any, SupportsIndex, TypeGuard, cast
 
-from .errors import DepthwiseError
+from .errors import DepthwiseError, shown
 
 IntOrTuple = int | Sequence[int]
 Pairs = tuple[tuple[int, int], ...]
@@ -217,7 +217,7 @@ def positive(value: object, name: str, least: int = 1) -> int:
     """`value`, checked to be an int of at least `least`."""
     number = operator.index(_at_least(value, least, name))
     if number > MOST:
-        raise DepthwiseError(f"{name} must be at most {MOST}, the largest 64-bit integer; got {number}")
+        raise DepthwiseError(f"{name} must be at most {MOST}, the largest 64-bit integer; got {shown(number)}")
     return number
 
 
@@ -230,7 +230,7 @@ def finite(value: object, name: str) -> float:
             number = inf
         if isfinite(number):
             return number
-    raise DepthwiseError(f"{name} must be a finite number; got {value!r}")
+    raise DepthwiseError(f"{name} must be a finite number; got {shown(value)}")
 
 
 def check_countable(name: str, *sizes: int) -> None:
@@ -258,7 +258,7 @@ def _padding(value: object) -> int:
 def _at_least(value: object, least: int, name: str) -> int:
     number = value if type(value) is int else _number(value, name)
     if number < least:
-        raise DepthwiseError(f"{name} must be at least {least}; got {number}")
+        raise DepthwiseError(f"{name} must be at least {least}; got {shown(number)}")
     return number
 
 
@@ -272,7 +272,7 @@ def _number(value: object, name: str) -> int:
             return operator.index(value)
         except TypeError:
             pass
-    raise DepthwiseError(f"{name} must be an integer; got {value!r}")
+    raise DepthwiseError(f"{name} must be an integer; got {shown(value)}")
 
 
 def _same(n: int, k: int, s: int, d: int) -> tuple[int, int]:

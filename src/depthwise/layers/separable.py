@@ -13,6 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.module import _has_any_global_hook
 
 from .. import functional
+from ..activations import ACTIVATIONS
 from ..backends.base import Norm
 from ..backends.weights import gradients_asked
 from ..errors import DepthwiseError
@@ -313,18 +314,7 @@ _POINTWISE = {rank: ((1,) * rank, (0,) * rank) for rank in SEPARABLE}
 
 # What the functional forms call them; what they have no name for is unknown.
 _UNKNOWN: Any = object()
-_ACTIVATIONS: dict[type[nn.Module], Callable[[Any], ActivationName]] = {
-    nn.ReLU: lambda _: "relu",
-    nn.ReLU6: lambda module: "relu6" if (module.min_val, module.max_val) == (0, 6) else _UNKNOWN,
-    nn.SiLU: lambda _: "silu",
-    nn.Hardswish: lambda _: "hardswish",
-    nn.Hardsigmoid: lambda _: "hardsigmoid",
-    nn.Sigmoid: lambda _: "sigmoid",
-    nn.GELU: lambda module: "gelu" if module.approximate == "none" else _UNKNOWN,
-    nn.LeakyReLU: lambda module: _sloped("leaky_relu", module.negative_slope),
-    nn.ELU: lambda module: _sloped("elu", module.alpha),
-    nn.Identity: lambda _: None,
-}
+_NAMES: dict[type[nn.Module], str] = {row.module: name for name, row in ACTIVATIONS.items()}
 
 
 def _foreign_pair(depthwise: Any, pointwise: Any, rank: int) -> str | None:
@@ -340,8 +330,13 @@ def _foreign_pair(depthwise: Any, pointwise: Any, rank: int) -> str | None:
 
 
 def _activation(module: nn.Module) -> ActivationName:
-    base = computes_as(type(module), *_ACTIVATIONS)
-    return _UNKNOWN if base is None else _ACTIVATIONS[base](module)
+    base = computes_as(type(module), nn.Identity, *_NAMES)
+    if base is nn.Identity:
+        return None
+    found: ActivationName = _UNKNOWN
+    if base is not None and (row := ACTIVATIONS[_NAMES[base]]).is_computed_by(module):
+        found = _NAMES[base] if row.slope is None else _sloped(_NAMES[base], getattr(module, row.slope_attribute))
+    return found
 
 
 def _sloped(name: str, slope: object) -> ActivationName:

@@ -1,0 +1,257 @@
+"""A model as a network: exported by torch at two batch sizes and two image sizes, read, and compared.
+
+    copy = model in evaluation mode
+    one  = read(export(copy, batch 2, the sizes given))
+    two  = read(export(copy, batch 5, larger images))
+    where they are the same, the network takes any batch and any size
+    where they are not: three = read(export(copy, batch 5, the sizes given))
+        a number that is 2k in one and 5k in three is k times the batch; any other difference: the batch is fixed
+        what then still differs from two is a size baked into the graph: other sizes need another capture
+
+torch takes batches of 0 and 1 for special cases, so neither is captured with unless the batch is fixed.
+"""
+
+from __future__ import annotations
+
+import warnings
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from ..errors import DepthwiseError
+from ..tracing import check_model, unlogged
+from .graph import Argument, Batch, Graph, Node, Size, Spec, Tree, Value, values_in
+from .network import Network, pruned, specs_of
+from .operators import DTYPES, FORMATS, dtype_name, is_channels_last
+from .reading import Reading, read
+
+SMALL, LARGE = 2, 5
+# Larger images by so many pixels, a multiple of what networks divide by.
+GROWTH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The arguments of a call: its tensors in order, and where they stand among everything else."""
+
+    tensors: tuple[Tensor, ...]
+    takes: Tree
+
+    def tree(self, tensors: tuple[Tensor, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional and keyword arguments with these tensors."""
+        named = dict(zip((f"input_{number}" for number in range(len(tensors))), tensors, strict=True))
+        args, kwargs = self.takes.mapped(lambda leaf: named[leaf.name] if isinstance(leaf, Value) else leaf)
+        return args, kwargs
+
+
+def call_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    """The call with these arguments; raises where one is of a kind that a graph cannot take."""
+    found: list[Tensor] = []
+
+    def tree(item: Any, place: str) -> Any:
+        if isinstance(item, Tensor):
+            if item.layout is not torch.strided or type(item) not in (Tensor, nn.Parameter):
+                raise DepthwiseError(
+                    f"{place} is a {type(item).__name__} of layout {item.layout}; plain tensors are taken"
+                )
+            found.append(item)
+            return Value(f"input_{len(found) - 1}")
+        if item is None or isinstance(item, bool | int | float | str):
+            return item
+        if isinstance(item, dict) and all(isinstance(key, str) for key in item):
+            return Tree("dict", tuple(tree(item[key], f"{place}[{key!r}]") for key in item), tuple(item))
+        if type(item) in (tuple, list):
+            return Tree(type(item).__name__, tuple(tree(part, f"{place}[{i}]") for i, part in enumerate(item)))
+        raise DepthwiseError(
+            f"{place} is a {type(item).__name__}; a network takes tensors, numbers, strings, None, and tuples, lists "
+            f"and dicts of these"
+        )
+
+    takes = Tree("tuple", (tree(args, "the input"), tree(kwargs, "the input")))
+    return Call(tuple(found), takes)
+
+
+def frozen_copy(model: nn.Module) -> nn.Module:
+    """A copy of the model in evaluation mode, whose weights ask for no gradient."""
+    check_model(model)
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.device.type != "cpu":
+            raise DepthwiseError(f"{name} is on {tensor.device}; optimize is for the CPU: call .cpu() first")
+    try:
+        copy = deepcopy(model)
+    except Exception as error:  # the modules' own __deepcopy__ may raise anything
+        raise DepthwiseError(f"the model cannot be copied: {type(error).__name__}: {error}") from error
+    for module in copy.modules():
+        module.training = False
+    return copy.requires_grad_(requires_grad=False)
+
+
+def capture(model: nn.Module, call: Call) -> Network:
+    """The network that `model`, a frozen copy, is for calls like this one."""
+    if not call.tensors:
+        raise DepthwiseError(
+            "optimize needs an example input: a tensor, a tuple of arguments, or a dict of them by name"
+        )
+    batch = next((tensor.shape[0] for tensor in call.tensors if tensor.dim()), None)
+    if batch is None:
+        return _of_one(model, call, "the inputs have no dimension for a batch")
+    one = _attempt(model, call, SMALL, 0)
+    if isinstance(one, str):
+        return _of_one(model, call, one)
+    two = _attempt(model, call, LARGE, GROWTH)
+    # Where both are the same, no number in them is a batch or a size.
+    is_same = isinstance(two, Reading) and one.nodes == two.nodes and one.gives == two.gives
+    if isinstance(two, Reading) and is_same and _other_constant(one, two) is None:
+        return _network(call, one, one.nodes, one.gives, two, is_sized=False)
+    three = _attempt(model, call, LARGE, 0)
+    if isinstance(three, str):
+        return _of_one(model, call, three)
+    try:
+        nodes, gives = _merged(one, three)
+    except _DifferenceError as difference:
+        return _of_one(model, call, str(difference))
+    is_sized = isinstance(two, str) or not _is_at(nodes, gives, two) or _other_constant(one, two) is not None
+    return _network(call, one, nodes, gives, three if isinstance(two, str) or is_sized else two, is_sized=is_sized)
+
+
+def _of_one(model: nn.Module, call: Call, why: str) -> Network:
+    """The network for the example's own batch and sizes alone."""
+    found = _attempt(model, call, None, 0)
+    if isinstance(found, str):
+        raise DepthwiseError(f"torch.export does not take the model with the example inputs: {found}")
+    network = _network(call, found, found.nodes, found.gives, found, is_sized=True)
+    batch = next((tensor.shape[0] for tensor in call.tensors if tensor.dim()), 1)
+    inputs = tuple(replace(spec, shape=network.sizes[spec.name]) for spec in network.graph.inputs)
+    return replace(network, graph=replace(network.graph, inputs=inputs), batch=batch, why_fixed=why)
+
+
+def _network(
+    call: Call, one: Reading, nodes: tuple[Node, ...], gives: Any, other: Reading, *, is_sized: bool
+) -> Network:
+    specs = []
+    batched = _batched(call.tensors)
+    for name, tensor, is_batched in zip(one.inputs, call.tensors, batched, strict=True):
+        rest: tuple[Size, ...] = tuple(one.shapes[name])
+        specs.append(Spec(name, (Batch(), *rest[1:]) if is_batched else rest, dtype_name(tensor.dtype)))
+    for spec in specs:
+        if spec.dtype not in DTYPES:
+            raise DepthwiseError(f"an input of dtype {spec.dtype} is not taken; known: {', '.join(DTYPES)}")
+    graph = Graph(tuple(specs), specs_of(one.weights), nodes, call.takes, gives)
+    sizes = {name: one.shapes[name] for name in one.inputs}
+    seen = (one.shapes,) if other is one else (one.shapes, other.shapes)
+    network = Network(
+        graph,
+        one.weights,
+        None,
+        sizes,
+        is_sized,
+        seen,
+        one.dtypes,
+        takes_last=any(map(is_channels_last, call.tensors)),
+        gives_last=tuple(one.last[name] for name in values_in(gives)),
+    )
+    return pruned(network)
+
+
+def _attempt(model: nn.Module, call: Call, batch: int | None, growth: int) -> Reading | str:
+    """The model read with inputs of this batch, each image larger by `growth`; or why torch does not export it so."""
+    tensors = call.tensors if batch is None else _resized(call.tensors, batch, growth)
+    args, kwargs = call.tree(tensors)
+    try:
+        with warnings.catch_warnings(), torch.no_grad(), unlogged():
+            warnings.simplefilter("ignore")
+            program: ExportedProgram = torch.export.export(model, args, kwargs, strict=False)
+    # The forward is the user's code.
+    except Exception as error:  # noqa: BLE001
+        lines = str(error).strip().splitlines() or [""]
+        return f"{type(error).__name__}: {lines[0]}"
+    return read(program, call.takes)
+
+
+def _batched(tensors: tuple[Tensor, ...]) -> list[bool]:
+    """Which inputs have the batch as their first dimension: those as long there as the first of all."""
+    batch = next((tensor.shape[0] for tensor in tensors if tensor.dim()), None)
+    return [tensor.dim() > 0 and tensor.shape[0] == batch for tensor in tensors]
+
+
+def _resized(tensors: tuple[Tensor, ...], batch: int, growth: int) -> tuple[Tensor, ...]:
+    return tuple(
+        _at(tensor, batch, growth) if is_batched else tensor
+        for tensor, is_batched in zip(tensors, _batched(tensors), strict=True)
+    )
+
+
+def _at(tensor: Tensor, batch: int, growth: int) -> Tensor:
+    """A tensor like this one of another batch, and where it is an image, a sequence or a volume, a larger one."""
+    spatial = [size + growth for size in tensor.shape[2:]] if tensor.dim() in (3, 4, 5) else list(tensor.shape[2:])
+    sizes = [batch, *tensor.shape[1:2], *spatial]
+    if not growth and tensor.shape[0]:
+        made = tensor[:1].expand(sizes).clone()
+    else:
+        made = torch.zeros(sizes, dtype=tensor.dtype)
+    return made.contiguous(memory_format=FORMATS[made.dim()]) if is_channels_last(tensor) else made
+
+
+class _DifferenceError(Exception):
+    """Two captures differ in more than multiples of the batch."""
+
+
+def _merged(one: Reading, other: Reading) -> tuple[tuple[Node, ...], Any]:
+    """What holds for every batch, of readings at SMALL and LARGE."""
+    if len(one.nodes) != len(other.nodes):
+        raise _DifferenceError("the model runs other operators for another batch")
+    nodes = tuple(_same_node(a, b) for a, b in zip(one.nodes, other.nodes, strict=True))
+    constant = _other_constant(one, other)
+    if constant is not None:
+        raise _DifferenceError(f"{constant}, a constant of the forward, depends on the batch")
+    return nodes, _same(one.gives, other.gives, "what it returns")
+
+
+def _other_constant(one: Reading, other: Reading) -> str | None:
+    """A constant that two readings have with other numbers; what the forward makes of sizes is one."""
+    for name in one.weights.keys() | other.weights.keys():
+        a, b = one.weights.get(name), other.weights.get(name)
+        if a is None or b is None or (a.data_ptr() != b.data_ptr() and not torch.equal(a, b)):
+            return name
+    return None
+
+
+def _same_node(a: Node, b: Node) -> Node:
+    if (a.name, a.operator) != (b.name, b.operator):
+        raise _DifferenceError("the model runs other operators for another batch")
+    where = f"{a.operator} in {a.source or 'the model'}"
+    pairs = zip(a.arguments, b.arguments, strict=True)
+    return replace(a, arguments=tuple((key, _same(x, y, f"{key} of {where}")) for (key, x), (_, y) in pairs))
+
+
+def _same(a: Any, b: Any, where: str) -> Any:
+    if type(a) is type(b) and a == b:
+        return a
+    if isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b):
+        return tuple(_same(x, y, where) for x, y in zip(a, b, strict=True))
+    if isinstance(a, Tree) and isinstance(b, Tree) and (a.kind, a.keys) == (b.kind, b.keys):
+        return Tree(a.kind, tuple(_same(x, y, where) for x, y in zip(a.items, b.items, strict=True)), a.keys)
+    if type(a) is int and type(b) is int and a % SMALL == 0 and a // SMALL * LARGE == b:
+        return Batch(a // SMALL)
+    raise _DifferenceError(f"{where} depends on the batch: {a} for a batch of {SMALL}, {b} for {LARGE}")
+
+
+def _is_at(nodes: tuple[Node, ...], gives: Any, other: Reading) -> bool:
+    """Whether the merged nodes at batch LARGE are the other reading's."""
+    if len(nodes) != len(other.nodes):
+        return False
+    for node, found in zip(nodes, other.nodes, strict=True):
+        arguments = tuple((key, _filled(argument, LARGE)) for key, argument in node.arguments)
+        if (node.name, node.operator, arguments) != (found.name, found.operator, found.arguments):
+            return False
+    return bool(gives == other.gives)
+
+
+def _filled(argument: Argument, batch: int) -> Argument:
+    if isinstance(argument, Batch):
+        return argument.multiple * batch
+    return tuple(_filled(item, batch) for item in argument) if isinstance(argument, tuple) else argument

@@ -1,0 +1,253 @@
+"""The module that `optimize` gives: it runs the network, tells what runs where, and writes itself to a file."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import DepthwiseError
+from .capture import Call, capture
+from .file import from_bytes, load, save, to_bytes
+from .graph import Tree, Value
+from .network import Network, Shape
+from .operators import DTYPES, FORMATS, is_channels_last
+from .passes import apply_passes
+from .planning import Plan, plan
+from .profile import Profile, profile
+from .report import NetworkReport, report
+
+# Sizes of inputs that plans are kept for, and those that a network was captured for anew, which bring weights of their
+# own; the oldest go first.
+MOST_PLANS = 16
+MOST_CAPTURES = 4
+
+
+class Source:
+    """What a network was captured from, kept where other sizes need another capture."""
+
+    def __init__(self, model: nn.Module, call: Call, without: tuple[str, ...]) -> None:
+        self.model = model
+        self.call = call
+        self.without = without
+
+    def network(self, tensors: tuple[Tensor, ...]) -> Network:
+        found, _ = apply_passes(capture(self.model, Call(tensors, self.call.takes)), self.without)
+        return found
+
+
+class Optimized(nn.Module):
+    """A frozen network for inference: what `optimize` and `load_optimized` give.
+
+    It takes and gives what the model did, in float32 on the CPU, for any batch; it has no parameters and no modes.
+    """
+
+    def __init__(self, network: Network, saved: dict[str, int], source: Source | None = None) -> None:
+        super().__init__()
+        self._network = network
+        self._saved = saved
+        self._source = source
+        self._plans: dict[tuple[Any, ...], Plan] = {}
+        self._lock = Lock()
+        self._first = plan(network, network.sizes, _batch_of(network, network.sizes))
+        self.training = False
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        tensors = self._tensors(args, kwargs)
+        batch = self._batch(tensors)
+        found = self._plan(tensors, batch)
+        autocast = torch.autocast("cpu", enabled=False) if torch.is_autocast_enabled("cpu") else nullcontext()
+        with torch.no_grad(), autocast:
+            values = found.run(tensors, batch)
+            return self._results(found.network, values, tensors)
+
+    @property
+    def report(self) -> NetworkReport:
+        """What runs where, and why, for inputs of the example's sizes."""
+        return report(self._first, self._saved)
+
+    def profile(self, *args: Any, seconds: float = 1.0, **kwargs: Any) -> Profile:
+        """What each node of the network takes with these arguments, each run alone, about so long in all."""
+        tensors = self._tensors(args, kwargs)
+        batch = self._batch(tensors)
+        network = self._plan(tensors, batch).network
+        shapes = {spec.name: tuple(x.shape) for spec, x in zip(network.graph.inputs, tensors, strict=True)}
+        with torch.no_grad():
+            return profile(plan(network, shapes, max(batch, 1), node_by_node=True), tensors, batch, seconds)
+
+    def save(self, path: str | Path) -> None:
+        """Write the network to one safetensors file, which `load_optimized` reads; kernels are made where it runs."""
+        save(path, self._network, self._saved)
+
+    def train(self, mode: bool = True) -> Optimized:  # noqa: ARG002  nn.Module's own signature
+        """The module itself: it is frozen, and computes the same in either mode."""
+        return self
+
+    def extra_repr(self) -> str:
+        return self.report.summary
+
+    def __reduce__(self) -> tuple[Any, tuple[bytes]]:
+        return _of_bytes, (to_bytes(self._network, self._saved),)
+
+    def _tensors(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, ...]:
+        """The tensors of a call, checked against those that the network was captured with."""
+        specs = self._network.graph.inputs
+        found: dict[str, Tensor] = {}
+        _match(self._network.graph.takes, (args, kwargs), "the input", found)
+        tensors = tuple(found[spec.name] for spec in specs)
+        for spec, x in zip(specs, tensors, strict=True):
+            if x.device.type != "cpu":
+                raise DepthwiseError(f"{spec.name} is on {x.device}; an optimized network runs on the CPU: call .cpu()")
+            if x.dtype is not DTYPES[spec.dtype]:
+                raise DepthwiseError(
+                    f"{spec.name} has dtype {x.dtype}; the network was captured with torch.{spec.dtype}"
+                )
+            if x.requires_grad and torch.is_grad_enabled():
+                raise DepthwiseError(
+                    f"{spec.name} requires a gradient, and an optimized network is frozen and has none; give "
+                    f"{spec.name}.detach(), call it under torch.no_grad(), or train the model it was made from"
+                )
+            rank = len(spec.shape)
+            if x.dim() != rank or (rank > 1 and not self._network.is_sized and x.shape[1] != spec.shape[1]):
+                expected = ", ".join(map(str, (*spec.shape[:2], *("any",) * (rank - 2))))
+                raise DepthwiseError(f"{spec.name} must be ({expected}); got the shape {tuple(x.shape)}")
+        return tensors
+
+    def _batch(self, tensors: tuple[Tensor, ...]) -> int:
+        found = [
+            x.shape[0] for spec, x in zip(self._network.graph.inputs, tensors, strict=True) if _is_batched(spec.shape)
+        ]
+        if len(set(found)) > 1:
+            raise DepthwiseError(f"the inputs are of different batches: {', '.join(map(str, found))}")
+        return found[0] if found else self._network.batch or 1
+
+    def _plan(self, tensors: tuple[Tensor, ...], batch: int) -> Plan:
+        """The plan for inputs of these sizes, kept by all but the batch."""
+        key = tuple(x.shape for x in tensors)
+        if self._network.batch is None:
+            specs = self._network.graph.inputs
+            key = tuple(
+                x.shape[1:] if _is_batched(spec.shape) else x.shape for spec, x in zip(specs, tensors, strict=True)
+            )
+        found = self._plans.get(key)
+        if found is not None:
+            return found
+        with self._lock:
+            if key not in self._plans:
+                most = MOST_CAPTURES if self._network.is_sized else MOST_PLANS
+                while len(self._plans) >= most:
+                    del self._plans[next(iter(self._plans))]
+                self._plans[key] = self._planned(tensors, batch)
+            return self._plans[key]
+
+    def _planned(self, tensors: tuple[Tensor, ...], batch: int) -> Plan:
+        network = self._network
+        shapes = {spec.name: tuple(x.shape) for spec, x in zip(network.graph.inputs, tensors, strict=True)}
+        batch = network.batch or max(batch, 1)
+        if network.is_sized and not _fits(network, shapes):
+            network = self._recaptured(tensors)
+            shapes, batch = network.sizes, _batch_of(network, network.sizes)
+        elif network.batch is None:
+            shapes = {
+                s.name: (batch, *shapes[s.name][1:]) if _is_batched(s.shape) else shapes[s.name]
+                for s in network.graph.inputs
+            }
+        return plan(network, shapes, batch)
+
+    def _recaptured(self, tensors: tuple[Tensor, ...]) -> Network:
+        sizes = ", ".join(str(shape) for shape in self._network.sizes.values())
+        given = ", ".join(str(tuple(x.shape)) for x in tensors)
+        if self._source is None:
+            raise DepthwiseError(
+                f"sizes are baked into this network: it takes {sizes}{self._any_batch()}, and got {given}; a network "
+                f"from a file has no model to capture again: optimize the model with an example of that size"
+            )
+        if any(0 in x.shape for x in tensors):
+            raise DepthwiseError(
+                f"sizes are baked into this network: it takes {sizes}, and got {given}, which is empty"
+            )
+        return self._source.network(tensors)
+
+    def _any_batch(self) -> str:
+        return "" if self._network.batch is not None else " of any batch"
+
+    def _results(self, network: Network, values: dict[str, Any], tensors: tuple[Tensor, ...]) -> Any:
+        """What the network returns, each image in the order of bytes that torch would give it."""
+        is_like = _is_last(tensors) == network.takes_last
+        formats = iter(network.gives_last)
+
+        def result(leaf: Any) -> Any:
+            if not isinstance(leaf, Value):
+                return leaf
+            last = next(formats) if is_like else _is_last(tensors)
+            return _laid_out(values[leaf.name], last)
+
+        gives = network.graph.gives
+        return gives.mapped(result) if isinstance(gives, Tree) else result(gives)
+
+
+def load_optimized(path: str | Path) -> Optimized:
+    """The network that `Optimized.save` wrote; kernels are made here. Nothing in the file is executed.
+
+    Raises DepthwiseError where the file is not one, is damaged, or was written by a newer version.
+    """
+    return Optimized(*load(path))
+
+
+def _of_bytes(content: bytes) -> Optimized:
+    return Optimized(*from_bytes(content))
+
+
+def _laid_out(value: Tensor, last: bool) -> Tensor:
+    if value.dim() in FORMATS:
+        return value.contiguous(memory_format=FORMATS[value.dim()] if last else torch.contiguous_format)
+    return value
+
+
+def _is_last(tensors: tuple[Tensor, ...]) -> bool:
+    return any(map(is_channels_last, tensors))
+
+
+def _is_batched(shape: tuple[Any, ...]) -> bool:
+    return bool(shape) and not isinstance(shape[0], int)
+
+
+def _batch_of(network: Network, shapes: dict[str, Shape]) -> int:
+    batched = [shapes[spec.name][0] for spec in network.graph.inputs if _is_batched(spec.shape)]
+    return batched[0] if batched else network.batch or 1
+
+
+def _fits(network: Network, shapes: dict[str, Shape]) -> bool:
+    skipped = [int(_is_batched(spec.shape)) for spec in network.graph.inputs]
+    names = [spec.name for spec in network.graph.inputs]
+    return all(shapes[name][n:] == network.sizes[name][n:] for name, n in zip(names, skipped, strict=True))
+
+
+def _match(expected: Any, given: Any, place: str, found: dict[str, Tensor]) -> None:
+    """Find the tensor of every value in the tree; raise where the call is not like the captured one."""
+    if isinstance(expected, Value):
+        if not isinstance(given, Tensor):
+            raise DepthwiseError(f"{place}: expected a tensor, {expected.name}; got {type(given).__name__}")
+        found[expected.name] = given
+    elif isinstance(expected, Tree) and expected.kind == "dict":
+        if not isinstance(given, dict) or given.keys() != set(expected.keys):
+            got = f"{', '.join(map(str, given))}" if isinstance(given, dict) else type(given).__name__
+            raise DepthwiseError(
+                f"{place}: expected {', '.join(expected.keys) or 'nothing'} by name; got {got or 'nothing'}"
+            )
+        for key, item in zip(expected.keys, expected.items, strict=True):
+            _match(item, given[key], f"{place}[{key!r}]", found)
+    elif isinstance(expected, Tree):
+        if not isinstance(given, tuple | list) or len(given) != len(expected.items):
+            got = f"{len(given)}" if isinstance(given, tuple | list) else f"a {type(given).__name__}"
+            raise DepthwiseError(f"{place}: expected {len(expected.items)} arguments as in the example; got {got}")
+        for number, (item, one) in enumerate(zip(expected.items, given, strict=True)):
+            _match(item, one, f"{place}[{number}]", found)
+    elif type(given) is not type(expected) or given != expected:
+        raise DepthwiseError(
+            f"{place}: the network was captured with {expected!r} here; got {given!r}: optimize it anew"
+        )

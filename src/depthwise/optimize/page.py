@@ -1,0 +1,101 @@
+"""The report and the profile of a network as HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+from ..page.svg import INK, SOFT_INK, tag, text, words
+
+if TYPE_CHECKING:
+    from .profile import Profile
+    from .report import NetworkReport
+
+OURS, TORCH = "#0072b2", "#d55e00"
+WIDTH, LEFT, BAR, GAP = 760.0, 260.0, 14.0, 4.0
+# Bars for the slowest nodes; the table has them all.
+MOST_BARS = 30
+
+# Every rule is bound to the fragment's own class: a notebook's page stays as it is.
+CSS = """
+.depthwise-optimize { font-family: system-ui, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif; line-height: 1.5;
+  color: #1f2937; background: #fff; max-width: 1100px; padding: 0.75rem; }
+.depthwise-optimize svg { display: block; width: 100%; max-width: 800px; height: auto; }
+.depthwise-optimize .wide { overflow-x: auto; }
+.depthwise-optimize table { border-collapse: collapse; width: 100%; margin: 1rem 0; font-size: 0.85rem; }
+.depthwise-optimize th, .depthwise-optimize td { border: 0; border-bottom: 1px solid #d1d5db;
+  padding: 0.3rem 0.6rem; text-align: left; color: #1f2937; background: #fff; font-variant-numeric: tabular-nums; }
+.depthwise-optimize thead th { color: #4b5563; font-weight: 600; }
+""".strip()
+
+
+def document(report: NetworkReport, profile: Profile | None = None, lines: Sequence[str] = ()) -> str:
+    """A whole page, which loads nothing from anywhere."""
+    body = report_fragment(report, lines) + (profile_fragment(profile) if profile is not None else "")
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>What runs where</title>
+<style>body {{ margin: 0 auto; padding: 1rem; max-width: 1100px; background: #fff; }}</style>
+</head>
+<body>
+<h1 style="font-family: system-ui, sans-serif">What runs where</h1>
+{body}
+</body>
+</html>
+"""
+
+
+def report_fragment(report: NetworkReport, lines: Sequence[str] = ()) -> str:
+    """The table of layers and what is said of the whole."""
+    notes = "".join(words("li", note) for note in (*lines, *report.notes()))
+    return _framed(f"<ul>{notes}</ul>{_table(report.columns, report.rows())}")
+
+
+def profile_fragment(profile: Profile) -> str:
+    """A bar for each of the slowest nodes, and the table of all."""
+    total = f"{1000 * profile.seconds:.2f} ms for a batch of {profile.batch} on {profile.threads} threads, node by node"
+    return _framed(words("p", total) + _bars(profile) + _table(profile.columns, profile.rows()))
+
+
+def _framed(content: str) -> str:
+    return f'<div class="depthwise-optimize">\n<style>{CSS}</style>\n{content}\n</div>'
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(words("th", column) for column in columns)
+    body = "".join(tag("tr", *(words("td", cell) or "<td></td>" for cell in cells)) for cells in rows)
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _bars(profile: Profile) -> str:
+    slowest = sorted(profile.timings, key=lambda timing: -timing.seconds)[:MOST_BARS]
+    longest = max((timing.seconds for timing in slowest), default=0.0) or 1.0
+    parts = [
+        text(
+            (LEFT, 16),
+            "milliseconds; blue on our kernels, orange by torch, dark what the machine's limits allow",
+            anchor="start",
+        )
+    ]
+    for number, timing in enumerate(slowest):
+        y = 28 + number * (BAR + GAP)
+        width = (WIDTH - LEFT - 80) * timing.seconds / longest
+        color = TORCH if timing.engine == "torch" else OURS
+        label = (timing.source or timing.name)[-34:]
+        parts.append(text((LEFT - 8, y + 11), label, anchor="end", fill=SOFT_INK))
+        parts.append(tag("rect", x=LEFT, y=y, width=max(width, 1), height=BAR, fill=color))
+        if timing.least_share is not None:
+            parts.append(
+                tag("rect", x=LEFT, y=y + BAR - 3, width=width * min(timing.least_share, 1.0), height=3, fill=INK)
+            )
+        parts.append(text((LEFT + width + 6, y + 11), f"{1000 * timing.seconds:.3f}", anchor="start", fill=SOFT_INK))
+    height = 34 + len(slowest) * (BAR + GAP)
+    title = f"<title>{escape('The slowest nodes of the network')}</title>"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:g} {height:g}" role="img" '
+        f'font-family="system-ui, sans-serif">{title}{"".join(parts)}</svg>'
+    )

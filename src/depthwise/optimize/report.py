@@ -1,0 +1,147 @@
+"""What became of a network: which of its operators run where, and why."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from .planning import Plan
+from .table import text_table
+
+CONVOLUTIONS = {"conv": 1, "separable": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One node; `source` is the path of the module it came from, `output` its shape, batch first.
+
+    kernel: the name of the code that runs it; reason: why none of ours does
+    """
+
+    name: str
+    source: str
+    operator: str
+    output: tuple[int, ...]
+    engine: str
+    kernel: str = ""
+    reason: str = ""
+
+    @property
+    def convolutions(self) -> int:
+        """How many convolutions it stands for."""
+        return CONVOLUTIONS.get(self.operator, 0)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class NetworkReport:
+    """What runs where: `print` it for a table; a notebook shows one too.
+
+    segments:     runs of nodes on one engine, in order: each is one call of it
+    saved:        nodes that each pass made unnecessary
+    batch:        the only one, or None for any; why_fixed: why
+    is_sized:     another height or width needs another capture
+    weight_bytes: of all weights, tied ones once
+    """
+
+    columns: ClassVar[tuple[str, ...]] = ("layer", "operator", "output", "runs on", "kernel, or why not ours")
+
+    layers: tuple[Layer, ...]
+    segments: tuple[tuple[str, int], ...]
+    saved: tuple[tuple[str, int], ...]
+    batch: int | None
+    why_fixed: str
+    is_sized: bool
+    weight_bytes: int
+    precision: str = "float32"
+
+    @property
+    def convolutions(self) -> tuple[int, int]:
+        """How many convolutions run on our kernels, and how many there are."""
+        ours = sum(layer.convolutions for layer in self.layers if layer.engine != "torch")
+        return ours, sum(layer.convolutions for layer in self.layers)
+
+    @property
+    def summary(self) -> str:
+        ours, total = self.convolutions
+        if not total:
+            return f"no convolutions; all {len(self.layers)} operators run by torch"
+        if not ours:
+            return f"none of {total} convolutions on our kernels; all {len(self.layers)} operators run by torch"
+        return f"{ours} of {total} convolutions on our kernels, {len(self.segments)} segments"
+
+    def notes(self) -> list[str]:
+        """Sentences on the whole."""
+        torchs = Counter(layer.operator for layer in self.layers if layer.engine == "torch")
+        spent = ", ".join(f"{name} {count}" for name, count in self.saved if count)
+        found = [
+            self.summary,
+            f"precision {self.precision}; weights {self.weight_bytes / 2**20:.1f} MiB",
+            f"nodes saved by pass: {spent or 'none'}",
+        ]
+        if torchs:
+            found.append(f"by torch: {', '.join(f'{name} ({count})' for name, count in torchs.most_common())}")
+        if self.batch is not None:
+            found.append(f"the batch is fixed to {self.batch}: {self.why_fixed}")
+        if self.is_sized:
+            found.append("other sizes of the input are captured again, at their first call")
+        return found
+
+    def rows(self) -> list[tuple[str, ...]]:
+        return [
+            (
+                layer.source or layer.name,
+                layer.operator,
+                "x".join(map(str, layer.output[1:])),
+                layer.engine,
+                layer.kernel or layer.reason,
+            )
+            for layer in self.layers
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as nested dicts and lists of strings and numbers."""
+        ours, total = self.convolutions
+        fields = asdict(self) | {"saved": dict(self.saved), "convolutions": {"ours": ours, "all": total}}
+        return json.loads(json.dumps(fields))  # type: ignore[no-any-return]
+
+    def __repr__(self) -> str:
+        return f"NetworkReport({self.summary})"
+
+    def __str__(self) -> str:
+        return "\n".join([text_table(self.columns, self.rows(), left=5), *self.notes()])
+
+    def _repr_html_(self) -> str:
+        from .page import report_fragment
+
+        return report_fragment(self)
+
+
+def report(plan: Plan, saved: dict[str, int]) -> NetworkReport:
+    network = plan.network
+    engines = {node.name: segment.engine for segment in plan.segments for node in segment.nodes}
+    return NetworkReport(
+        tuple(
+            Layer(
+                node.name,
+                node.source,
+                node.operator,
+                _one_shape(plan.shapes.get(node.name)),
+                engines[node.name],
+                plan.kernels.get(node.name) or "",
+                plan.refusals[node.name] or "",
+            )
+            for node in network.graph.nodes
+        ),
+        tuple((segment.engine, len(segment.nodes)) for segment in plan.segments),
+        tuple(saved.items()),
+        network.batch,
+        network.why_fixed,
+        network.is_sized,
+        network.bytes(),
+    )
+
+
+def _one_shape(shape: Any) -> tuple[int, ...]:
+    return shape if shape and all(isinstance(size, int) for size in shape) else ()
