@@ -116,7 +116,7 @@ class _SeparableConv(nn.Module):
         self.pointwise_norm = made("pointwise_norm", pointwise_norm, self.out_channels, **to)
         self.pointwise_activation = made("pointwise_activation", pointwise_activation, **to)
         self._pointer: str | None = None
-        self.register_load_state_dict_post_hook(_point)
+        self.register_load_state_dict_post_hook(_point)  # type: ignore[no-untyped-call]
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -160,8 +160,9 @@ class _SeparableConv(nn.Module):
         return [(name, module) for name, module in found if module is not None]
 
     def forward(self, x: Tensor) -> Tensor:
-        if type(x) is Proxy:
-            return as_leaf(self, x)  # type: ignore[no-any-return]
+        given: Any = x
+        if type(given) is Proxy:
+            return as_leaf(self, given)  # type: ignore[no-any-return]
         joined = self._joined()
         if isinstance(joined, str):
             out, unbatched = functional.batched(x, self.rank, self.in_channels)
