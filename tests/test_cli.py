@@ -21,8 +21,8 @@ from depthwise.backends.cpu.run import store
 from depthwise.bench import run as bench_run
 from depthwise.bench.cases import MOBILENET_V1
 from depthwise.blocks import MobileNetV1Block
-from depthwise.cli import parse_padding, parse_size
 from depthwise.demo.run import QUICK as QUICK_DEMO
+from depthwise.demo.timing import Effort
 from depthwise.geometry import geometry
 from depthwise.separate import Separation
 from depthwise.separating import QUICK
@@ -82,6 +82,51 @@ def test_explain_writes_its_files(depthwise: Command, tmp_path: Path) -> None:
     ran = depthwise(*EXPLAIN, "--svg", str(tmp_path / "no" / "picture.svg"))
     assert ran.code == 1
     assert "error: cannot write" in ran.err
+
+
+def test_explain_without_a_layer_takes_the_articles(depthwise: Command) -> None:
+    assert depthwise("explain").out == depthwise(*EXPLAIN).out
+
+
+def test_explain_says_how_it_read_a_size(depthwise: Command) -> None:
+    ran = depthwise("explain", "7x7x3", "--filters", "8", "--kernel", "3")
+    assert "note: 7x7x3 was read as 7 channels of 7×3, channels first; for 3 channels write 3x7x7" in ran.out
+    ran = depthwise("explain", "224x224x3", "--filters", "8", "--kernel", "5")
+    assert "it was read as 3x224x224" in ran.out
+    assert "A 5×5 convolution from 3 to 8 channels" in ran.out
+
+
+def test_explain_opens_the_page(depthwise: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    opened: list[str] = []
+
+    def open_(address: str) -> bool:
+        opened.append(address)
+        return True
+
+    monkeypatch.setattr("webbrowser.open", open_)
+    page = tmp_path / "page.html"
+    assert depthwise("explain", "--open", "--html", str(page)).code == 0
+    assert opened == [page.as_uri()]
+    ran = depthwise("explain", "--open")
+    assert (ran.code, opened[1].startswith("file:///"), opened[1].endswith("explain.html")) == (0, True, True)
+    monkeypatch.setattr("webbrowser.open", lambda _: False)
+    ran = depthwise("explain", "--open", "--html", str(page))
+    assert ran.code == 1
+    assert "error: no browser to open here; the page is" in ran.err
+
+
+def test_explain_times_the_layer(depthwise: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("depthwise.bench.layer.FULL", Effort(rounds=2, sample_seconds=0, limit_seconds=0))
+    page = tmp_path / "page.html"
+    ran = depthwise(*EXPLAIN, "--time", "--json", "--html", str(page))
+    times = json.loads(ran.out)["times"]
+    assert set(times["ways"]) == {"dense, PyTorch", "separable, PyTorch", "separable, depthwise"}
+    assert all(way["lower"] <= way["seconds"] <= way["upper"] for way in times["ways"].values())
+    assert "Measured here: 3x3 3→128 @7x7" in page.read_text(encoding="utf-8")
+    ran = depthwise("explain", "512x224x224", "--filters", "512", "--kernel", "3", "--time")
+    assert ran.code == 1
+    assert "dense, PyTorch: not timed: its" in ran.err
+    assert "multiply-adds take too long; a smaller input shows the same" in ran.err
 
 
 def test_count(depthwise: Command) -> None:
@@ -192,6 +237,15 @@ def test_separate_json_and_excluded_layers(depthwise: Command, trained: Path) ->
     assert (trained / "net.pt").exists()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+@pytest.mark.parametrize("options", [("--out", "full.pt"), ("--report", "full.pt")])
+def test_a_disk_that_is_full_is_told(depthwise: Command, trained: Path, options: tuple[str, str]) -> None:
+    (trained / "full.pt").symlink_to("/dev/full")
+    ran = depthwise("separate", "trained:net", "--calibration", "trained:listed", "--budget", "0.4", *options)
+    assert ran.code == 1
+    assert "error: cannot write full.pt: " in ran.err
+
+
 def test_separate_with_weights_from_a_file(depthwise: Command, trained: Path) -> None:
     torch.save(
         {"state_dict": {key: value * 0 for key, value in convolutional().state_dict().items()}}, trained / "w.pt"
@@ -243,6 +297,22 @@ def test_what_cannot_be_written_is_told_before_any_work(
     assert ran.code == 1
     assert message in ran.err
     assert sorted(trained.iterdir()) == before
+
+
+def test_separate_says_first_where_it_is_slower(
+    depthwise: Command, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = "slower here than the dense network: 12.30 ms for a batch of 16, 10.83 dense"
+    line = ("separate", "trained:net", "--calibration", "trained:listed", "--report", "page.html")
+    for separable, slower in ((12.3, True), (9.0, False)):
+        monkeypatch.setattr("depthwise.separating._times", lambda *_, now=separable: {"dense": 10.83, "separable": now})
+        monkeypatch.delitem(sys.modules, "trained", raising=False)
+        ran = depthwise(*line)
+        assert ran.code == 0, ran.err
+        assert ran.out.startswith(words) is slower
+        page = (trained / "page.html").read_text()
+        assert (words in page) is slower
+        assert not slower or page.index(words) < page.index("of the network stay")
 
 
 def test_separate_with_an_adapter(depthwise: Command, trained: Path) -> None:
@@ -305,6 +375,10 @@ def test_cache(depthwise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert store.read("one", neon) is None
 
 
+def test_the_help_of_cache_names_the_limit(depthwise: Command) -> None:
+    assert f"At most {store.LIMIT_BYTES // 2**20} MiB" in " ".join(depthwise("cache", "--help").out.split())
+
+
 @pytest.mark.skipif(not hasattr(os, "symlink") or os.name == "nt", reason="needs links")
 def test_a_cache_that_is_refused_is_told(depthwise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "elsewhere").mkdir()
@@ -350,7 +424,7 @@ def test_bench(depthwise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (("cache", "--size"), 2, "No such option: --size"),
         (("explain", "3xAx7", "--filters", "8", "--kernel", "3"), 2, "'3xAx7' is not numbers joined by x"),
         ((*EXPLAIN, "--padding", "much"), 2, "'much' is not 1, 1x2, 3:0 (before:after), same or valid"),
-        (("explain", "3x7x7", "--kernel", "3"), 2, "Missing option '--filters'"),
+        (("explain", "3x7x7", "--kernel", "3"), 2, "missing: --filters; SIZE, --filters and --kernel go together"),
         ((*EXPLAIN[:-1], "9"), 1, "error: the kernel covers 9 pixels along the height"),
         (("explain", "7", "--filters", "8", "--kernel", "3"), 1, "error: input_size is (channels, *spatial)"),
         (("count", MODEL), 2, "needs the model's input, such as --input 3x224x224"),
@@ -425,7 +499,7 @@ ODD: list[tuple[str, int, str]] = [
     (
         "inspect 99999999999999999999999x56x56 --kernel 3",
         1,
-        "error: channels of the input must be at most 9223",
+        "more elements than a tensor",
     ),
     ("inspect 64x4000000000x4000000000 --kernel 3", 1, "the input would have the sizes (1, 64, 4000000000"),
     ("inspect 64x56x56 --kernel 3 --filters 9223372036854775807", 1, "the output would have the sizes (1, 9223"),
@@ -449,8 +523,13 @@ ODD: list[tuple[str, int, str]] = [
         "error: cannot write /dev/full: No space left on device",
     ),
     ("explain 3x7x7 --filters 9 --kernel 3 --svg no/x.svg", 1, "error: cannot write no/x.svg: the folder no does not"),
+    (
+        "explain 3x7x7 --filters 9 --kernel 3 --svg a.html --html a.html",
+        2,
+        "two results go to a.html; give each",
+    ),
     ("demo --report .", 1, "error: cannot write .: it is a folder"),
-    ("separate torch.nn:Identity --calibration math:pi --out .", 1, "error: cannot write .: it is a folder"),
+    ("separate torch.nn:Identity --calibration math:pi --report .", 1, "error: cannot write .: it is a folder"),
     ("separate torch.nn:Identity --calibration math:pi --out no/x.pt", 1, "error: cannot write no/x.pt: the folder no"),
     ("count \udcff:net --input 3", 1, "does not load: ModuleNotFoundError"),
     ("inspect 64x56x56 --kernel 3 --isa \udcff", 1, "error: isa is one of"),
@@ -525,15 +604,3 @@ def test_no_arguments_shows_the_commands(depthwise: Command) -> None:
 def test_both_ways_to_start_it(command: list[str]) -> None:
     done = subprocess.run([sys.executable, *command, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == "0.1.0\n"
-
-
-def test_sizes_and_paddings() -> None:
-    assert parse_size("3x224X224") == (3, 224, 224)
-    assert parse_size("7") == (7,)
-    assert [parse_padding(text) for text in ("same", "1", "1x2", "3:0", "1:0x2")] == [
-        "same",
-        (1,),
-        (1, 2),
-        ((3, 0),),
-        ((1, 0), (2, 2)),
-    ]

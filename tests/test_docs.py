@@ -57,6 +57,19 @@ def test_the_version_is_said_once() -> None:
     assert not re.search(r'^version = "', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
 
 
+def test_the_docs_page_is_what_explain_writes() -> None:
+    again = "depthwise explain --html docs/explain.html"
+    assert (ROOT / "docs" / "explain.html").read_text(encoding="utf-8") == explain((3, 7, 7), 128, 3).html, (
+        f"write it again: {again}"
+    )
+
+
+def test_the_first_screen_has_the_layer_by_hand_and_in_one_line() -> None:
+    first_screen = "\n".join(README.splitlines()[:22])
+    assert "nn.Conv2d(3, 3, 3, groups=3, bias=False), nn.Conv2d(3, 128, 1, bias=False)" in first_screen
+    assert "SeparableConv2d(3, 128, 3, bias=False)" in first_screen
+
+
 def test_the_two_commands_stand_on_the_first_screen() -> None:
     first_screen = README.splitlines()[:12]
     for command in ("make demo", "make test"):

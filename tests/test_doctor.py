@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import depthwise
-from depthwise import SeparableConv2d, backends, functional
+from depthwise import DepthwiseError, SeparableConv2d, backends, functional
 from depthwise.backends import EAGER
 from depthwise.backends.cpu import machine
 from depthwise.backends.cpu.run import threads
@@ -121,6 +122,18 @@ def test_weights_made_in_inference_mode_are_told() -> None:
     assert row.reason.endswith("compared with a copy at each call, as weights made in inference mode have no version")
     (row,) = model_report(SeparableConv2d(4, 4, 3), (4, 9, 9))
     assert "compared" not in row.reason
+
+
+@pytest.mark.parametrize("model", [None, "net", nn.ReLU, torch.relu])
+def test_models_that_are_none(model: Any) -> None:
+    with pytest.raises(DepthwiseError, match=r"expected a (torch\.nn\.Module|model), got "):
+        model_report(model, (3, 9, 9))
+
+
+@pytest.mark.skipif(machine.host() is None, reason="no generator serves this machine")
+def test_an_empty_batch_runs_nothing() -> None:
+    (row,) = model_report(SeparableConv2d(3, 8, 3), torch.zeros(0, 3, 9, 9))
+    assert (row.backend, row.kernel) == ("cpu", None)
 
 
 def test_this_machine() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from depthwise import DepthwiseError
-from depthwise.files import check_writable, write_text
+from depthwise.files import check_writable, write_text, writing
 
 
 def test_nothing_is_left_and_nothing_is_changed(tmp_path: Path) -> None:
@@ -38,6 +38,14 @@ def test_what_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.Monk
         check_writable(tmp_path / "page.html")
     with pytest.raises(DepthwiseError, match=r"cannot write .*page\.html: Read-only file system"):
         write_text(tmp_path / "page.html", "text")
+
+
+def test_what_any_writer_says_is_told(tmp_path: Path) -> None:
+    out = tmp_path / "net.pt"
+    with pytest.raises(DepthwiseError, match=r"cannot write .*net\.pt: RuntimeError: iostream error$"), writing(out):
+        raise RuntimeError("iostream\nerror")
+    with pytest.raises(DepthwiseError, match=r"cannot write .*net\.pt: OSError: odd$"), writing(out):
+        raise OSError("odd")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes and devices")

@@ -16,17 +16,17 @@ SOURCE = Path(__file__).parents[1] / "src" / "depthwise"
 # another. docs/floors.md says what each is for.
 FLOORS = [
     ["errors", "version", "geometry", "files"],
-    ["cost", "reference", "factorize", "folding", "modules"],
+    ["cost", "activations", "reference", "factorize", "folding", "modules"],
     ["backends"],
     ["operators", "functional"],
     ["layers"],
-    ["blocks"],
-    ["tracing", "count", "preparing"],
-    ["explain", "doctor", "separate", "demo", "bench", "optimize", "loading", "separating", "optimizing"],
-    ["cli", "__main__", "__init__"],
+    ["blocks", "keras"],
+    ["inputs", "tracing", "count", "preparing"],
+    ["page", "explain", "doctor", "separate", "demo", "bench", "optimize", "loading", "separating", "optimizing"],
+    ["arguments", "cli", "__main__", "__init__"],
 ]
 UNITS = [unit for floor in FLOORS for unit in floor]
-WITHOUT_TORCH = {"errors", "version", "geometry", "files", "cost", "explain"}
+WITHOUT_TORCH = {"errors", "version", "geometry", "files", "cost", "page", "explain"}
 
 
 def unit(path: Path) -> str:

@@ -10,7 +10,7 @@ from hypothesis import given
 from torch import Tensor
 
 from depthwise import DepthwiseError, functional, reference
-from depthwise.backends.eager import ACTIVATIONS
+from depthwise.activations import ACTIVATIONS
 from depthwise.functional import ActivationName, activation_of
 from tests.support.cases import (
     Case,

@@ -86,7 +86,7 @@ def test_torch_padding_says_where_torch_has_none() -> None:
     [
         ({"kernel_size": 9}, "kernel covers 9 pixels along the height .* padded input's 7 .* output would be empty"),
         ({"dilation": (1, 4)}, "kernel covers 9 pixels along the width .*kernel_size 3, dilation 4"),
-        ({"padding": "full"}, "padding is an int, a tuple, .* 'valid' or 'same'; got 'full'"),
+        ({"padding": "full"}, "padding is an int, a tuple, .* 'valid', 'same' or 'causal'; got 'full'"),
         ({"padding": (1, 2, 3)}, r"padding is one int, or 2 for a 2-d convolution; got \(1, 2, 3\)"),
         ({"padding": ((1, 2),)}, r"padding as pairs needs one \(before, after\) per spatial dimension, 2 here"),
         ({"padding": ((1, 2), 3)}, "padding as pairs"),

@@ -77,7 +77,7 @@ def test_the_first_call_compiles_and_packs_nothing(
     for name in ("load", "compile_object", "link"):
         monkeypatch.setattr(jit, name, never)
     monkeypatch.setattr("depthwise.backends.cpu.launch.pack_of", never)
-    monkeypatch.setattr(operators, "runner", never)
+    monkeypatch.setattr(operators, "convolution", never)
     with torch.no_grad():
         model(x)
         model(torch.randn_like(x))
@@ -171,6 +171,12 @@ def test_sequences_and_volumes() -> None:
     assert prepare(volume, torch.zeros(1, 4, 5, 5, 5), sizes=[(4, 6, 7)]).sizes == ((5, 5, 5), (4, 6, 7))
 
 
+@needs_machine
+def test_an_empty_batch_has_nothing_to_prepare() -> None:
+    with pytest.warns(UserWarning, match="nothing to prepare"):
+        prepare(SeparableConv2d(3, 8, 3).eval(), torch.zeros(0, 3, 9, 9))
+
+
 def test_numbers_come_from_the_example() -> None:
     """So that a forward that looks at them, or takes them as indices, does as it did."""
     x = torch.arange(6).reshape(1, 1, 2, 3)
@@ -220,10 +226,12 @@ def test_errors() -> None:
     [
         (224, r"sizes is a list such as \[\(224, 224\), range\(192, 321, 32\)\]; got 224"),
         ("224", "sizes is a list such as"),
+        (torch.tensor(224), "sizes is a list such as .*; got tensor"),
+        ([torch.zeros(20, 20)], "a spatial size must be an integer; got a Tensor"),
         (["224"], "a spatial size must be an integer; got '224'"),
         ([(15, 0)], "a spatial size must be at least 1; got 0"),
         ([15.0], r"a spatial size must be an integer; got 15\.0"),
-        ([(15, 15, 15)], r"a size has the 2 spatial dimensions of the example input; got \(15, 15, 15\)"),
+        ([(15, 15, 15)], r"a size has 2 spatial dimensions, as the example input; got \(15, 15, 15\)"),
         ([(15, range(0))], r"a range of sizes holds at least one, all of them at least 1; got \(15, range\(0, 0\)\)"),
         ([range(9)], r"all of them at least 1; got range\(0, 9\)"),
     ],

@@ -388,6 +388,17 @@ def test_absurd_sizes(size: Any) -> None:
     assert "\n" not in str(told.value)
 
 
+def test_an_example_without_a_fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> Tensor:
+        raise NotImplementedError("quantized nyi\nin meta tensors")
+
+    # Quantised and nested tensors are such; torch warns of them.
+    monkeypatch.setattr("torch._subclasses.fake_tensor.FakeTensorMode.from_tensor", fail)
+    message = "cannot be traced without its numbers: NotImplementedError: quantized nyi in meta tensors"
+    with pytest.raises(DepthwiseError, match=message):
+        trace(nn.Identity(), torch.zeros(1, 3))
+
+
 def test_a_forward_that_ends_the_process() -> None:
     def leave(x: Tensor) -> None:
         raise SystemExit(3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from importlib import import_module
@@ -14,10 +14,21 @@ from torch import Tensor, nn
 
 from depthwise import DepthwiseError, separate_, separated_like
 from depthwise.separate import Separation
+from depthwise.separate.budget import Menu, allocate
+from depthwise.separate.building import built
+from depthwise.separate.calibration import batches_of
+from depthwise.separate.choosing import bias_of
+from depthwise.separate.depthwise_first import DepthwiseFirst, refit_mixing
+from depthwise.separate.fitting import kernel_of, put_
+from depthwise.separate.gathering import own_evidence
+from depthwise.separate.options import Form, Option
+from depthwise.separate.quadratic import Quadratic
+from depthwise.separate.survey import Candidate, survey
 
 from .data import IMAGE_SIZE
 
 OURS, SVD, RANDOM, BLUEPRINT, CP = "separate_", "plain SVD", "random weights", "BSConv", "CP"
+BALF, GSVD = "BALF", "GSVD"
 CP_SWEEPS = 100
 
 Made = tuple[nn.Module, float]
@@ -95,13 +106,136 @@ def cp(dense: nn.Module, samples: Tensor, budget: float, seed: int) -> Made:
     return network.to(memory_format=torch.channels_last), spent / whole  # type: ignore[call-overload]
 
 
+def balf(dense: nn.Module, samples: Tensor, budget: float, seed: int) -> Made:
+    """Whitened SVD with a rank for each layer (BALF, arXiv 2509.25136): k x k into `rank` channels, then pointwise.
+
+    The kernel's SVD in the metric of its patches' second moments has the least error that its rank allows on the
+    layer's output; ranks are taken where they buy most of it, each layer's output counting the same.
+    """
+    found, menus = {}, []
+    for candidate, evidence in _evidence(dense, samples):
+        conv = candidate.conv
+        factors = _whitened(kernel_of(conv)[0], evidence.gram[0])
+        energy = float((factors[1] ** 2).sum())
+        left = (1 - factors[1].square().cumsum(0) / max(energy, 1e-300)).clamp_min(0).sqrt()
+        once = candidate.dense.multiplications // conv.out_channels + candidate.dense.multiplications // (
+            conv.in_channels * conv.kernel_size[0] * conv.kernel_size[1]
+        )
+        options = [
+            Option(Form("dense", rank, rank * once), float(error))
+            for rank, error in enumerate(left, start=1)
+            if rank * once < candidate.dense.multiplications
+        ]
+        found[candidate.name] = factors
+        menus.append(Menu(candidate.name, (Option(candidate.dense, 0.0), *options)))
+    network = deepcopy(dense)
+    taken = allocate(menus, budget)
+    for menu, option in zip(menus, taken, strict=True):
+        if option is not menu.dense:
+            low = _low_rank(_conv(network, menu.name), *found[menu.name], option.form.multiplier)
+            network.set_submodule(menu.name, low)
+    return _laid_out(network), _share(menus, taken)
+
+
+def gsvd(dense: nn.Module, samples: Tensor, budget: float, seed: int) -> Made:
+    """Generalised SVD of each input channel (Depth-wise Decomposition, arXiv 1910.09455), ranks as for plain SVD.
+
+    The filters of a channel are the leading right factors of its slice in the metric of its own patches; the pointwise
+    weights are then those of least squares on the layer's outputs over all channels: their inter-channel compensation.
+    """
+    found, menus = {}, []
+    for candidate, evidence in _evidence(dense, samples):
+        conv = candidate.conv
+        kernel = kernel_of(conv)[0].unflatten(1, (conv.in_channels, -1))
+        area = kernel.shape[2]
+        options, made = [], {}
+        for form in candidate.forms:
+            if form.order == "depthwise first":
+                filters, mixing = [], []
+                for channel in range(conv.in_channels):
+                    span = slice(channel * area, (channel + 1) * area)
+                    u, s, vh = _whitened(kernel[:, channel], evidence.gram[0, span, span])
+                    filters.append(vh[: form.multiplier])
+                    mixing.append(u[:, : form.multiplier] * s[: form.multiplier])
+                first = DepthwiseFirst(torch.stack(filters).unsqueeze(0), torch.stack(mixing, 1).unsqueeze(0))
+                made[form] = refit_mixing(evidence, first)
+                options.append(Option(form, evidence.error(made[form].kernel) ** 0.5))
+        found[candidate.name] = (candidate, made, evidence)
+        menus.append(Menu(candidate.name, (Option(candidate.dense, 0.0), *options)))
+    network = deepcopy(dense)
+    taken = allocate(menus, budget)
+    for menu, option in zip(menus, taken, strict=True):
+        if option is not menu.dense:
+            candidate, made, evidence = found[menu.name]
+            factors = made[option.form]
+            layer = built(candidate.conv, option.form)
+            put_(layer, factors, bias_of(candidate, factors.kernel, evidence))
+            network.set_submodule(menu.name, layer)
+    return _laid_out(network), _share(menus, taken)
+
+
 METHODS: dict[str, Callable[[nn.Module, Tensor, float, int], Made]] = {
     OURS: ours,
     SVD: svd,
     RANDOM: random_weights,
     BLUEPRINT: blueprint,
     CP: cp,
+    BALF: balf,
+    GSVD: gsvd,
 }
+
+
+def _evidence(dense: nn.Module, samples: Tensor) -> Iterator[tuple[Candidate, Quadratic]]:
+    """Every layer with a cheaper form, with the moments of what it reads and gives."""
+    with torch.no_grad():
+        batches = batches_of(samples, None, None)
+        candidates, _ = survey(dense, batches[0], None)
+        for candidate, evidence in own_evidence(dense, candidates, batches):
+            assert isinstance(evidence, Quadratic)
+            yield candidate, evidence
+
+
+def _whitened(kernel: Tensor, gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """SVD of `kernel` (outputs, patch) in the metric of `gram`: u, s, vh with u · s · vh = kernel where patches lie."""
+    values, vectors = torch.linalg.eigh(gram)
+    kept = values > 1e-10 * values[-1].clamp_min(1e-300)
+    roots, axes = values[kept].sqrt(), vectors[:, kept]
+    u, s, vh = torch.linalg.svd((kernel @ axes) * roots, full_matrices=False)
+    back = (vh / roots) @ axes.mT
+    rank = min(kernel.shape)
+    # Directions that no patch has are without weight; a rank beyond the others is theirs.
+    missing = max(0, rank - len(s))
+    u = torch.cat([u, u.new_zeros(len(u), missing)], 1)
+    return u, torch.cat([s, s.new_zeros(missing)]), torch.cat([back, back.new_zeros(missing, back.shape[1])])
+
+
+def _low_rank(conv: nn.Conv2d, u: Tensor, s: Tensor, vh: Tensor, rank: int) -> nn.Sequential:
+    first = nn.Conv2d(
+        conv.in_channels,
+        rank,
+        conv.kernel_size,
+        conv.stride,
+        conv.padding,
+        conv.dilation,
+        bias=False,  # type: ignore[arg-type]
+    )
+    last = nn.Conv2d(rank, conv.out_channels, 1, bias=conv.bias is not None)
+    with torch.no_grad():
+        first.weight.copy_((s[:rank, None].sqrt() * vh[:rank]).reshape(first.weight.shape))
+        last.weight.copy_((u[:, :rank] * s[:rank].sqrt()).reshape(last.weight.shape))
+        if last.bias is not None and conv.bias is not None:
+            last.bias.copy_(conv.bias)
+    return nn.Sequential(first, last)
+
+
+def _share(menus: Sequence[Menu], taken: Sequence[Option]) -> float:
+    spent = sum(option.form.multiplications for option in taken)
+    return spent / sum(menu.dense.form.multiplications for menu in menus)
+
+
+def _laid_out(network: Any) -> nn.Module:
+    laid_out: nn.Module = network.to(memory_format=torch.channels_last)
+    return laid_out.eval()
 
 
 def _by_weights(network: nn.Module, budget: float) -> Separation:
@@ -109,9 +243,7 @@ def _by_weights(network: nn.Module, budget: float) -> Separation:
 
 
 def _drawn(dense: nn.Module, report: Separation) -> nn.Module:
-    network: Any = separated_like(dense, report)
-    laid_out: nn.Module = network.to(memory_format=torch.channels_last)
-    return laid_out.eval()
+    return _laid_out(separated_like(dense, report))
 
 
 def _conv(network: nn.Module, name: str) -> nn.Conv2d:

@@ -7,14 +7,15 @@ from pathlib import Path
 from statistics import mean
 
 from .measuring import BUDGETS, Cell, Row
-from .methods import BLUEPRINT, CP, OURS, RANDOM, SVD
+from .methods import BALF, BLUEPRINT, CP, GSVD, OURS, RANDOM, SVD
 from .networks import NETWORKS
 
 BEGIN, END = "<!-- the table of benchmarks/separating -->", "<!-- its end -->"
 
 # Points of accuracy that may be lost without training, and after an epoch of distilling, by budget.
 AIMS = {0.5: (0.3, 0.1), 0.35: (1.0, 0.2), 0.2: (3.0, 0.5)}
-COLUMNS = [(method, 0) for method in (OURS, SVD, CP)] + [(method, 1) for method in (OURS, SVD, CP, RANDOM, BLUEPRINT)]
+UNTRAINED = (OURS, SVD, CP, BALF, GSVD)
+COLUMNS = [(method, 0) for method in UNTRAINED] + [(method, 1) for method in (*UNTRAINED, RANDOM, BLUEPRINT)]
 NOT_RUN = "not run"
 
 
@@ -70,7 +71,7 @@ def _table(rows: Mapping[Cell, Row]) -> str:
 
 
 def _errors(rows: Mapping[Cell, Row]) -> str:
-    methods = (OURS, SVD, CP)
+    methods = UNTRAINED
     heads = ["network", "budget", *(f"error, {method}" for method in methods), *(f"share, {name}" for name in methods)]
     lines = [[*heads, f"share, {BLUEPRINT}"], ["---"] * (len(heads) + 1)]
     for network, budget in _places():

@@ -1,6 +1,6 @@
 """Depthwise separable convolutions for PyTorch that run as fast as their arithmetic promises."""
 
-from . import blocks, functional
+from . import blocks, functional, keras
 from .backends import backend
 from .backends.weights import repack_
 from .count import count
@@ -10,9 +10,18 @@ from .layers import (
     DepthwiseConv1d,
     DepthwiseConv2d,
     DepthwiseConv3d,
+    LazyDepthwiseConv1d,
+    LazyDepthwiseConv2d,
+    LazyDepthwiseConv3d,
+    LazySeparableConv1d,
+    LazySeparableConv2d,
+    LazySeparableConv3d,
     SeparableConv1d,
     SeparableConv2d,
     SeparableConv3d,
+    SeparableConvTranspose1d,
+    SeparableConvTranspose2d,
+    SeparableConvTranspose3d,
 )
 from .optimize import load_optimized, optimize
 from .preparing import prepare
@@ -25,9 +34,18 @@ __all__ = [
     "DepthwiseConv3d",
     "DepthwiseError",
     "Distillation",
+    "LazyDepthwiseConv1d",
+    "LazyDepthwiseConv2d",
+    "LazyDepthwiseConv3d",
+    "LazySeparableConv1d",
+    "LazySeparableConv2d",
+    "LazySeparableConv3d",
     "SeparableConv1d",
     "SeparableConv2d",
     "SeparableConv3d",
+    "SeparableConvTranspose1d",
+    "SeparableConvTranspose2d",
+    "SeparableConvTranspose3d",
     "Separation",
     "backend",
     "blocks",
@@ -35,6 +53,7 @@ __all__ = [
     "distill",
     "explain",
     "functional",
+    "keras",
     "load_optimized",
     "optimize",
     "prepare",

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.modules.conv import _ConvNd
 
 from . import functional
@@ -88,7 +89,7 @@ class SqueezeExcite(nn.Module):
         self.gate = _made("gate", gate, **to)
 
     def forward(self, x: Tensor) -> Tensor:
-        functional.batched(x, 2, self.channels)
+        _check_input(x, 2, self.channels)
         means = x.mean((-2, -1), keepdim=True)
         scale: Tensor = self.gate(self.expand(self.activation(self.reduce(means))))
         return x * scale
@@ -159,7 +160,7 @@ class InvertedResidual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        functional.batched(x, 2, self.in_channels)
+        _check_input(x, 2, self.in_channels)
         y: Tensor = self.separable(x if self.expand is None else self.expand(x))
         return x + y if self.adds_input else y
 
@@ -226,7 +227,7 @@ class _BlueprintConv(nn.Module):
         return self.depthwise.padding_mode
 
     def forward(self, x: Tensor) -> Tensor:
-        functional.batched(x, self.rank, self.in_channels)
+        _check_input(x, self.rank, self.in_channels)
         y = self.pointwise(x)
         if self.pointwise_norm is not None:
             y = self.pointwise_norm(y)
@@ -338,7 +339,7 @@ class XceptionBlock(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        functional.batched(x, 2, self.in_channels)
+        _check_input(x, 2, self.in_channels)
         out: Tensor = self.body(x) + self.shortcut(x)
         return out
 
@@ -383,10 +384,17 @@ class ConvNeXtBlock(nn.Module):
         self.scale = nn.Parameter(torch.full((channels,), finite(layer_scale, "layer_scale"), **to))
 
     def forward(self, x: Tensor) -> Tensor:
+        _check_input(x, 2, self.in_channels)
         y = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
         y = self.scale * self.project(self.activation(self.expand(y)))
         out: Tensor = x + y.permute(0, 3, 1, 2)
         return out
+
+
+def _check_input(x: Tensor, rank: int, in_channels: int) -> None:
+    # torch.fx.symbolic_trace goes through a block with no tensor in its hand.
+    if type(x) is not Proxy:
+        functional.batched(x, rank, in_channels)
 
 
 def _name_sizes(block: Any, in_channels: int, out_channels: int, kernel_size: IntOrTuple, stride: IntOrTuple) -> None:

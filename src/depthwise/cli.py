@@ -5,22 +5,21 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from torch import nn
 
+from .arguments import inputs_given, parse_input, parse_padding, parse_size, plain_sizes
 from .errors import DepthwiseError
 from .files import check_writable, write_text
-from .geometry import Padding
 from .loading import is_untrained, load_model
 from .version import __version__
 
@@ -35,53 +34,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-def parse_size(text: str) -> tuple[int, ...]:
-    """(3, 224, 224) from "3x224x224"; one number is a tuple of one."""
-    try:
-        return tuple(_integer(part) for part in text.lower().split("x"))
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not numbers joined by x, such as 3x224x224") from None
-
-
-def _integer(text: str) -> int:
-    if not re.fullmatch("-?[0-9]{1,40}", text):
-        raise ValueError
-    return int(text)
-
-
-class Input(NamedTuple):
-    """What --input says: a size, the keyword it goes by, and a dtype where it is not the model's own."""
-
-    keyword: str | None
-    size: tuple[int, ...]
-    dtype: str | None
-
-
-DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "uint8", "bool")
-
-
-def parse_input(text: str) -> Input:
-    """Input from "3x224x224", "pixels=3x224x224" or "tokens=128:int64"."""
-    keyword, equals, rest = text.rpartition("=")
-    size, colon, dtype = rest.partition(":")
-    if (equals and not keyword.isidentifier()) or (colon and dtype not in DTYPES):
-        kinds = ", ".join(DTYPES)
-        raise typer.BadParameter(f"{text!r} is not 3x224x224, pixels=3x224x224 or 128:int64 (or {kinds})")
-    return Input(keyword or None, parse_size(size), dtype or None)
-
-
-def parse_padding(text: str) -> Padding:
-    """Padding from "1", "1x2", "same", "valid", or "3:0" for 3 before and none after."""
-    if text in ("same", "valid"):
-        return text
-    try:
-        ends = [tuple(_integer(amount) for amount in part.split(":")) for part in text.lower().split("x")]
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not 1, 1x2, 3:0 (before:after), same or valid") from None
-    # One number is both ends.
-    return tuple((*end, *end) if len(end) == 1 else end for end in ends) if ":" in text else parse_size(text)
 
 
 Size = Annotated[Any, typer.Argument(metavar="SIZE", parser=parse_size, help="Input, channels first: 3x224x224.")]
@@ -115,34 +67,59 @@ def options(
 
 @app.command()
 def explain(
-    size: Size,
-    filters: Annotated[int, typer.Option(help="Output channels.")],
-    kernel: Annotated[Any, typer.Option(help="Kernel size: 3, or 3x5.", **PER_AXIS)],
+    size: Annotated[
+        Any,
+        typer.Argument(metavar="SIZE", parser=parse_size, help="Input, channels first: 3x224x224.", show_default=False),
+    ] = None,
+    filters: Annotated[int | None, typer.Option(help="Output channels.")] = None,
+    kernel: Annotated[Any, typer.Option(help="Kernel size: 3, or 3x5.", **PER_AXIS)] = None,
     stride: Annotated[Any, typer.Option(help="Stride: 2, or 2x1.", **PER_AXIS)] = "1",
     padding: Annotated[
         Any, typer.Option(metavar="P", parser=parse_padding, help="1, 1x2, 3:0 (before:after), same or valid.")
     ] = "0",
     dilation: Annotated[Any, typer.Option(help="Dilation: 2, or 2x1.", **PER_AXIS)] = "1",
     multiplier: Annotated[int, typer.Option(help="Depth multiplier: filters per input channel.")] = 1,
+    time: Annotated[
+        bool, typer.Option("--time", help="Time it on this machine: dense, PyTorch's separable, ours.")
+    ] = False,
     svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the picture.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page that needs no network.")] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show the arithmetic of a convolution, dense and separable.
+    """Show the arithmetic of a convolution, dense and separable; without SIZE, of 3x7x7 and 128 filters of 3x3.
 
     [bold]Examples[/bold]
 
+    depthwise explain --open
+
     depthwise explain 3x7x7 --filters 128 --kernel 3
 
-    depthwise explain 32x112x112 --filters 64 --kernel 3 --stride 2 --padding same --html page.html
+    depthwise explain 32x112x112 --filters 64 --kernel 3 --stride 2 --padding same --time --html page.html
     """
     from .explain import explain as explained
 
-    _check_writable(svg, html)
-    result = explained(size, filters, kernel, stride, padding, dilation, depth_multiplier=multiplier)
+    if size is None and filters is None and kernel is None:
+        size, filters, kernel = (3, 7, 7), 128, (3,)
+    for name, value in (("SIZE", size), ("--filters", filters), ("--kernel", kernel)):
+        if value is None:
+            raise typer.BadParameter(f"missing: {name}; SIZE, --filters and --kernel go together")
+    if svg is not None and svg == html:
+        raise typer.BadParameter(f"two results go to {svg}; give each a file of its own")
+    for path in (svg, html):
+        if path is not None:
+            check_writable(path)
+    result = explained(size, filters or 0, kernel, stride, padding, dilation, depth_multiplier=multiplier)
+    if time:
+        from .bench.layer import layer_times
+
+        with _working("timing the layer"):
+            result = replace(result, times=layer_times(result.geometry))
     typer.echo(json.dumps(result.to_dict(), indent=2) if as_json else result.text)
     _write(svg, result.svg)
     _write(html, result.html)
+    if open_page:
+        _open(html, result.html)
 
 
 @app.command()
@@ -166,7 +143,7 @@ def count(
     """
     from .count import count as counted
 
-    sizes = _input_sizes(inputs)
+    sizes = inputs_given(inputs)
     loaded = _load(model)
     with _working(f"counting {model}"):
         result = counted(loaded, sizes, backward=backward)
@@ -189,7 +166,7 @@ def doctor(model: OptionalModel = None, inputs: Inputs = None, as_json: Json = F
         report = machine_report()
         typer.echo(json.dumps(report.to_dict(), indent=2) if as_json else report)
         return
-    sizes = _input_sizes(inputs)
+    sizes = inputs_given(inputs)
     loaded = _load(model)
     with _working(f"tracing {model}"):
         rows = model_report(loaded, sizes)
@@ -243,7 +220,7 @@ def separate(
 
     depthwise separate my_package:load_model --calibration my_package:batches --out net.safetensors --report net.html
     """
-    from .separating import DEMO, beside, run
+    from .separating import DEMO, run
 
     if (model is None) != (calibration is None):
         raise typer.BadParameter("MODEL and --calibration go together; without both, the demo's are taken")
@@ -253,8 +230,6 @@ def separate(
         note = f"{model} has random weights; {model}?pretrained or --weights FILE gives it trained ones"
         stderr.print(f"[bold yellow]note:[/] {escape(note)}", highlight=False, soft_wrap=True)
     model, calibration = (model, calibration) if model and calibration else DEMO
-    _check_writable(out, report)
-    _check_writable(out and beside(out))
     result = run(
         stderr,
         model,
@@ -267,7 +242,8 @@ def separate(
         page=report,
         weights=weights,
     )
-    typer.echo(json.dumps(result.to_dict(), indent=2) if as_json else "\n".join([str(result.report), *result.lines()]))
+    lines = [*result.first(), str(result.report), *result.lines()]
+    typer.echo(json.dumps(result.to_dict(), indent=2) if as_json else "\n".join(lines))
     for path in result.files:
         stderr.print(f"wrote {escape(path)}", highlight=False, soft_wrap=True)
 
@@ -293,11 +269,10 @@ def optimize(
     """
     from .optimizing import run
 
-    sizes = _input_sizes(inputs)
+    sizes = plain_sizes(inputs)
     loaded = _load(model)
     with _working(f"optimizing {model}"):
-        every = sizes if isinstance(sizes[0], tuple) else (sizes,)
-        result = run(loaded, every, compare=compare, save=save, page=report)
+        result = run(loaded, sizes, compare=compare, save=save, page=report)
     typer.echo(json.dumps(result.to_dict(), indent=2) if as_json else "\n".join([str(result.report), *result.lines()]))
     for path in result.files:
         stderr.print(f"wrote {escape(path)}", highlight=False, soft_wrap=True)
@@ -383,10 +358,14 @@ def inspect(
 
 @app.command()
 def cache(
-    clear: Annotated[bool, typer.Option("--clear", help="Remove every kernel.")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove every kernel, and the key.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Tell where compiled kernels are kept and what they weigh, or remove them."""
+    """Tell where compiled kernels are kept and what they weigh, or remove them.
+
+    At most 256 MiB are kept, the oldest go first. DEPTHWISE_CACHE_DIR names another folder, or is off; --clear removes
+    the key that kernels are signed with too, as is wanted before uninstalling.
+    """
     from .backends.cpu.run import store
 
     usage = store.clear() if clear else store.usage()
@@ -426,32 +405,6 @@ def _fail(message: str) -> NoReturn:
     sys.exit(1)
 
 
-def _input_sizes(inputs: list[Input] | None) -> Any:
-    """The inputs as `count` takes them."""
-    if not inputs:
-        raise typer.BadParameter("needs the model's input, such as --input 3x224x224", param_hint="--input")
-    named = [each for each in inputs if each.keyword is not None]
-    if named and len({each.keyword for each in named}) < len(inputs):
-        raise typer.BadParameter("give every input a keyword of its own, or none", param_hint="--input")
-    if named:
-        return {each.keyword: _example(each) for each in named}
-    sizes = tuple(map(_example, inputs))
-    return sizes[0] if len(sizes) == 1 else sizes
-
-
-def _example(given: Input) -> Any:
-    """A size, or where its dtype is given a tensor of it without numbers."""
-    if given.dtype is None:
-        return given.size
-    import torch
-
-    from .geometry import check_countable, positive
-
-    size = [positive(n, "input_size") for n in given.size]
-    check_countable("the input", *size)
-    return torch.empty((1, *size), dtype=getattr(torch, given.dtype), device="meta")
-
-
 def _load(name: str) -> nn.Module:
     with _working(f"loading {name}"):
         return load_model(name)
@@ -464,14 +417,19 @@ def _working(what: str) -> Iterator[None]:
         yield
 
 
-def _check_writable(*paths: Path | None) -> None:
-    """Raise before the work where its results could not be written."""
-    for path in paths:
-        if path is not None:
-            check_writable(path)
-
-
 def _write(path: Path | None, content: str) -> None:
     if path is not None:
         write_text(path, content)
         stderr.print(f"wrote {escape(str(path))}", highlight=False, soft_wrap=True)
+
+
+def _open(path: Path | None, content: str) -> None:
+    """Show a page in the user's browser; where it was written to, or in a file that stays for the browser to read."""
+    import tempfile
+    import webbrowser
+
+    if path is None:
+        path = Path(tempfile.mkdtemp(prefix="depthwise-")) / "explain.html"
+        _write(path, content)
+    if not webbrowser.open(path.resolve().as_uri()):
+        raise DepthwiseError(f"no browser to open here; the page is {path}")

@@ -19,8 +19,9 @@ from torch.nn.modules.conv import _ConvNd
 from .backends import BACKENDS, CPU, Choice, asked_backend
 from .backends.problem import Problem
 from .geometry import geometry
+from .inputs import InputSize
 from .layers.separable import _SeparableConv
-from .tracing import InputSize, Trace, trace
+from .tracing import Trace, check_model, trace
 from .version import __version__
 
 # The layer that stands for all where no model is given: 3x3, 32 to 64 channels, float32, on the CPU.
@@ -118,6 +119,7 @@ def model_report(model: nn.Module, input_size: InputSize) -> tuple[LayerReport, 
     >>> [(row.name, row.kind, row.backend) for row in model_report(SeparableConv2d(3, 8, 3), (3, 9, 9))]
     [('', 'SeparableConv2d', 'cpu')]
     """
+    check_model(model)
     with _evaluating(model):
         return _rows(trace(model, input_size, closed=(_SeparableConv,)))
 

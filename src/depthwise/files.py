@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import DepthwiseError
+from .errors import DepthwiseError, said
 
 
 def check_writable(path: Path) -> None:
@@ -33,11 +35,21 @@ def check_writable(path: Path) -> None:
 
 def write_text(path: Path, content: str) -> None:
     """Write a file in UTF-8; half a character, as in names that are no text, is written escaped."""
-    try:
+    with writing(path):
         path.write_text(content, encoding="utf-8", errors="backslashreplace")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Tell in our words what fails while a file is written, by whatever writer."""
+    try:
+        yield
     except OSError as error:
         raise _unwritten(path, error) from error
+    # torch and safetensors have errors of their own for a full disk.
+    except Exception as error:
+        raise DepthwiseError(f"cannot write {path}: {said(error)}") from error
 
 
 def _unwritten(path: Path, error: OSError) -> DepthwiseError:
-    return DepthwiseError(f"cannot write {path}: {error.strerror}")
+    return DepthwiseError(f"cannot write {path}: {error.strerror or said(error)}")

@@ -10,10 +10,10 @@ from torch import Size, Tensor
 from torch.compiler import is_dynamo_compiling
 
 from . import backends, operators
+from .activations import ACTIVATIONS
 from .backends import calls
 from .backends.base import DepthwiseTensors, Norm, SeparableTensors, Weights
 from .backends.calls import OfOne, Setting, is_plain_window
-from .backends.eager import ACTIVATIONS, DEFAULT_SLOPES
 from .backends.problem import Activation
 from .backends.tensors import Tensors, is_autocasting
 from .backends.weights import Identities
@@ -188,9 +188,10 @@ def activation_of(name: ActivationName) -> Activation:
     label, slope = name if isinstance(name, tuple) and len(name) == 2 else (name, None)
     if not isinstance(label, str) or label not in ACTIVATIONS:
         raise DepthwiseError(f"unknown activation {name!r}; known: None, {', '.join(ACTIVATIONS)}, or (name, slope)")
-    if slope is not None and label not in DEFAULT_SLOPES:
+    usual = ACTIVATIONS[label].slope
+    if slope is not None and usual is None:
         raise DepthwiseError(f"the activation {label!r} has no slope; got {name!r}")
-    return label, DEFAULT_SLOPES.get(label, 0.0) if slope is None else finite(slope, f"the slope of {label!r}")
+    return label, (usual or 0.0) if slope is None else finite(slope, f"the slope of {label!r}")
 
 
 def depthwise_conv(

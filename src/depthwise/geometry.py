@@ -13,7 +13,7 @@ from math import inf, isfinite, prod
 from numbers import Real
 from typing import Any, SupportsIndex, TypeGuard, cast
 
-from .errors import DepthwiseError
+from .errors import DepthwiseError, shown
 
 IntOrTuple = int | Sequence[int]
 Pairs = tuple[tuple[int, int], ...]
@@ -152,11 +152,24 @@ def padding_pairs(
     >>> padding_pairs(((3, 0),), (100,), (4,), (1,), (1,))
     ((3, 0),)
     """
-    fixed = fixed_padding(padding, len(kernel_size))
+    fixed = fixed_padding(without_causal(padding, kernel_size, dilation), len(kernel_size))
     if not isinstance(fixed, str):
         return fixed
     axes = zip(spatial, kernel_size, stride, dilation, strict=True)
     return tuple(_same(n, k, s, d) for n, k, s, d in axes)
+
+
+def without_causal(padding: Padding, kernel_size: Sequence[int], dilation: Sequence[int]) -> Padding:
+    """`padding`, "causal" as its pairs: d·(k - 1) before the first axis, which is time, and nothing else.
+
+    >>> without_causal("causal", (4,), (2,))
+    ((6, 0),)
+    """
+    if not isinstance(padding, str) or padding != "causal":
+        return padding
+    if len(kernel_size) not in (1, 3):
+        raise DepthwiseError("padding='causal' needs a time axis: the length in 1-d, the depth in 3-d; this is 2-d")
+    return ((dilation[0] * (kernel_size[0] - 1), 0), *((0, 0),) * (len(kernel_size) - 1))
 
 
 def fixed_padding(padding: Padding, rank: int) -> Pairs | str:
@@ -166,7 +179,9 @@ def fixed_padding(padding: Padding, rank: int) -> Pairs | str:
             return padding
         if padding == "valid":
             return ((0, 0),) * rank
-        raise DepthwiseError(f"padding is an int, a tuple, (before, after) pairs, 'valid' or 'same'; got {padding!r}")
+        raise DepthwiseError(
+            f"padding is an int, a tuple, (before, after) pairs, 'valid', 'same' or 'causal'; got {padding!r}"
+        )
     amounts = tuple(padding) if _is_sequence(padding) else (padding,) * rank
     if any(map(_is_sequence, amounts)):
         pairs = tuple(tuple(amount) for amount in amounts if _is_sequence(amount) and len(amount) == 2)
@@ -189,20 +204,20 @@ def torch_padding(padding: Padding, stride: tuple[int, ...]) -> tuple[int, ...] 
     return tuple(before for before, _ in fixed) if all(before == after for before, after in fixed) else None
 
 
-def per_axis(value: IntOrTuple, rank: int, name: str) -> tuple[int, ...]:
-    """`value` as one int per spatial dimension."""
+def per_axis(value: IntOrTuple, rank: int, name: str, least: int = 1) -> tuple[int, ...]:
+    """`value` as one int of at least `least` per spatial dimension."""
     if _is_sequence(value):
         if len(value) not in (1, rank):
             raise DepthwiseError(f"{name} is one int, or {rank} for a {rank}-d convolution; got {tuple(value)}")
-        return tuple(positive(v, name) for v in value) * (rank if len(value) == 1 else 1)
-    return (positive(value, name),) * rank
+        return tuple(positive(v, name, least) for v in value) * (rank if len(value) == 1 else 1)
+    return (positive(value, name, least),) * rank
 
 
-def positive(value: object, name: str) -> int:
-    """`value`, checked to be an int of at least 1."""
-    number = operator.index(_at_least(value, 1, name))
+def positive(value: object, name: str, least: int = 1) -> int:
+    """`value`, checked to be an int of at least `least`."""
+    number = operator.index(_at_least(value, least, name))
     if number > MOST:
-        raise DepthwiseError(f"{name} must be at most {MOST}, the largest 64-bit integer; got {number}")
+        raise DepthwiseError(f"{name} must be at most {MOST}, the largest 64-bit integer; got {shown(number)}")
     return number
 
 
@@ -215,7 +230,7 @@ def finite(value: object, name: str) -> float:
             number = inf
         if isfinite(number):
             return number
-    raise DepthwiseError(f"{name} must be a finite number; got {value!r}")
+    raise DepthwiseError(f"{name} must be a finite number; got {shown(value)}")
 
 
 def check_countable(name: str, *sizes: int) -> None:
@@ -243,7 +258,7 @@ def _padding(value: object) -> int:
 def _at_least(value: object, least: int, name: str) -> int:
     number = value if type(value) is int else _number(value, name)
     if number < least:
-        raise DepthwiseError(f"{name} must be at least {least}; got {number}")
+        raise DepthwiseError(f"{name} must be at least {least}; got {shown(number)}")
     return number
 
 
@@ -257,7 +272,7 @@ def _number(value: object, name: str) -> int:
             return operator.index(value)
         except TypeError:
             pass
-    raise DepthwiseError(f"{name} must be an integer; got {value!r}")
+    raise DepthwiseError(f"{name} must be an integer; got {shown(value)}")
 
 
 def _same(n: int, k: int, s: int, d: int) -> tuple[int, int]:

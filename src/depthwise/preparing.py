@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from .backends import Choice, observed_choices
-from .errors import DepthwiseError, said
+from .errors import DepthwiseError, said, shown
 from .geometry import AXES, positive
-from .tracing import replaced, tensors
+from .inputs import replaced, tensors
 
 # One spatial size, (height, width) or (range(...), range(...)), or one number or range for all of its dimensions.
 Size = int | range | Sequence[int | range]
@@ -128,14 +128,16 @@ def _why(choice: Choice) -> str:
 
 def _each_size(sizes: object, own: tuple[int, ...] | None) -> Iterator[tuple[int, ...]]:
     """Every spatial size that is asked for, checked."""
-    if not isinstance(sizes, Iterable) or isinstance(sizes, str):
-        raise DepthwiseError(f"sizes is a list such as [(224, 224), range(192, 321, 32)]; got {sizes!r}")
+    if not isinstance(sizes, Iterable) or isinstance(sizes, str | Tensor):
+        raise DepthwiseError(f"sizes is a list such as [(224, 224), range(192, 321, 32)]; got {shown(sizes)}")
     for size in sizes:
         if own is None or len(own) not in AXES:
             raise DepthwiseError("sizes need an example input of (batch, channels, *spatial); there is none")
         if isinstance(size, Sequence) and not isinstance(size, range | str):
             if len(size) != len(own):
-                raise DepthwiseError(f"a size has the {len(own)} spatial dimensions of the example input; got {size!r}")
+                raise DepthwiseError(
+                    f"a size has {len(own)} spatial dimensions, as the example input; got {shown(size)}"
+                )
             yield from product(*(_amounts(amount, size) for amount in size))
         else:
             yield from ((n,) * len(own) for n in _amounts(size, size))
@@ -145,7 +147,7 @@ def _amounts(amount: object, size: object) -> Sequence[int]:
     if not isinstance(amount, range):
         return (positive(amount, "a spatial size"),)
     if not amount or min(amount) < 1:
-        raise DepthwiseError(f"a range of sizes holds at least one, all of them at least 1; got {size!r}")
+        raise DepthwiseError(f"a range of sizes holds at least one, all of them at least 1; got {shown(size)}")
     return amount
 
 

@@ -22,6 +22,7 @@ from torch import nn
 from .demo.network import OnEager
 from .demo.timing import Effort, take_turns
 from .errors import DepthwiseError
+from .files import check_writable, write_text, writing
 from .loading import called, load_model, load_object
 from .separate import Separation, separate_
 from .separate.calibration import Batch, batches_of, device_of
@@ -53,6 +54,15 @@ class Separated:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"report": self.report.to_dict(), "files": list(self.files)}
+
+    def first(self) -> list[str]:
+        """What is to be known before anything else: that it did not pay."""
+        dense, separable = (self.milliseconds[name] for name in ("dense", "separable"))
+        if separable <= dense:
+            return []
+        return [
+            f"slower here than the dense network: {separable:.2f} ms for a batch of {self.batch}, {dense:.2f} dense"
+        ]
 
     def lines(self) -> list[str]:
         """Before and after, in sentences."""
@@ -113,15 +123,13 @@ def run(
         batch=batches[0].samples,
         files=tuple(str(path) for path in (out, out and beside(out), page) if path is not None),
     )
-    try:
-        if out is not None:
+    if out is not None:
+        with writing(out):
             _save(model, out)
-            report.save(beside(out))
-        if page is not None:
-            more = "".join(f"<p>{escape(line)}</p>" for line in done.lines())
-            page.write_text(document(report, more), encoding="utf-8")
-    except OSError as error:
-        raise DepthwiseError(f"cannot write {error.filename}: {error.strerror}") from error
+        report.save(beside(out))
+    if page is not None:
+        more, first = ("".join(f"<p>{escape(line)}</p>" for line in each) for each in (done.lines(), done.first()))
+        write_text(page, document(report, more, first))
     return done
 
 
@@ -155,25 +163,19 @@ def _notes(console: Console) -> Iterator[None]:
 
 
 def _check_files(out: Path | None, page: Path | None) -> None:
-    """Raise where something cannot be written, before any work: each file is opened."""
-    if out is not None and out.suffix not in (".safetensors", ".pt", ".pth"):
+    """Raise where something cannot be written, before any work."""
+    for path in (out, page):
+        if path is not None:
+            check_writable(path)
+    if out is None:
+        return
+    if out.suffix not in (".safetensors", ".pt", ".pth"):
         raise DepthwiseError(f"the weights go to a file ending in .safetensors, .pt or .pth; got {out}")
-    if out is not None and out.suffix == ".safetensors" and find_spec("safetensors") is None:
+    if out.suffix == ".safetensors" and find_spec("safetensors") is None:
         raise DepthwiseError("a .safetensors file needs the package safetensors: pip install safetensors; or write .pt")
-    if out is not None and page == beside(out):
+    if page == beside(out):
         raise DepthwiseError(f"{page} is where the report beside the weights goes; give the page another name")
-    for path, what in ((out, "weights go"), (out and beside(out), "report goes"), (page, "report goes")):
-        if path is None:
-            continue
-        if not path.parent.is_dir():
-            raise DepthwiseError(f"the {what} to {path}, and the folder {path.parent} does not exist")
-        is_new = not path.exists()
-        try:
-            path.open("ab").close()
-            if is_new:
-                path.unlink()
-        except OSError as error:
-            raise DepthwiseError(f"cannot write {path}: {error.strerror}") from error
+    check_writable(beside(out))
 
 
 def _save(model: nn.Module, out: Path) -> None:

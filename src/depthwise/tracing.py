@@ -7,10 +7,10 @@ model's parameters and buffers are replaced for that time, and everything the fo
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, SupportsIndex, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,6 @@ from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
-    FakeTensor,
     FakeTensorMode,
     UnsupportedOperatorException,
 )
@@ -28,11 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .backends import Choice, observed_choices
 from .errors import DepthwiseError, said
-from .geometry import check_countable, positive
-
-# Sizes or example inputs, for each argument by position or by keyword. An example may hold its tensors in lists, tuples
-# and dicts.
-InputSize = Sequence[Any] | Tensor | Mapping[str, Any]
+from .inputs import Fakes, Inputs, InputSize, inputs_of, replaced, tensors
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,8 +109,8 @@ def trace(
     """
     check_model(model)
     fake_mode = FakeTensorMode()
-    fakes = _Fakes(fake_mode)
-    inputs = _inputs(model, input_size, fakes)
+    fakes = Fakes(fake_mode)
+    inputs = inputs_of(model, input_size, fakes)
     parameters = {name: fakes(parameter) for name, parameter in model.named_parameters()}
     state = {**parameters, **{name: fakes(buffer) for name, buffer in model.named_buffers()}}
     recorder = _Recorder(model, fakes, whole, closed)
@@ -146,31 +141,6 @@ def trace(
     return Trace(tuple(operators), tuple(modules), tuple(choices), learned, trainable, batch_size)
 
 
-def tensors(value: object) -> Iterator[Tensor]:
-    """Every strided tensor in nested lists, tuples and dicts."""
-    if isinstance(value, Tensor):
-        if value.layout is torch.strided:
-            yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from tensors(item)
-    elif isinstance(value, Mapping):
-        yield from tensors(list(value.values()))
-
-
-def replaced(value: Any, new: Callable[[Tensor], Tensor]) -> Any:
-    """The same lists, tuples and dicts with another tensor for each."""
-    if isinstance(value, Tensor):
-        return new(value)
-    if isinstance(value, list | tuple):
-        items = [replaced(item, new) for item in value]
-        # A tuple of named fields takes them one by one.
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    if isinstance(value, Mapping):
-        return {key: replaced(item, new) for key, item in value.items()}
-    return value
-
-
 def storage(tensor: Tensor) -> StorageWeakRef:
     """The memory a tensor is a view of, as something that can be compared and hashed."""
     return StorageWeakRef(tensor.untyped_storage())
@@ -181,34 +151,11 @@ def operator_name(overload: OpOverload) -> str:
     return name.split(".")[0].replace("::", ".")
 
 
-class _Fakes:
-    """A tensor without data for every tensor with data, always the same one."""
-
-    def __init__(self, fake_mode: FakeTensorMode) -> None:
-        self.fake_mode = fake_mode
-        # The tensor itself is kept too, so that no other gets its id.
-        self._known: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def __call__(self, tensor: Tensor) -> Tensor:
-        if isinstance(tensor, FakeTensor):
-            return tensor
-        if id(tensor) not in self._known:
-            self._known[id(tensor)] = tensor, self._new(tensor)
-        return self._known[id(tensor)][1]
-
-    def _new(self, tensor: Tensor) -> Tensor:
-        if not tensor.is_meta:
-            return self.fake_mode.from_tensor(tensor)
-        # A forward makes its own tensors on the CPU, and those do not mix with tensors on the meta device.
-        with self.fake_mode:
-            return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=_device(tensor))
-
-
 class _Recorder(TorchDispatchMode):
     """Sees each operator, and through hooks the module that called it."""
 
     def __init__(
-        self, model: nn.Module, fakes: _Fakes, whole: Container[str], closed: tuple[type[nn.Module], ...]
+        self, model: nn.Module, fakes: Fakes, whole: Container[str], closed: tuple[type[nn.Module], ...]
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.paths = {id(module): path.replace("_orig_mod.", "") for path, module in model.named_modules()}
@@ -332,89 +279,11 @@ def check_model(model: object) -> None:
             )
 
 
-class _Inputs(NamedTuple):
-    """What the model is called with; `sizes` are those that inputs were made of, without their batch."""
-
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    sizes: tuple[tuple[int, ...], ...]
-
-
-def _inputs(model: nn.Module, input_size: InputSize, fakes: _Fakes) -> _Inputs:
-    named = isinstance(input_size, Mapping)
-    given = _by_name(input_size) if isinstance(input_size, Mapping) else dict(enumerate(_by_position(input_size)))
-    examples = any(_is_example(item) for item in given.values())
-    floating = next((tensor for tensor in model.parameters() if tensor.is_floating_point()), None)
-    dtype = torch.get_default_dtype() if floating is None else floating.dtype
-    device = torch.device("cpu") if floating is None else _device(floating)
-    made, sizes = {}, []
-    for key, item in given.items():
-        if _is_example(item):
-            made[key] = replaced(item, fakes)
-        elif _is_size(item):
-            size = tuple(positive(n, "input_size") for n in item)
-            sizes.append(size)
-            check_countable("the input", *size)
-            with fakes.fake_mode:
-                made[key] = torch.empty((1, *size), dtype=dtype, device=device)
-        # What stands beside example inputs is one of them, such as None or a number.
-        elif named or examples:
-            made[key] = item
-        else:
-            raise _not_a_size(input_size)
-    args, kwargs = ((), made) if named else (tuple(made.values()), {})
-    return _Inputs(args, {str(key): value for key, value in kwargs.items()}, tuple(sizes))
-
-
-def _by_position(input_size: Any) -> Sequence[Any]:
-    if _is_example(input_size) and (isinstance(input_size, Tensor) or not isinstance(input_size, list | tuple)):
-        return (input_size,)
-    if _is_size(input_size):
-        return (input_size,)
-    if isinstance(input_size, Sequence) and not isinstance(input_size, str) and input_size:
-        if not any(map(_is_example, input_size)) and any(isinstance(item, SupportsIndex) for item in input_size):
-            # One size with something wrong in it.
-            for n in input_size:
-                positive(n, "input_size")
-        return input_size
-    raise _not_a_size(input_size)
-
-
-def _by_name(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-    if not inputs or not all(isinstance(name, str) for name in inputs):
-        raise DepthwiseError(f"a dict of inputs has the model's keywords as its keys; got {list(inputs)!r}")
-    return inputs
-
-
-def _is_example(item: object) -> bool:
-    return next(tensors(item), None) is not None or isinstance(item, Tensor)
-
-
-def _is_size(item: object) -> TypeGuard[Sequence[int]]:
-    return (
-        isinstance(item, Sequence)
-        and not isinstance(item, str)
-        and len(item) > 0
-        and all(isinstance(n, SupportsIndex) and not isinstance(n, Tensor) for n in item)
-    )
-
-
-def _not_a_size(input_size: object) -> DepthwiseError:
-    return DepthwiseError(
-        f"input_size is (channels, *spatial), a tuple of such sizes, an example tensor or a tuple of example "
-        f"tensors, or a dict of them by keyword; got {input_size!r}"
-    )
-
-
-def _device(tensor: Tensor) -> torch.device:
-    return torch.device("cpu") if tensor.is_meta else tensor.device
-
-
 def _described(path: str, module: nn.Module) -> str:
     return f"{path} ({type(module).__name__})" if path else f"the model ({type(module).__name__})"
 
 
-def _failure(error: BaseException, where: tuple[str, nn.Module], inputs: _Inputs) -> str:
+def _failure(error: BaseException, where: tuple[str, nn.Module], inputs: Inputs) -> str:
     place = _described(*where)
     if isinstance(error, UnsupportedOperatorException):
         return (

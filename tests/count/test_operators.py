@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from depthwise.cost import Cost
 from depthwise.count import Count, count
 from depthwise.count.operators import OPERATORS
-from depthwise.tracing import InputSize
+from depthwise.inputs import InputSize
 
 from ..support.networks import Calls
 

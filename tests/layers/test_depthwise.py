@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -11,7 +12,15 @@ from torch import nn
 from torch.nn import functional as F
 
 import depthwise
-from depthwise import DepthwiseConv1d, DepthwiseConv2d, DepthwiseConv3d, DepthwiseError, reference
+from depthwise import (
+    DepthwiseConv1d,
+    DepthwiseConv2d,
+    DepthwiseConv3d,
+    DepthwiseError,
+    SeparableConv1d,
+    functional,
+    reference,
+)
 from depthwise.geometry import geometry, padding_pairs
 from tests.support.cases import Case, assert_bit_equal, cases, small_integers
 
@@ -32,7 +41,7 @@ def test_bit_equal_to_the_definition(case: Case) -> None:
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_it_is_torchs_convolution(rank: int) -> None:
     torch.manual_seed(5)
-    ours = LAYERS[rank](6, 3, 2, 1, 2, depth_multiplier=2)
+    ours = LAYERS[rank](6, 3, stride=2, padding=1, dilation=2, depth_multiplier=2)
     torch.manual_seed(5)
     theirs = TORCH[rank](6, 12, 3, 2, 1, 2, 6)
     assert isinstance(ours, TORCH[rank])
@@ -47,7 +56,7 @@ def test_it_is_torchs_convolution(rank: int) -> None:
 @pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_padding_modes_are_torchs(rank: int, mode: str) -> None:
-    ours = LAYERS[rank](4, 3, 1, 2, 2, padding_mode=mode)
+    ours = LAYERS[rank](4, 3, padding=2, dilation=2, padding_mode=mode)
     theirs = TORCH[rank](4, 4, 3, 1, 2, 2, 4, padding_mode=mode)
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(2, 4, *(7,) * rank)
@@ -57,7 +66,7 @@ def test_padding_modes_are_torchs(rank: int, mode: str) -> None:
 @pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
 @pytest.mark.parametrize("padding", ["same", ((2, 0), (0, 1))])
 def test_padding_modes_with_what_torch_does_not_know(mode: str, padding: Any) -> None:
-    layer = DepthwiseConv2d(4, 3, 2, padding, padding_mode=mode)
+    layer = DepthwiseConv2d(4, 3, stride=2, padding=padding, padding_mode=mode)
     x = torch.randn(2, 4, 8, 7)
     (top, bottom), (left, right) = padding_pairs(padding, (8, 7), (3, 3), (2, 2), (1, 1))
     padded = F.pad(x, (left, right, top, bottom), mode="constant" if mode == "zeros" else mode)
@@ -84,7 +93,9 @@ def test_initialisation_has_the_kernel_area_as_fan_in() -> None:
     "layer",
     [
         DepthwiseConv2d(8, 3),
-        DepthwiseConv2d(8, (3, 5), 2, "same", (1, 2), bias=False, padding_mode="reflect", depth_multiplier=3),
+        DepthwiseConv2d(
+            8, (3, 5), stride=2, padding="same", dilation=(1, 2), bias=False, padding_mode="reflect", depth_multiplier=3
+        ),
         DepthwiseConv1d(64, 4, padding=((3, 0),)),
         DepthwiseConv3d(2, 3, padding=1),
     ],
@@ -166,3 +177,103 @@ def test_a_padding_set_afterwards_counts_and_shows() -> None:
     assert layer(torch.zeros(1, 4, 9, 9)).shape == (1, 4, 9, 9)
     layer.padding = 0  # type: ignore[assignment]
     assert repr(layer) == "DepthwiseConv2d(4, kernel_size=(3, 3))"
+
+
+# ---- what goes by keyword
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given", "message"),
+    [
+        (
+            (32, 32, 3),
+            {},
+            r"for nn.Conv2d's order write DepthwiseConv2d\(32, 3\); for a kernel of 32 write .*stride=3\)",
+        ),
+        ((8, 8), {"kernel_size": 3}, r"for nn.Conv2d's order write DepthwiseConv2d\(8, 3\)$"),
+        ((3, 3, 2, "same"), {}, r"for a kernel of 3 write DepthwiseConv2d\(3, 3, stride=2, padding='same'\)$"),
+        (
+            (8, 16, 3, 1, 1),
+            {"groups": 8, "bias": False},
+            r"write .*\(8, 3, stride=1, .* bias=False, depth_multiplier=2\)$",
+        ),
+        ((8,), {"out_channels": 8, "kernel_size": 3}, r"it has no out_channels, .* write DepthwiseConv2d\(8, 3\)$"),
+        ((8, 3), {"groups": 8}, "and no groups; for nn.Conv2d's order write"),
+    ],
+)
+def test_torchs_order_is_an_error_that_says_what_to_write(
+    arguments: tuple[Any, ...], given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DepthwiseError, match=message):
+        DepthwiseConv2d(*arguments, **given)
+
+
+def test_the_signature_stays_readable() -> None:
+    parameters = inspect.signature(DepthwiseConv2d).parameters
+    assert list(parameters)[:2] == ["in_channels", "kernel_size"]
+    assert parameters["stride"].kind is inspect.Parameter.KEYWORD_ONLY
+
+
+# ---- causal, and step by step
+
+
+@pytest.mark.parametrize(("kernel_size", "dilation"), [(1, 1), (4, 1), (3, 5)])
+def test_causal_padding(kernel_size: int, dilation: int) -> None:
+    layer = DepthwiseConv1d(2, kernel_size, dilation=dilation, padding="causal")
+    pairs = DepthwiseConv1d(2, kernel_size, dilation=dilation, padding=((dilation * (kernel_size - 1), 0),))
+    pairs.load_state_dict(layer.state_dict())
+    x = torch.randn(3, 2, 20)
+    assert torch.equal(layer(x), pairs(x))
+    assert torch.equal(layer(x), functional.depthwise_conv1d(x, layer.weight, layer.bias, 1, "causal", dilation))
+
+
+def test_causal_padding_of_volumes_is_of_time_alone() -> None:
+    layer = DepthwiseConv3d(2, (4, 3, 3), padding="causal", dilation=(2, 1, 1))
+    assert repr(layer.padding) == "((6, 0), (0, 0), (0, 0))"
+    assert layer(torch.zeros(1, 2, 7, 9, 9)).shape == (1, 2, 7, 7, 7)
+    with pytest.raises(DepthwiseError, match=r"padding='causal' needs a time axis: .*; this is 2-d"):
+        DepthwiseConv2d(2, 3, padding="causal")
+
+
+@pytest.mark.parametrize("dilation", [1, 3])
+@pytest.mark.parametrize("kernel_size", [1, 4])
+@pytest.mark.parametrize("make", [DepthwiseConv1d, lambda c, k, **o: SeparableConv1d(c, 5, k, **o)])
+def test_steps_are_the_whole_sequence(make: Any, kernel_size: int, dilation: int) -> None:
+    layer = make(4, kernel_size, dilation=dilation, padding="causal", depth_multiplier=2)
+    state_dict = {key: small_integers(1)(value.shape) for key, value in layer.state_dict().items()}
+    layer.load_state_dict(state_dict)
+    x = small_integers(2)((3, 4, 23))
+    for batched in (x, x[0]):
+        state, outputs = None, []
+        for part in batched.split((1, 1, 7, 10, 4), dim=-1):
+            y, state = layer.step(part, state)
+            outputs.append(y)
+        assert_bit_equal(torch.cat(outputs, dim=-1), layer(batched))
+        assert state.shape == (*batched.shape[:-1], dilation * (kernel_size - 1))
+
+
+def test_step_errors() -> None:
+    x = torch.zeros(1, 4, 5)
+    layer = DepthwiseConv1d(4, 3, padding="causal")
+    for wrong in (
+        DepthwiseConv1d(4, 3, padding=1),
+        DepthwiseConv1d(4, 3, padding="causal", stride=2),
+        DepthwiseConv1d(4, 3, padding="causal", padding_mode="reflect"),
+    ):
+        with pytest.raises(DepthwiseError, match="step needs padding='causal', of zeros, and a stride of 1; this is"):
+            wrong.step(x)
+    for state, got in (
+        (torch.zeros(1, 4, 1), r"\(1, 4, 1\) of torch.float32"),
+        (3, "3"),
+        (torch.zeros(1, 4, 2).double(), ""),
+    ):
+        with pytest.raises(
+            DepthwiseError, match=rf"state must have the shape \(1, 4, 2\) and x's dtype, .*; got {got}"
+        ):
+            layer.step(x, state)  # type: ignore[arg-type]
+    with pytest.raises(DepthwiseError, match=r"step needs one frame at least; got the shape \(1, 4, 0\)"):
+        layer.step(torch.zeros(1, 4, 0))
+    separable: Any = SeparableConv1d(4, 5, 3, padding="causal")
+    separable.depthwise = nn.Conv1d(4, 4, 3, groups=4)
+    with pytest.raises(DepthwiseError, match="step needs a DepthwiseConv1d as the depthwise part; got Conv1d"):
+        separable.step(x)

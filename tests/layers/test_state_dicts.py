@@ -126,3 +126,66 @@ def test_a_foreign_part_loads_as_it_is() -> None:
     state = {key.replace("pointwise", "pointwise.0"): value for key, value in theirs.state_dict().items()}
     with pytest.raises(RuntimeError, match=r"Unexpected key\(s\) in state_dict: \"depthwise.bias\""):
         ours.load_state_dict(state)
+
+
+# ---- other names
+
+OTHERS = {
+    "timm": ("conv_dw", "bn1", "conv_pw", "bn2"),
+    "mmcv": ("depthwise_conv.conv", "depthwise_conv.bn", "pointwise_conv.conv", "pointwise_conv.bn"),
+    "xception": ("conv1", "bn1", "pointwise", "bn2"),
+    "by hand": ("dw", "dw_bn", "pw", "pw_bn"),
+    "sequential": ("0", "1", "2", "3"),
+}
+OURS = ("depthwise", "depthwise_norm", "pointwise", "pointwise_norm")
+
+
+@pytest.mark.parametrize("library", OTHERS)
+def test_names_of_other_libraries(library: str) -> None:
+    norms: Any = {"depthwise_norm": nn.BatchNorm2d, "pointwise_norm": nn.BatchNorm2d}
+    ours, again, x = alike(2, 2, bias=False, **norms), alike(2, 2, bias=False, **norms), input_of(2)
+    names = dict(zip(OURS, OTHERS[library], strict=True))
+    state = {}
+    for key, value in ours.state_dict().items():
+        part, _, rest = key.partition(".")
+        state[f"0.{names[part]}.{rest}"] = value.uniform_(0.5, 2) if value.is_floating_point() else value
+    keys = list(state)
+    nn.Sequential(again).load_state_dict(state)
+    assert torch.equal(again(x), ours(x))
+    assert list(state) == keys
+
+
+def test_other_names_with_a_bias_in_both_parts() -> None:
+    theirs, ours, x = Hand(2), alike(2), input_of(2)
+    state = {key.replace("depthwise", "dw").replace("pointwise", "pw"): v for key, v in theirs.state_dict().items()}
+    ours.load_state_dict(state)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (
+            {"weight": torch.zeros(6, 4, 3, 3)},
+            r"depthwise.weight \(weight, \(6, 4, 3, 3\), is a dense convolution's: load that, then SeparableConv2d.from_d",
+        ),
+        (
+            {"a.weight": torch.zeros(4, 1, 3, 3), "b.weight": torch.zeros(7, 4, 1, 1), "c.weight": torch.zeros(3)},
+            r"has depthwise.weight and pointwise.weight; what looks like .* here: a.weight \(4, 1, 3, 3\), b.weight",
+        ),
+        ({"running": torch.zeros(3)}, "what looks like a convolution's weight here: none"),
+        ({"dw.weight": torch.zeros(4, 1, 5, 5), "pw.weight": torch.zeros(6, 4, 1, 1)}, "here: dw.weight"),
+    ],
+)
+def test_a_missing_weight_points_to_what_is_there(state: dict[str, Tensor], message: str) -> None:
+    layer = alike(2)
+    with pytest.raises(RuntimeError, match=message):
+        nn.Sequential(layer).load_state_dict({f"0.{key}": value for key, value in state.items()})
+    loaded = layer.load_state_dict(state, strict=False)
+    assert loaded.missing_keys == ["depthwise.weight", "pointwise.weight", "pointwise.bias"]
+    assert sorted(loaded.unexpected_keys) == sorted(state)
+
+
+def test_nothing_is_pointed_at_where_nothing_is() -> None:
+    with pytest.raises(RuntimeError, match=r'"depthwise.weight", "pointwise.weight", "pointwise.bias"'):
+        alike(2).load_state_dict({})

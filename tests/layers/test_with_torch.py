@@ -15,8 +15,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from depthwise import DepthwiseConv2d, SeparableConv1d, SeparableConv2d, SeparableConv3d, separate_
-from depthwise.blocks import ConvNeXtBlock, InvertedResidual, MobileNetV1Block, XceptionBlock
+from depthwise import (
+    DepthwiseConv1d,
+    DepthwiseConv2d,
+    DepthwiseError,
+    SeparableConv1d,
+    SeparableConv2d,
+    SeparableConv3d,
+    SeparableConvTranspose2d,
+    separate_,
+)
+from depthwise.blocks import BlueprintConv2d, ConvNeXtBlock, InvertedResidual, MobileNetV1Block, XceptionBlock
 from tests.support.dense import convolutional, images
 
 # torch's own exporters and compiler, at the pinned version, use what they deprecate.
@@ -185,3 +194,46 @@ def test_data_parallel_on_two_processes(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for rank in range(2):
         assert f"rank {rank} of 2: gradients agree" in done.stdout
+
+
+def test_symbolic_trace_takes_layers_as_nodes() -> None:
+    net = nn.Sequential(
+        network(), InvertedResidual(12, 12), BlueprintConv2d(12, 4, 3), SeparableConvTranspose2d(4, 4, 2, stride=2)
+    )
+    net.eval()
+    traced = torch.fx.symbolic_trace(net)
+    torch.testing.assert_close(traced(X), net(X))
+    kinds = {type(module) for name, module in traced.named_modules() if name}
+    assert {SeparableConv2d, DepthwiseConv2d, SeparableConvTranspose2d} <= kinds
+    with pytest.raises(DepthwiseError, match="symbolic_trace takes a DepthwiseConv2d as one node of a network; trace"):
+        torch.fx.symbolic_trace(DepthwiseConv2d(3, 3))
+
+
+def test_an_export_of_a_causal_layer() -> None:
+    layer = DepthwiseConv1d(4, 3, padding="causal").eval()
+    x = torch.randn(1, 4, 9)
+    torch.testing.assert_close(torch.export.export(layer, (x,)).module()(x), layer(x))
+
+
+@pytest.mark.parametrize("part", ["depthwise", "pointwise"])
+@pytest.mark.parametrize(
+    "wrap", [torch.nn.utils.parametrizations.weight_norm, torch.nn.utils.parametrizations.spectral_norm]
+)
+def test_parametrisations_stand_on_the_parts(wrap: Any, part: str) -> None:
+    layer = SeparableConv2d(3, 4, 3)
+    with pytest.raises(ValueError, match="does not have a parameter with name weight|has no attribute"):
+        wrap(layer)
+    wrap(getattr(layer, part))
+    layer(X).sum().backward()
+    assert all(parameter.grad is not None for parameter in layer.parameters())
+
+
+def test_a_swapped_average_and_pruning() -> None:
+    net = network()
+    average = torch.optim.swa_utils.AveragedModel(net)
+    average.update_parameters(net)
+    torch.testing.assert_close(average.eval()(X), net.eval()(X))
+    torch.nn.utils.prune.l1_unstructured(net[0].pointwise, "weight", amount=0.5)  # type: ignore[arg-type]
+    before = net(X)
+    torch.nn.utils.prune.remove(net[0].pointwise, "weight")  # type: ignore[arg-type]
+    torch.testing.assert_close(net(X), before)

@@ -8,13 +8,24 @@ import pytest
 import torch
 
 from depthwise import DepthwiseError
-from depthwise.separate.budget import Menu, allocate, check_budget, least_budget, within_error
+from depthwise.separate.budget import (
+    Menu,
+    allocate,
+    check_budget,
+    least_budget,
+    loss_of,
+    predicted,
+    within_error,
+)
 from depthwise.separate.options import Form, Option
 
 
 def menu(name: str, dense: int, errors: dict[int, float], sensitivity: float = 1.0) -> Menu:
-    forms = [Option(Form("depthwise first", m, m * dense // 10), error) for m, error in errors.items()]
-    return Menu(name, (Option(Form("dense", 1, dense), 0.0), *forms), sensitivity)
+    forms = [
+        Option(Form("depthwise first", m, m * dense // 10), error, sensitivity * error**2)
+        for m, error in errors.items()
+    ]
+    return Menu(name, (Option(Form("dense", 1, dense), 0.0), *forms))
 
 
 MENUS = [
@@ -25,7 +36,7 @@ MENUS = [
 
 
 def loss(chosen: tuple[Option, ...] | list[Option]) -> float:
-    return sum(menu.loss(option) for menu, option in zip(MENUS, chosen, strict=True))
+    return sum(map(loss_of, chosen))
 
 
 def spent(chosen: tuple[Option, ...] | list[Option]) -> int:
@@ -69,3 +80,13 @@ def test_errors() -> None:
     for wrong in (0, -1, 1.5, True, "half", float("nan"), torch.tensor(0.5)):
         with pytest.raises(DepthwiseError, match="budget is a share, more than 0 and at most 1; got"):
             check_budget(wrong)
+
+
+def test_the_prediction_adds_up_squares_and_counts_on_later_fits() -> None:
+    form = Form("depthwise first", 1, 10)
+    alone, unseen, dense = Option(form, 0.5, 0.04), Option(form, 0.3), Option(Form("dense", 1, 90), 0.0, 0.0)
+    assert predicted([dense, dense]) == 0
+    # By the weights alone nothing is fitted.
+    assert predicted([unseen, unseen]) == pytest.approx(0.3 * 2**0.5)
+    assert predicted([alone, dense]) < 0.2
+    assert predicted([alone]) < predicted([alone, alone]) < 2**0.5 * predicted([alone])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 from depthwise import DepthwiseError, count, separate_
@@ -46,10 +48,78 @@ def test_the_frontier_goes_from_the_least_to_all(separated: tuple[nn.Module, Sep
     assert frontier[-1].predicted_error < report.predicted_error < errors[0]
 
 
-def test_the_prediction_is_near_what_came(separated: tuple[nn.Module, Separation]) -> None:
+@pytest.mark.parametrize("budget", [0.25, 0.4, 0.7])
+def test_the_prediction_is_near_what_came_also_of_other_budgets(budget: float) -> None:
+    x, dense = images(256), convolutional()
+    report = separate_(deepcopy(dense), x, budget=budget)
+    assert report.output_error is not None
+    assert report.output_error / 1.5 < report.predicted_error < 1.5 * report.output_error
+    other = separate_(dense, x, budget=0.5)
+    assert other.output_error is not None
+    points = report.frontier(40)
+    near = min(points, key=lambda point: abs(point.multiplications - other.multiplications_after))
+    assert other.output_error / 1.5 < near.predicted_error < 1.5 * other.output_error
+
+
+def test_the_frontier_is_calibrated_by_what_came(separated: tuple[nn.Module, Separation]) -> None:
     _, report = separated
     assert report.output_error is not None
-    assert report.output_error / 3 < report.predicted_error < 3 * report.output_error
+    factor = report.output_error / report.predicted_error
+    assert report.measured_per_predicted == pytest.approx(factor)
+    for calibrated, plain in zip(report.frontier(5), report.frontier(5, calibrated=False), strict=True):
+        assert calibrated.predicted_error == pytest.approx(factor * plain.predicted_error)
+    text = f"{report.output_error:.4f}; predicted when the forms were chosen: {report.predicted_error:.4f}"
+    assert text in str(report)
+
+
+def accuracy_like(network: nn.Module) -> Tensor:
+    network.train()
+    value: Tensor = network.eval()(images(8)).abs().mean().detach()
+    return value
+
+
+def test_what_evaluate_gives_stands_in_the_report() -> None:
+    model, dense = convolutional(), convolutional()
+    dense.load_state_dict(model.state_dict())
+    report = separate_(model, images(32), budget=0.7, evaluate=accuracy_like, evaluate_at=[0.2, 1.0])
+    assert report.value_before == float(accuracy_like(dense))
+    assert report.value_after == float(accuracy_like(model))
+    low, high = report.evaluated
+    assert low.multiplications < report.multiplications_after < high.multiplications == report.multiplications_before
+    assert low.output_error is not None
+    assert report.output_error is not None
+    assert low.output_error > report.output_error > 0
+    assert (high.value, high.output_error) == (report.value_before, 0)
+    assert f"evaluate: {report.value_before:.6g} before, {report.value_after:.6g} after" in str(report)
+    assert f"evaluate at 100.0% of the layers with a choice: {high.value:.6g}, relative" in report._repr_html_()
+    assert Separation.from_dict(json.loads(json.dumps(report.to_dict()))) == report
+    weights = separate_(convolutional(), budget=0.4, evaluate=accuracy_like, evaluate_at=[0.5])
+    assert weights.evaluated[0].output_error is None
+    assert "evaluate at " in str(weights)
+
+
+def failing(network: nn.Module) -> float:
+    raise KeyError("no data")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"evaluate": 3}, "evaluate is something to call; got 3"),
+        ({"evaluate": failing}, "evaluate= failed: KeyError: 'no data'"),
+        ({"evaluate": lambda net: None}, "evaluate= gives a finite number, higher is better; got None"),
+        ({"evaluate": lambda net: float("nan")}, "evaluate= gives a finite number, higher is better; got nan"),
+        ({"evaluate": lambda net: torch.zeros(2)}, r"evaluate= gives a finite number, .*; got tensor"),
+        ({"evaluate_at": [0.3]}, "evaluate_at= says where to call evaluate=, which is not given"),
+        ({"evaluate": accuracy_like, "evaluate_at": [2]}, "evaluate_at is a share, more than 0 and at most 1; got 2"),
+        ({"evaluate": accuracy_like, "evaluate_at": 0.3}, "evaluate_at is a list of budgets; got 0.3"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_used(options: dict[str, Any], message: str) -> None:
+    model = convolutional()
+    with pytest.raises(DepthwiseError, match=message):
+        separate_(model, images(32), **options)
+    assert type(model[0]) is nn.Conv2d
 
 
 def test_the_report_is_the_same_after_a_round_through_json(
@@ -109,7 +179,8 @@ def test_a_report_that_cannot_be_written_is_told(separated: tuple[nn.Module, Sep
         ("layers[1].name", "0", "'0'; expected a layer that did not come before"),
         ("layers[1].reason", None, "None; expected a string"),
         ("layers[1].unseen", -1, "-1; expected a whole number from 0"),
-        ("layers[1].sensitivity", float("inf"), "inf; expected a finite number"),
+        ("layers[1].options[1].arriving", float("inf"), "inf; expected a finite number of at least 0"),
+        ("value_before", "0.9", "'0.9'; expected a finite number"),
         ("layers[1].svd_error", "0", "'0'; expected a finite number"),
         ("layers[1].cumulative_error", [], "[]; expected a finite number"),
         ("layers[1].relative_error", None, "None; expected a finite number"),
@@ -189,6 +260,7 @@ def test_the_page_has_the_plot_and_loads_nothing(separated: tuple[nn.Module, Sep
     _, report = separated
     page = document(report)
     assert page.count("<circle ") == 11
+    assert page.count("<polyline ") == 2
     assert f"At {report.share:.1%} of the multiplications" in page
     assert not re.search(r"<(script|link|iframe|object)\b|@import|url\(", page)
     assert report._repr_html_() in page or report._repr_html_()[:200] in page
@@ -267,3 +339,20 @@ def test_unseen_directions_are_told() -> None:
     report = separate_(model, x, budget=0.5)
     assert report.layers[0].unseen == report.layers[0].multiplier
     assert f"0: the calibration data leave {report.layers[0].unseen} directions of its inputs unseen" in str(report)
+
+
+def test_the_plots_ticks_are_round(separated: tuple[nn.Module, Separation]) -> None:
+    _, report = separated
+    ticks = [float(tick) for tick in re.findall(r'text-anchor="end"[^>]*>([\d.e-]+)</text>', document(report))]
+    assert 4 <= len(ticks) <= 6
+    assert ticks == sorted(ticks)
+    # 1, 2 or 5 times a power of ten apart.
+    assert f"{ticks[1]:.0e}"[0] in "125"
+    assert ticks == pytest.approx([number * ticks[1] for number in range(len(ticks))])
+
+
+def test_the_networks_name_stands_clear_of_the_curve(separated: tuple[nn.Module, Separation]) -> None:
+    _, report = separated
+    page = document(report)
+    assert page.index("<polyline") < page.index('class="here"')
+    assert ".here { paint-order: stroke; stroke: var(--paper" in page

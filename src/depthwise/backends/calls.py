@@ -10,7 +10,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from operator import itemgetter
-from threading import Lock
+from threading import RLock
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, get_num_threads, is_grad_enabled
@@ -173,7 +173,8 @@ def keep(
 
 
 _bound: OrderedDict[Hashable, Bound] = OrderedDict()
-_lock = Lock()
+# A signal's handler may call while the thread that it interrupts holds it.
+_lock = RLock()
 
 
 def bound(key: Hashable, bind: Callable[[], Bound | None]) -> Bound | None:
@@ -227,7 +228,7 @@ def _guard(*tensors: Tensor) -> Callable[..., bool]:
 
 def _after_fork_in_child() -> None:
     global _lock  # noqa: PLW0603
-    _lock = Lock()
+    _lock = RLock()
 
 
 if hasattr(os, "register_at_fork"):

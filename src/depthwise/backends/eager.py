@@ -9,32 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..activations import ACTIVATIONS
 from ..geometry import Geometry
 from .base import Backend, DepthwiseTensors, Norm, SeparableTensors, Weights
 from .problem import Activation, Problem
 
 CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
-# Every activation of the functional forms: torch's function of (x, slope). Only those in DEFAULT_SLOPES have a slope.
-ACTIVATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
-    "relu": lambda x, _: F.relu(x),
-    "relu6": lambda x, _: F.relu6(x),
-    "silu": lambda x, _: F.silu(x),
-    "hardswish": lambda x, _: F.hardswish(x),
-    "hardsigmoid": lambda x, _: F.hardsigmoid(x),
-    "sigmoid": lambda x, _: F.sigmoid(x),
-    "gelu": lambda x, _: F.gelu(x),
-    "leaky_relu": F.leaky_relu,
-    "elu": F.elu,
-}
-DEFAULT_SLOPES = {"leaky_relu": 0.01, "elu": 1.0}
-
 
 def activate(x: Tensor, activation: Activation) -> Tensor:
     if activation is None:
         return x
     name, slope = activation
-    return ACTIVATIONS[name](x, slope)
+    return ACTIVATIONS[name].function(x, slope)
 
 
 class Eager(Backend):

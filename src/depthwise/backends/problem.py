@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .base import Weights
 
 Operation = Literal["depthwise", "separable"]
-Activation = tuple[str, float] | None  # a name of `eager.ACTIVATIONS` and its slope
+Activation = tuple[str, float] | None  # a name of `activations.ACTIVATIONS` and its slope
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..demo.timing import Effort
 from ..doctor import machine_report
 from ..errors import DepthwiseError
-from ..files import check_writable
+from ..files import check_writable, writing
 from .cases import MOBILENET_V1
 from .measure import STANDARD, measure, prepared
 from .peaks import measured_peaks
@@ -49,7 +49,8 @@ def run(console: Console, out: Path | None, *, quick: bool = False) -> BenchResu
     result = BenchResult(rows, peaks, machine_report(), date, out)
     console.print(console_table(result))
     if out is not None:
-        write_roofline(result, out)
+        with writing(out):
+            write_roofline(result, out)
         console.print(f"The roofline: {out}", highlight=False, markup=False, soft_wrap=True)
     return result
 

@@ -10,7 +10,8 @@ from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from ..cost import Cost
-from ..tracing import InputSize, OperatorCall, storage, tensors, trace
+from ..inputs import InputSize, tensors
+from ..tracing import OperatorCall, storage, trace
 from .dense import DenseCosts
 from .gradients import backward_costs
 from .operators import DERIVED, WHOLE, bytes_moved, elements, is_free, kind_of, operator_of, reads

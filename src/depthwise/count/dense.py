@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from ..cost import Cost
-from ..tracing import OperatorCall, storage, tensors
+from ..inputs import tensors
+from ..tracing import OperatorCall, storage
 from .operators import PRODUCTS, TRANSPARENT, kind_of, reads
 
 

@@ -8,7 +8,8 @@ from math import prod
 from torch import Tensor
 
 from ..cost import Cost, products_cost
-from ..tracing import OperatorCall, tensors
+from ..inputs import tensors
+from ..tracing import OperatorCall
 
 Formula = Callable[[OperatorCall], Cost]
 

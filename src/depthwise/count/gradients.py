@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from ..cost import Cost
-from ..tracing import OperatorCall, storage, tensors
+from ..inputs import tensors
+from ..tracing import OperatorCall, storage
 from .operators import PRODUCTS, reads
 
 

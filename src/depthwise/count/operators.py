@@ -32,8 +32,9 @@ from math import prod
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from ..inputs import tensors
 from ..layers.depthwise import DEPTHWISE
-from ..tracing import OperatorCall, storage, tensors
+from ..tracing import OperatorCall, storage
 from .formulas import (
     Formula,
     adaptive_average_pooling,

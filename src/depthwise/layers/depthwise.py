@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any, ClassVar, ParamSpec
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.modules.conv import _ConvNd
 
 from .. import functional
@@ -22,7 +24,43 @@ from ..geometry import (
     per_axis,
     positive,
     torch_padding,
+    without_causal,
 )
+
+P = ParamSpec("P")
+
+
+def _by_keyword(init: Callable[P, None]) -> Callable[P, None]:
+    """A constructor that says what to write to whoever gives it nn.Conv2d's arguments in nn.Conv2d's order."""
+
+    @wraps(init)
+    def checked(*args: P.args, **given: P.kwargs) -> None:
+        layer, *positional = args
+        is_torchs = len(positional) > 2 or (len(positional) == 2 and "kernel_size" in given)
+        if is_torchs or "out_channels" in given or "groups" in given:
+            raise DepthwiseError(_what_to_write(type(layer).__name__, positional, given))
+        init(*args, **given)
+
+    return checked
+
+
+def _what_to_write(name: str, positional: list[Any], given: dict[str, Any]) -> str:
+    order = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
+    torchs = dict(zip(order, positional, strict=False)) | given
+    options = {key: value for key, value in torchs.items() if key not in order[:3] and key != "groups"}
+    channels, filters = torchs.get("in_channels"), torchs.get("out_channels")
+    if isinstance(channels, int) and isinstance(filters, int) and channels > 0 and filters > channels:
+        options["depth_multiplier"] = filters // channels
+    first = "".join(f", {key}={value!r}" for key, value in options.items())
+    readings = f"for nn.Conv2d's order write {name}({channels!r}, {torchs.get('kernel_size', '...')!r}{first})"
+    if len(positional) > 2 and given.keys().isdisjoint(("groups", "out_channels")):
+        rest = zip(order[3:], positional[2:], strict=False)
+        second = "".join(f", {key}={value!r}" for key, value in [*rest, *given.items()])
+        readings += f"; for a kernel of {positional[1]!r} write {name}({positional[0]!r}, {positional[1]!r}{second})"
+    return (
+        f"{name} takes in_channels, kernel_size and all else by keyword: it has no out_channels, which are in_channels "
+        f"* depth_multiplier, and no groups; {readings}"
+    )
 
 
 class _DepthwiseConv(_ConvNd):
@@ -30,10 +68,12 @@ class _DepthwiseConv(_ConvNd):
 
     rank: ClassVar[int]
 
+    @_by_keyword
     def __init__(
         self,
         in_channels: int,
         kernel_size: IntOrTuple,
+        *,
         stride: IntOrTuple = 1,
         padding: Padding = 0,
         dilation: IntOrTuple = 1,
@@ -41,13 +81,14 @@ class _DepthwiseConv(_ConvNd):
         padding_mode: str = "zeros",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        *,
         depth_multiplier: int = 1,
     ) -> None:
         channels = positive(in_channels, "in_channels")
         filters = channels * positive(depth_multiplier, "depth_multiplier")
         kernel_size = per_axis(kernel_size, self.rank, "kernel_size")
         stride = per_axis(stride, self.rank, "stride")
+        dilation = per_axis(dilation, self.rank, "dilation")
+        padding = without_causal(padding, kernel_size, dilation)
         settled = torch_padding(padding, stride)
         check_countable("the weight", filters, *kernel_size)
         conv: Any = super()
@@ -58,7 +99,7 @@ class _DepthwiseConv(_ConvNd):
             stride,
             # torch's constructor knows neither pairs nor a strided "same".
             0 if settled is None else settled,
-            per_axis(dilation, self.rank, "dilation"),
+            dilation,
             channels,
             is_true(bias, "bias"),
             *checked_options(padding_mode, device, dtype),
@@ -71,6 +112,8 @@ class _DepthwiseConv(_ConvNd):
         return self.out_channels // self.in_channels
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  as torch's convolutions call it
+        if type(input) is Proxy:
+            return as_leaf(self, input)
         return self._conv_forward(input, *weight_and_bias(self))
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -85,11 +128,45 @@ class _DepthwiseConv(_ConvNd):
 class DepthwiseConv1d(_DepthwiseConv, nn.Conv1d):
     """`DepthwiseConv2d` for sequences, (batch, channels, length).
 
-    >>> DepthwiseConv1d(64, 4, padding=((3, 0),))  # causal
+    >>> DepthwiseConv1d(64, 4, padding="causal")
     DepthwiseConv1d(64, kernel_size=(4,), padding=((3, 0),))
     """
 
     rank = 1
+
+    def step(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Outputs of the next part of a sequence, however long, and the state for the part after it.
+
+        x:     (batch, in_channels, length), or without the batch
+        state: the inputs that the next outputs still need, (batch, in_channels, dilation * (kernel_size - 1)); None
+               before the first part, where zeros stand for them
+        out:   the outputs, as long as `x`, and the state
+
+        The layer is causal, padding="causal", and its stride is 1.
+
+        >>> layer, x = DepthwiseConv1d(8, 4, padding="causal"), torch.randn(1, 8, 10)
+        >>> first, state = layer.step(x[..., :6])
+        >>> second, state = layer.step(x[..., 6:], state)
+        >>> torch.allclose(torch.cat((first, second), dim=-1), layer(x), atol=1e-6)
+        True
+        """
+        functional.batched(x, 1, self.in_channels)
+        reach = self.dilation[0] * (self.kernel_size[0] - 1)
+        if not x.shape[-1]:
+            raise DepthwiseError(f"step needs one frame at least; got the shape {tuple(x.shape)}")
+        causal = without_causal("causal", self.kernel_size, self.dilation)
+        own = padding_pairs(self.padding, x.shape[-1:], self.kernel_size, self.stride, self.dilation)
+        if own != causal or self.stride != (1,) or self.padding_mode != "zeros":
+            raise DepthwiseError(f"step needs padding='causal', of zeros, and a stride of 1; this is {self}")
+        expected = (*x.shape[:-1], reach)
+        if state is None:
+            state = x.new_zeros(expected)
+        elif not isinstance(state, Tensor) or tuple(state.shape) != expected or state.dtype != x.dtype:
+            got = f"{tuple(state.shape)} of {state.dtype}" if isinstance(state, Tensor) else repr(state)
+            raise DepthwiseError(f"state must have the shape {expected} and x's dtype, {x.dtype}; got {got}")
+        whole = torch.cat((state, x), dim=-1)
+        out = functional.depthwise_conv(1, whole, *weight_and_bias(self), 1, 0, self.dilation, self.in_channels)
+        return out, whole[..., whole.shape[-1] - reach :].clone()
 
 
 class DepthwiseConv2d(_DepthwiseConv, nn.Conv2d):
@@ -98,7 +175,10 @@ class DepthwiseConv2d(_DepthwiseConv, nn.Conv2d):
     x:       (batch, in_channels, height, width), or without the batch
     out:     (batch, in_channels * depth_multiplier, out_height, out_width)
     weight:  (in_channels * depth_multiplier, 1, kernel_height, kernel_width)
-    padding: int, tuple, "valid", "same" (TensorFlow's rule where strided), or (before, after) pairs
+    padding: int, tuple, "valid", "same" (TensorFlow's rule where strided), or (before, after) pairs; in 1-d and along
+             the depth of 3-d also "causal"
+
+    All after kernel_size goes by keyword: a third number would be a stride here and a kernel in nn.Conv2d.
 
     A torch.nn.Conv2d with groups=in_channels, initialised as one: its fan_in is the kernel area.
 
@@ -114,6 +194,14 @@ class DepthwiseConv3d(_DepthwiseConv, nn.Conv3d):
     """`DepthwiseConv2d` for volumes, (batch, channels, depth, height, width)."""
 
     rank = 3
+
+
+def as_leaf(layer: nn.Module, x: Proxy) -> Any:
+    """The node that a layer is in a graph of torch.fx.symbolic_trace, as torch's own modules are."""
+    path = x.tracer.path_of_module(layer)
+    if not path:
+        raise DepthwiseError(f"symbolic_trace takes a {type(layer).__name__} as one node of a network; trace that")
+    return x.tracer.create_proxy("call_module", path, (x,), {})
 
 
 DEPTHWISE: Mapping[int, type[_DepthwiseConv]] = {1: DepthwiseConv1d, 2: DepthwiseConv2d, 3: DepthwiseConv3d}

@@ -8,10 +8,12 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.module import _has_any_global_hook
 
 from .. import functional
+from ..activations import ACTIVATIONS
 from ..backends.base import Norm
 from ..backends.weights import gradients_asked
 from ..errors import DepthwiseError
@@ -20,8 +22,17 @@ from ..functional import ActivationName
 from ..geometry import IntOrTuple, Padding, check_groups, positive
 from ..modules import computes_as, is_watched
 from .conversion import CONVOLUTIONS, from_dense, pointwise_convolution, to_dense
-from .depthwise import DEPTHWISE, call_arguments, checked_options, is_true, pad_input, weight_and_bias
-from .state_dicts import adapt_
+from .depthwise import (
+    DEPTHWISE,
+    DepthwiseConv1d,
+    as_leaf,
+    call_arguments,
+    checked_options,
+    is_true,
+    pad_input,
+    weight_and_bias,
+)
+from .state_dicts import Pointed, adapt_, pointer
 
 MakeModule = Callable[..., nn.Module]
 
@@ -88,13 +99,13 @@ class _SeparableConv(nn.Module):
         self.depthwise = DEPTHWISE[self.rank](
             in_channels,
             kernel_size,
-            stride,
-            padding,
-            dilation,
-            depthwise_bias,
-            padding_mode,
-            device,
-            dtype,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            bias=depthwise_bias,
+            padding_mode=padding_mode,
+            device=device,
+            dtype=dtype,
             depth_multiplier=depth_multiplier,
         )
         inner = self.depthwise.out_channels
@@ -104,6 +115,8 @@ class _SeparableConv(nn.Module):
         self.pointwise = pointwise_convolution(self.rank, inner, self.out_channels, self.groups, bias=bias, **to)
         self.pointwise_norm = made("pointwise_norm", pointwise_norm, self.out_channels, **to)
         self.pointwise_activation = made("pointwise_activation", pointwise_activation, **to)
+        self._pointer: str | None = None
+        self.register_load_state_dict_post_hook(_point)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -147,6 +160,8 @@ class _SeparableConv(nn.Module):
         return [(name, module) for name, module in found if module is not None]
 
     def forward(self, x: Tensor) -> Tensor:
+        if type(x) is Proxy:
+            return as_leaf(self, x)  # type: ignore[no-any-return]
         joined = self._joined()
         if isinstance(joined, str):
             out, unbatched = functional.batched(x, self.rank, self.in_channels)
@@ -238,12 +253,13 @@ class _SeparableConv(nn.Module):
         return call_arguments(self, [self.in_channels, self.out_channels], has_bias, groups=self.groups)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Also accept the keys of an nn.Sequential of the same parts: 0.weight, 1.weight, ...
+        """Also accept the keys of an nn.Sequential of the same parts, 0.weight, 1.weight, and those of other libraries.
 
         A depthwise bias, which this layer leaves out where nothing stands between, becomes part of the pointwise bias:
         P·b.
         """
         adapt_(self, state_dict, prefix)
+        self._pointer = pointer(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
@@ -251,6 +267,16 @@ class SeparableConv1d(_SeparableConv):
     """`SeparableConv2d` for sequences, (batch, channels, length)."""
 
     rank = 1
+
+    def step(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Outputs of the next part of a sequence, and the state for the part after it: `DepthwiseConv1d.step`."""
+        if not isinstance(self.depthwise, DepthwiseConv1d):
+            raise DepthwiseError(f"step needs a DepthwiseConv1d as the depthwise part; got {self.depthwise}")
+        y, state = self.depthwise.step(x, state)
+        out, unbatched = functional.batched(y, 1)
+        for _, module in self.present_parts()[1:]:
+            out = module(out)
+        return (out.squeeze(0) if unbatched else out), state
 
 
 class SeparableConv2d(_SeparableConv):
@@ -287,18 +313,7 @@ _POINTWISE = {rank: ((1,) * rank, (0,) * rank) for rank in SEPARABLE}
 
 # What the functional forms call them; what they have no name for is unknown.
 _UNKNOWN: Any = object()
-_ACTIVATIONS: dict[type[nn.Module], Callable[[Any], ActivationName]] = {
-    nn.ReLU: lambda _: "relu",
-    nn.ReLU6: lambda module: "relu6" if (module.min_val, module.max_val) == (0, 6) else _UNKNOWN,
-    nn.SiLU: lambda _: "silu",
-    nn.Hardswish: lambda _: "hardswish",
-    nn.Hardsigmoid: lambda _: "hardsigmoid",
-    nn.Sigmoid: lambda _: "sigmoid",
-    nn.GELU: lambda module: "gelu" if module.approximate == "none" else _UNKNOWN,
-    nn.LeakyReLU: lambda module: _sloped("leaky_relu", module.negative_slope),
-    nn.ELU: lambda module: _sloped("elu", module.alpha),
-    nn.Identity: lambda _: None,
-}
+_NAMES: dict[type[nn.Module], str] = {row.module: name for name, row in ACTIVATIONS.items()}
 
 
 def _foreign_pair(depthwise: Any, pointwise: Any, rank: int) -> str | None:
@@ -314,8 +329,13 @@ def _foreign_pair(depthwise: Any, pointwise: Any, rank: int) -> str | None:
 
 
 def _activation(module: nn.Module) -> ActivationName:
-    base = computes_as(type(module), *_ACTIVATIONS)
-    return _UNKNOWN if base is None else _ACTIVATIONS[base](module)
+    base = computes_as(type(module), nn.Identity, *_NAMES)
+    if base is nn.Identity:
+        return None
+    found: ActivationName = _UNKNOWN
+    if base is not None and (row := ACTIVATIONS[_NAMES[base]]).is_computed_by(module):
+        found = _NAMES[base] if row.slope is None else _sloped(_NAMES[base], getattr(module, row.slope_attribute))
+    return found
 
 
 def _sloped(name: str, slope: object) -> ActivationName:
@@ -337,6 +357,15 @@ def _norm(module: nn.Module, rank: int, dtype: torch.dtype) -> Norm | str:
     if (weight is None) != (bias is None):
         return "has a weight or a bias alone"
     return Norm(mean, var, weight, bias, own["eps"], buffers.get("num_batches_tracked"))
+
+
+def _point(layer: nn.Module, keys: Any) -> None:
+    """Let the missing depthwise weight of a layer that was loaded say what to look at."""
+    pointed, layer._pointer = layer._pointer, None  # type: ignore[assignment]
+    if isinstance(pointed, str):
+        keys.missing_keys[:] = [
+            Pointed(key, pointed) if key.endswith("depthwise.weight") else key for key in keys.missing_keys
+        ]
 
 
 def made(name: str, make: MakeModule | None, *channels: int, device: Any, dtype: Any) -> nn.Module | None:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..activations import ACTIVATIONS
 from ..backends import CPU
-from ..backends.eager import DEFAULT_SLOPES
 from ..backends.problem import Problem
 from ..functional import depthwise_conv, separable_conv
 from ..geometry import Geometry
@@ -172,4 +172,5 @@ def _weight(node: Node, key: str, weights: Mapping[str, Any]) -> Tensor | None:
 
 def _named(activation: Any) -> Any:
     """The activation as the functional forms take it: a slope only for those that have one."""
-    return activation if activation is None or activation[0] in DEFAULT_SLOPES else activation[0]
+    has_slope = activation is not None and ACTIVATIONS[activation[0]].slope is not None
+    return activation if activation is None or has_slope else activation[0]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from ..explain.svg import INK, SOFT_INK, tag, text, words
+from ..page.svg import INK, SOFT_INK, tag, text, words
 
 if TYPE_CHECKING:
     from .profile import Profile

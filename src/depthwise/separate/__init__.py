@@ -2,11 +2,12 @@
 
 from .distillation import Distillation, distill
 from .losses import divergence, relative_squares
-from .report import FrontierPoint, LayerSeparation, Separation
+from .report import Evaluated, FrontierPoint, LayerSeparation, Separation
 from .separating import separate_, separated_like
 
 __all__ = [
     "Distillation",
+    "Evaluated",
     "FrontierPoint",
     "LayerSeparation",
     "Separation",

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset
 
-from ..errors import DepthwiseError
-from ..tracing import tensors
+from ..errors import DepthwiseError, said
+from ..inputs import tensors
 from .processes import together
 
 # Samples of a calibration tensor that go through the model together.
@@ -56,7 +56,7 @@ class Batch:
         except Exception as error:
             shapes = ", ".join(str(tuple(x.shape)) for x in tensors([self.args, dict(self.kwargs)]))
             raise DepthwiseError(
-                f"{who} failed on a {use} batch of {shapes or 'no tensors'}: {type(error).__name__}: {error}; of a "
+                f"{who} failed on a {use} batch of {shapes or 'no tensors'}: {said(error)}; of a "
                 f"tuple or a list the first element is the input, and several inputs are a tuple in its place; a dict "
                 f"is called as model(**batch); adapter= makes the input of any other batch, such as lambda batch: "
                 f"batch['image']"
@@ -109,7 +109,7 @@ def drawn(loader: Iterable[Any], name: str) -> Iterator[Any]:
         raise
     # A loader is the user's code, and may raise anything.
     except Exception as error:
-        raise DepthwiseError(f"{name} raised {type(error).__name__} after {number} batches: {error}") from error
+        raise DepthwiseError(f"{name} failed after {number} batches: {said(error)}") from error
 
 
 def batches_of(calibration: Any, adapter: Adapter | None, device: torch.device | None) -> list[Batch]:
@@ -189,7 +189,7 @@ def _adapted(part: Any, adapter: Adapter, use: str) -> Any:
         raise
     # The adapter is the user's code, and may raise anything.
     except Exception as error:
-        raise DepthwiseError(f"adapter= raised {type(error).__name__} on a {use} batch: {error}") from error
+        raise DepthwiseError(f"adapter= failed on a {use} batch: {said(error)}") from error
 
 
 def _usable(value: Any, device: torch.device | None) -> Any:

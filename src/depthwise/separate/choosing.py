@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from math import isfinite, prod
+from dataclasses import dataclass, replace
+from math import isfinite, log, prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import DepthwiseError
-from .arriving import error_at_output
-from .budget import Menu, allocate, within_error
+from .arriving import Original
+from .budget import Menu, allocate, least_budget, predicted, within_error
 from .calibration import Batch
-from .fitting import Factors, kernel_of, options, refit_mixing, start, weight_options
+from .fitting import kernel_of, options, refit_mixing, start, weight_options
 from .gathering import AnyEvidence, own_evidence
 from .hooks import hooked
-from .options import Option
+from .options import Form, Option
 from .survey import Candidate
 
 # A relative error below this may be that of float32 alone.
 ROUNDING = 1e-4
+# Halvings of the span of budgets.
+SEARCHES = 24
 
 OnStep = Callable[[str, int, int], object]
 
@@ -38,44 +41,79 @@ def menus_of(
             on_step("weigh", done, len(candidates))
         return found
     found = []
+    original = Original(model, batches)
     for done, (candidate, evidence) in enumerate(own_evidence(model, candidates, batches), start=1):
         forms = tuple(options(candidate.conv, candidate.forms, evidence))
-        # Half-way along, where the error is neither rounding nor everything.
-        plain = [option for option in forms if option.error > ROUNDING] or forms
-        middle = plain[len(plain) // 2]
-        factors = refit_mixing(
-            evidence, start(kernel_of(candidate.conv), middle.form, prod(candidate.conv.kernel_size))
-        )
-        reached = _arriving(model, candidate, factors, evidence, batches)
-        sensitivity = reached / middle.error**2 if middle.error > ROUNDING else 1.0
-        found.append(Menu(candidate.name, (Option(candidate.dense, 0.0), *forms), sensitivity))
+        # What is less may be rounding.
+        told = sorted((option for option in forms if option.error > ROUNDING), key=lambda option: option.error)
+        told = told or list(forms)
+        measured: dict[Option, float] = {}
+        for place in sorted({0, len(told) // 2, len(told) - 1}):
+            measured[told[place]] = _arriving(model, candidate, told[place].form, evidence, original)
+        known = [(option.error, reached) for option, reached in measured.items() if option.error > ROUNDING]
+        weighed = tuple(replace(option, arriving=between(option.error, known)) for option in forms)
+        found.append(Menu(candidate.name, (Option(candidate.dense, 0.0, 0.0), *weighed)))
         on_step("weigh", done, len(candidates))
     return found
 
 
+def between(error: float, known: Sequence[tuple[float, float]]) -> float:
+    """What arrives of an error, by a power law between the known pairs of error and what arrives, in rising order.
+
+    >>> round(between(0.2, [(0.1, 0.01), (0.4, 0.16)]), 6)
+    0.04
+    """
+    if error <= 0 or not known:
+        return error**2
+    if len(known) == 1 or error <= known[0][0]:
+        return known[0][1] * (error / known[0][0]) ** 2
+    place = min(bisect([each for each, _ in known], error), len(known) - 1)
+    (low, reached_low), (high, reached_high) = known[place - 1], known[place]
+    if high <= low or reached_low <= 0 or reached_high <= 0:
+        return reached_high
+    return float(reached_low * (error / low) ** (log(reached_high / reached_low) / log(high / low)))
+
+
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What forms are chosen by: one budget for all layers, or the greatest error of each.
+    """What forms are chosen by: one budget for all layers, or the greatest error of the network's output.
 
+    max_error:  without data, of each layer's kernel
     by_default: whether nobody asked for it
+    factor:     what came of an earlier choice, of what was predicted
     """
 
     budget: float | None
     max_error: float | None
     by_default: bool = False
+    factor: float = 1.0
 
     @property
     def why_dense(self) -> str:
         """Why a layer with a choice stays as it is."""
-        return (
-            "the budget has room for it" if self.max_error is None else f"no form is within max_error={self.max_error}"
-        )
+        if self.max_error is None:
+            return "the budget has room for it"
+        return f"no form is within max_error={self.max_error}"
 
     def choose(self, menus: Sequence[Menu]) -> list[Option]:
         """One option of each menu."""
-        if self.max_error is not None:
+        if self.max_error is None:
+            return allocate(menus, 1.0 if self.budget is None else self.budget)
+        if all(option.arriving is None for menu in menus for option in menu.options[1:]):
             return [within_error(menu, self.max_error) for menu in menus]
-        return allocate(menus, 1.0 if self.budget is None else self.budget)
+        # The least budget whose predicted error is small enough.
+        low, high = least_budget(menus), 1.0
+        chosen, best = allocate(menus, low * (1 + 1e-12)), [menu.dense for menu in menus]
+        if self.factor * predicted(chosen) <= self.max_error:
+            return chosen
+        for _ in range(SEARCHES):
+            middle = (low + high) / 2
+            chosen = allocate(menus, middle)
+            if self.factor * predicted(chosen) <= self.max_error:
+                high, best = middle, chosen
+            else:
+                low = middle
+        return best
 
 
 def bias_of(candidate: Candidate, kernel: Tensor, evidence: AnyEvidence) -> Tensor:
@@ -85,12 +123,13 @@ def bias_of(candidate: Candidate, kernel: Tensor, evidence: AnyEvidence) -> Tens
     return (evidence.target_mean - (kernel @ evidence.patch_mean.unsqueeze(2)).squeeze(2)).flatten()
 
 
-def _arriving(
-    model: nn.Module, candidate: Candidate, factors: Factors, evidence: AnyEvidence, batches: Sequence[Batch]
-) -> float:
-    """The squared relative error of the network's output where one layer computes with `factors`."""
+def _arriving(model: nn.Module, candidate: Candidate, form: Form, evidence: AnyEvidence, original: Original) -> float:
+    """The squared relative error of the network's output where one layer has a form, the norm after it moved along."""
     conv = candidate.conv
-    kernel = factors.kernel
+    kernel = refit_mixing(evidence, start(kernel_of(conv), form, prod(conv.kernel_size))).kernel
+    if candidate.norm is not None:
+        now = evidence.variance(kernel)
+        kernel = kernel * (evidence.energy / now).where((evidence.energy > 0) & (now > 0), 1.0).sqrt().unsqueeze(2)
     weight = kernel.reshape(conv.weight.shape).to(conv.weight.dtype)
     bias = bias_of(candidate, kernel, evidence).to(conv.weight.dtype)
 
@@ -102,7 +141,7 @@ def _arriving(
         with hooked(conv, separated):
             return batch.run(model)
 
-    error = error_at_output(model, run, batches)
+    error = original.error_of(run)
     if not isfinite(error):
         raise DepthwiseError(
             f"the network's output on the calibration data is not finite, or is not where {candidate.name} is separated"

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import DepthwiseError
+from ..errors import DepthwiseError, said
 from ..geometry import positive
 from .calibration import Adapter, Batch, batch_of, device_of, drawn, loader_of
 from .checks import check_callable, check_number, check_pair
@@ -212,7 +212,7 @@ def _of_labels(given: Any, labels: Any) -> Tensor:
     except (RuntimeError, ValueError, IndexError) as error:
         raise DepthwiseError(
             f"labels of shape {tuple(labels.shape)} and {labels.dtype} do not fit logits of {tuple(given.shape)}: "
-            f"{error}"
+            f"{said(error)}"
         ) from error
 
 

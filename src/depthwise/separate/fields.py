@@ -36,6 +36,13 @@ class Fields:
             raise self._wrong(name, "a finite number of at least 0")
         return float(value)
 
+    def any_number(self, name: str) -> float:
+        """A finite number."""
+        value = self._value(name)
+        if not is_finite_number(value):
+            raise self._wrong(name, "a finite number")
+        return float(value)
+
     def number_or_none(self, name: str) -> float | None:
         return None if self._value(name) is None else self.number(name)
 

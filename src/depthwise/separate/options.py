@@ -26,10 +26,14 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """A form of a layer, and the relative error that it would leave in the layer's output, alone."""
+    """A form of a layer, and what it would cost alone: the relative error in the layer's output, norms.
+
+    arriving: the squared relative error at the network's output; None where no data showed it
+    """
 
     form: Form
     error: float
+    arriving: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from ..errors import DepthwiseError
 from ..geometry import positive
-from .budget import Menu, allocate, least_budget
+from .budget import Menu, allocate, least_budget, predicted
 from .fields import Fields, wrong
 from .options import Form, Option, Order
 from .whole import Rest
@@ -29,7 +28,6 @@ class LayerSeparation:
     unseen:           directions of its inputs that the calibration data do not show; there it keeps the SVD's weights
     reason:           why it stays dense; "" where it does not
     options:          every form there was to choose from, the dense one first
-    sensitivity:      how much of its squared error arrives at the network's output
     """
 
     name: str
@@ -41,7 +39,6 @@ class LayerSeparation:
     unseen: int = 0
     reason: str = ""
     options: tuple[Option, ...] = ()
-    sensitivity: float = 1.0
 
     @property
     def order(self) -> str:
@@ -60,6 +57,11 @@ class LayerSeparation:
         return self.form.order != "dense"
 
 
+def option_of(layer: LayerSeparation) -> Option:
+    """The option of a layer with a choice that was taken."""
+    return next(option for option in layer.options if option.form == layer.form)
+
+
 @dataclass(frozen=True, slots=True)
 class FrontierPoint:
     """One budget: the share asked for, the multiplications spent, and the error predicted at the network's output."""
@@ -67,6 +69,16 @@ class FrontierPoint:
     budget: float
     multiplications: int
     predicted_error: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """A separation at another budget, measured: the error that came, None without data, and what `evaluate` gave."""
+
+    budget: float
+    multiplications: int
+    output_error: float | None
+    value: float
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -79,6 +91,8 @@ class Separation:
     samples:      that were calibrated with, over all processes
     remarks:      sentences on the whole, such as that the samples were few
     elsewhere:    multiplications in all but the layers with a choice, by kind; None where they were not counted
+    value_before, value_after: what `evaluate` gave for the dense and the separated network; None without
+    evaluated:    what came at further budgets
     """
 
     layers: tuple[LayerSeparation, ...]
@@ -89,6 +103,9 @@ class Separation:
     samples: int
     remarks: tuple[str, ...] = ()
     elsewhere: tuple[Rest, ...] | None = None
+    value_before: float | None = None
+    value_after: float | None = None
+    evaluated: tuple[Evaluated, ...] = ()
 
     @property
     def separated(self) -> tuple[LayerSeparation, ...]:
@@ -130,27 +147,39 @@ class Separation:
 
     @property
     def predicted_error(self) -> float:
-        """At the network's output, as `frontier` reckons it, of the forms that were taken."""
-        menus = ((Menu(layer.name, layer.options, layer.sensitivity), layer) for layer in self.touchable)
-        loss: float = sum(menu.loss(Option(layer.form, layer.relative_error)) for menu, layer in menus)
-        return math.sqrt(loss)
+        """At the network's output, as it was predicted when the forms were chosen."""
+        return predicted([option_of(layer) for layer in self.touchable])
 
-    def frontier(self, points: int = 10) -> tuple[FrontierPoint, ...]:
+    @property
+    def measured_per_predicted(self) -> float:
+        """What came, of what was predicted; 1 where nothing was measured."""
+        predicted = self.predicted_error
+        return self.output_error / predicted if self.output_error and predicted > 0 else 1.0
+
+    def frontier(self, points: int = 10, *, calibrated: bool = True) -> tuple[FrontierPoint, ...]:
         """What other budgets would give, from the least to all; nothing is fitted again.
 
-        The error is the sum of the layers' own, each as it arrives at the network's output: a proxy for accuracy.
+        The error is that of the layers alone, each as it arrives at the network's output, added up; `calibrated` by
+        what was measured of this network.
         """
         points = positive(points, "points")
-        menus = [Menu(layer.name, layer.options, layer.sensitivity) for layer in self.touchable]
+        menus = self._menus
         least = least_budget(menus)
-        found = []
-        for step in range(points if menus else 0):
+        factor = self.measured_per_predicted if calibrated else 1.0
+        found: list[FrontierPoint] = []
+        highest = 0.0
+        for step in reversed(range(points if menus else 0)):
             budget = least + (1 - least) * step / max(points - 1, 1)
             # The least is met whatever its quotient rounds to.
             chosen = allocate(menus, budget * (1 + 1e-12))
-            loss = sum(menu.loss(option) for menu, option in zip(menus, chosen, strict=True))
-            found.append(FrontierPoint(budget, sum(option.form.multiplications for option in chosen), loss**0.5))
-        return tuple(found)
+            # What fewer multiplications could do, more can.
+            highest = max(highest, factor * predicted(chosen))
+            found.append(FrontierPoint(budget, sum(option.form.multiplications for option in chosen), highest))
+        return tuple(reversed(found))
+
+    @property
+    def _menus(self) -> list[Menu]:
+        return [Menu(layer.name, layer.options) for layer in self.touchable]
 
     def to_dict(self) -> dict[str, Any]:
         """The same as nested dicts and lists of strings and numbers; `from_dict` reads it."""
@@ -174,6 +203,11 @@ class Separation:
             samples=fields.whole("samples", 0),
             layers=tuple(_layer(layer) for layer in fields.objects("layers")),
             remarks=fields.texts("remarks") if fields.has_value("remarks") else (),
+            value_before=_any_number_or_none(fields, "value_before"),
+            value_after=_any_number_or_none(fields, "value_after"),
+            evaluated=tuple(_evaluated(each) for each in fields.objects("evaluated"))
+            if fields.has_value("evaluated")
+            else (),
             elsewhere=tuple(_rest(rest) for rest in fields.objects("elsewhere"))
             if fields.has_value("elsewhere")
             else None,
@@ -223,9 +257,7 @@ class Separation:
 
 
 def _layer(fields: Fields) -> LayerSeparation:
-    options = tuple(
-        Option(_form(option.object("form")), option.number("error")) for option in fields.objects("options")
-    )
+    options = tuple(_option(option) for option in fields.objects("options"))
     layer = LayerSeparation(
         name=fields.text("name"),
         form=_form(fields.object("form")),
@@ -236,7 +268,6 @@ def _layer(fields: Fields) -> LayerSeparation:
         unseen=fields.whole("unseen", 0),
         reason=fields.text("reason"),
         options=options,
-        sensitivity=fields.number("sensitivity"),
     )
     dense = Form("dense", 1, layer.multiplications_before)
     forms = [option.form for option in options] or [dense]
@@ -247,8 +278,26 @@ def _layer(fields: Fields) -> LayerSeparation:
     return layer
 
 
+def _any_number_or_none(fields: Fields, name: str) -> float | None:
+    return fields.any_number(name) if fields.has_value(name) else None
+
+
+def _evaluated(fields: Fields) -> Evaluated:
+    return Evaluated(
+        fields.number("budget"),
+        fields.whole("multiplications", 0),
+        fields.number_or_none("output_error"),
+        fields.any_number("value"),
+    )
+
+
 def _rest(fields: Fields) -> Rest:
     return Rest(fields.text("kind"), fields.whole("multiplications", 0))
+
+
+def _option(fields: Fields) -> Option:
+    arriving = fields.number("arriving") if fields.has_value("arriving") else None
+    return Option(_form(fields.object("form")), fields.number("error"), arriving)
 
 
 def _form(fields: Fields) -> Form:

@@ -12,9 +12,10 @@ All of it happens on a copy; the model is touched when nothing can fail any more
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from math import isfinite, sqrt
 from typing import Any
 
@@ -23,18 +24,19 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from ..errors import DepthwiseError
+from ..errors import DepthwiseError, said
 from ..geometry import positive
-from .arriving import error_at_output
-from .budget import check_budget
+from .arriving import Original
+from .budget import check_budget, predicted
 from .building import built, replace_
 from .calibration import Adapter, Batch, batches_of, device_of
 from .checks import check_callable, check_fits, check_model
-from .choosing import Goal, OnStep
+from .choosing import Goal, OnStep, menus_of
+from .evaluation import Evaluate, value_of
 from .hooks import hooked
 from .processes import from_first, together
 from .progress import shown_steps
-from .report import LayerSeparation, Separation
+from .report import Evaluated, LayerSeparation, Separation, option_of
 from .selection import Chosen, Where, chosen_by
 from .student import Student, student_of
 from .survey import Candidate, Left, survey
@@ -44,6 +46,8 @@ from .whole import Rest, elsewhere
 DEFAULT_BUDGET = 0.5
 # Of the network's multiplications: layers with a choice that are less are not worth an error.
 WORTH = 0.1
+# How often forms are chosen anew where what came of them is beyond max_error.
+TRIES = 6
 
 
 def separate_(
@@ -55,6 +59,8 @@ def separate_(
     where: Where | None = None,
     adapter: Adapter | None = None,
     input_size: Sequence[int] | Sequence[Sequence[int]] | None = None,
+    evaluate: Evaluate | None = None,
+    evaluate_at: Sequence[float] = (),
     on_step: OnStep = lambda *_: None,
     progress: bool = True,
 ) -> Separation:
@@ -64,12 +70,15 @@ def separate_(
                  batches, such as a DataLoader; of a batch that is a tuple or a list the first element is the input, and
                  labels are left out; several inputs are a tuple in its place. None takes the weights alone: plain SVD
     budget:      share of the dense multiplications, over the layers with a cheaper form; 0.5 where nothing is given
-    max_error:   or: the greatest relative error of each layer's output, that layer separated alone; errors add up on
-                 the way to the network's output, which `output_error` of the report tells
+    max_error:   or: the greatest relative error of the network's output on the calibration data, measured; without
+                 such data, of each layer's kernel
     where:       which layers may change, all where not given: a name, of a layer or of a module with layers, a pattern
                  such as "features.*", a list of those, or where(name, convolution)
     adapter:     makes the input of any other batch, such as lambda batch: batch["image"]
     input_size:  (channels, *spatial), or one for each input, to count multiplications where there is no calibration
+    evaluate:    evaluate(network) gives a number, higher is better, such as an accuracy; its values for the dense and
+                 the separated network stand in the report
+    evaluate_at: budgets at which it is called too, each for a separated copy that is then dropped
     on_step:     called with what was done, how many of it, and of how many
     progress:    bars on a terminal or in a notebook
 
@@ -93,7 +102,12 @@ def separate_(
         budget = DEFAULT_BUDGET
     if budget is not None:
         check_budget(budget)
-    for name, given in (("adapter", adapter), ("on_step", on_step)):
+    if not isinstance(evaluate_at, Sequence):
+        raise DepthwiseError(f"evaluate_at is a list of budgets; got {evaluate_at!r:.80}")
+    at = tuple(check_budget(each, "evaluate_at") for each in evaluate_at)
+    if at and evaluate is None:
+        raise DepthwiseError("evaluate_at= says where to call evaluate=, which is not given")
+    for name, given in (("adapter", adapter), ("evaluate", evaluate), ("on_step", on_step)):
         if given is not None:
             check_callable(given, name)
     check_model(model)
@@ -103,7 +117,9 @@ def separate_(
             chosen = None if where is None else chosen_by(model, where)
             batches = None if calibration is None else batches_of(calibration, adapter, device_of(model))
         with shown_steps(on_step, shown=progress) as steps:
-            return _separated(model, batches, Goal(budget, max_error, by_default=by_default), chosen, input_size, steps)
+            return _separated(
+                model, batches, Goal(budget, max_error, by_default=by_default), chosen, input_size, evaluate, at, steps
+            )
 
 
 def separated_like(model: nn.Module, report: Separation) -> nn.Module:
@@ -146,6 +162,8 @@ def _separated(
     goal: Goal,
     where: Chosen | None,
     input_size: Sequence[int] | Sequence[Sequence[int]] | None,
+    evaluate: Evaluate | None,
+    evaluate_at: tuple[float, ...],
     on_step: OnStep,
 ) -> Separation:
     example = batches[0] if batches is not None else None if input_size is None else _zeros(model, input_size)
@@ -157,8 +175,21 @@ def _separated(
     if batches is not None:
         fitting, few = enough(model, candidates, batches, samples, goal, on_step)
         remarks += few
-    student = student_of(model, candidates, fitting, goal, on_step)
-    output_error = None if batches is None else _output_error(model, student, batches)
+    menus = menus_of(model, candidates, fitting, on_step)
+
+    def separated(goal: Goal) -> tuple[Student, float | None]:
+        student = student_of(model, candidates, menus, fitting, goal, on_step)
+        return student, None if batches is None else _output_error(model, student, batches)
+
+    before = None if evaluate is None else value_of(model, evaluate)
+    student, output_error = _within(goal, separated) if fitting is not None else separated(goal)
+    after = None if evaluate is None else value_of(student.network, evaluate)
+    evaluated = []
+    if evaluate is not None:
+        for budget in evaluate_at:
+            other, error = separated(Goal(budget, None))
+            spent = sum(layer.multiplications_after for layer in other.layers)
+            evaluated.append(Evaluated(budget, spent, error, value_of(other.network, evaluate)))
     for remark in remarks:
         warnings.warn(remark, stacklevel=3)
     _transplant_(model, student)
@@ -173,7 +204,24 @@ def _separated(
         samples=samples,
         remarks=remarks,
         elsewhere=rest,
+        value_before=before,
+        value_after=after,
+        evaluated=tuple(evaluated),
     )
+
+
+def _within(goal: Goal, separated: Callable[[Goal], tuple[Student, float | None]]) -> tuple[Student, float | None]:
+    """What `separated` gives for a goal, tried again, more carefully each time, while it is beyond its `max_error`."""
+    student, error = separated(goal)
+    for _ in range(TRIES):
+        if goal.max_error is None or error is None or error <= goal.max_error:
+            return student, error
+        expected = predicted([option_of(layer) for layer in student.layers])
+        # A twentieth more than what came of the prediction, so that it comes to an end.
+        factor = 1.05 * error / expected if expected > 0 else 2 * goal.factor
+        goal = replace(goal, factor=max(factor, 1.05 * goal.factor))
+        student, error = separated(goal)
+    return (student, error) if error is None or error <= (goal.max_error or 1.0) else separated(Goal(1.0, None))
 
 
 def _worth_it(
@@ -198,7 +246,7 @@ def _output_error(model: nn.Module, student: Student, batches: Sequence[Batch]) 
     with ExitStack() as stack:
         for name in student.separated:
             stack.enter_context(hooked(student.network.get_submodule(name), lambda *_, name=name: called.add(name)))
-        error = error_at_output(model, lambda batch: batch.run(student.network), batches)
+        error = Original(model, batches).error_of(lambda batch: batch.run(student.network))
     missing = [name for name in student.separated if name not in called]
     if missing:
         raise DepthwiseError(
@@ -234,7 +282,7 @@ def _zeros(model: nn.Module, input_size: Any) -> Batch:
         zeros = tuple(floating.detach().new_zeros(size) for size in sizes)
     # torch says so where memory, or a number of 64 bits, does not suffice.
     except RuntimeError as error:
-        raise DepthwiseError(f"input_size={input_size!r} is more than fits in memory: {error}") from error
+        raise DepthwiseError(f"input_size={input_size!r} is more than fits in memory: {said(error)}") from error
     return Batch(zeros, {}, 1)
 
 

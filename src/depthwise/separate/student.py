@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from math import prod
+from functools import partial
+from math import isnan, prod
 
 from torch import nn
 
+from .arriving import Original
 from .budget import Menu
 from .building import built, replace_
 from .calibration import Batch
-from .choosing import Goal, OnStep, bias_of, menus_of
+from .choosing import Goal, OnStep, bias_of
 from .fitting import fit, kernel_of, put_, start
 from .gathering import evidence_between
 from .norms import move_, reestimate_
@@ -34,19 +36,35 @@ class Student:
 
 
 def student_of(
-    model: nn.Module, candidates: Sequence[Candidate], batches: Sequence[Batch] | None, goal: Goal, on_step: OnStep
+    model: nn.Module,
+    candidates: Sequence[Candidate],
+    menus: Sequence[Menu],
+    batches: Sequence[Batch] | None,
+    goal: Goal,
+    on_step: OnStep,
 ) -> Student:
-    """Forms weighed, chosen and fitted, and norms moved; by the weights alone where there are no batches."""
-    menus = menus_of(model, candidates, batches, on_step)
+    """Forms chosen and fitted, and norms moved; by the weights alone where there are no batches."""
     taken = goal.choose(menus)
     network = deepcopy(model)
     done: list[LayerSeparation] = []
     for candidate, menu, option in zip(candidates, menus, taken, strict=True):
         done.append(_one_(model, network, candidate, menu, option, batches, goal.why_dense))
         on_step("separate", len(done), len(candidates))
-    if batches is not None:
-        reestimate_(model, network, batches)
+    if batches is not None and any(layer.separated for layer in done):
+        network = _better_norms(model, network, batches)
     return Student(network, tuple(done))
+
+
+def _better_norms(model: nn.Module, network: nn.Module, batches: Sequence[Batch]) -> nn.Module:
+    """`network`, or a copy whose norms all are estimated anew where that is nearer to `model` on the data.
+
+    The norms right after separated layers have moved with them; those further on are moved here too, with more noise.
+    """
+    original = Original(model, batches)
+    copy = deepcopy(network)
+    reestimate_(model, copy, batches)
+    anew, moved = (original.error_of(partial(Batch.run, model=each)) for each in (copy, network))
+    return copy if anew < moved or isnan(moved) else network
 
 
 def _one_(
@@ -66,7 +84,6 @@ def _one_(
         candidate.dense.multiplications,
         option.error,
         options=menu.options,
-        sensitivity=menu.sensitivity,
     )
     if form.order == "dense":
         return replace(row, reason=why_dense)

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from ..layers.conversion import CONVOLUTIONS
+from ..modules import computes_as
 from .calibration import Batch
 from .moments import LIMIT_BYTES, moments_bytes
 from .options import Form, Positions, cheaper_forms, dense_form
@@ -85,7 +86,7 @@ def _reason(name: str, conv: _ConvNd, where: Chosen | None, used: Counter[int]) 
         return "already depthwise"
     if conv.transposed:
         return "transposed convolutions are not separated"
-    if type(conv) is not CONVOLUTIONS.get(len(conv.kernel_size)):
+    if computes_as(type(conv), *CONVOLUTIONS.values()) is None:
         return f"is a {type(conv).__name__}, not torch's own convolution"
     if prod(conv.kernel_size) == 1:
         return "its kernel is a single pixel"
@@ -117,7 +118,7 @@ def _hooked(module: nn.Module) -> bool:
         module._state_dict_pre_hooks,
         module._load_state_dict_pre_hooks,
     )
-    return any(hooks) or "forward" in module.__dict__
+    return any(hooks) or "forward" in module.__dict__ or "_conv_forward" in module.__dict__
 
 
 def _assumed(conv: _ConvNd) -> Seen:

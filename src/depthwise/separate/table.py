@@ -50,7 +50,18 @@ def totals(report: Separation) -> list[str]:
         f"choice"
     )
     if report.output_error is not None:
-        found.append(f"relative error of the network's output on {report.samples:,} samples: {report.output_error:.4f}")
+        found.append(
+            f"relative error of the network's output on {report.samples:,} samples: {report.output_error:.4f}; "
+            f"predicted when the forms were chosen: {report.predicted_error:.4f}"
+        )
+    if report.value_before is not None and report.value_after is not None:
+        found.append(f"evaluate: {report.value_before:.6g} before, {report.value_after:.6g} after")
+    for each in report.evaluated:
+        share = each.multiplications / max(1, report.multiplications_before)
+        found.append(
+            f"evaluate at {share:.1%} of the layers with a choice: {each.value:.6g}"
+            + ("" if each.output_error is None else f", relative error of the output {each.output_error:.4f}")
+        )
     return found + list(report.remarks)
 
 

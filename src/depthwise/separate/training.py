@@ -12,7 +12,7 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler
 
-from ..errors import DepthwiseError
+from ..errors import DepthwiseError, said
 from .calibration import device_of
 from .checks import is_finite_number
 from .processes import add_up_, from_first, several, together
@@ -110,7 +110,7 @@ class Training:
                 part.load_state_dict(state[name])
             # torch and its optimizers say in many ways that a state is another's.
             except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-                raise DepthwiseError(f"{path} does not fit this fine-tuning: its {name}: {error}") from error
+                raise DepthwiseError(f"{path} does not fit this fine-tuning: its {name}: {said(error)}") from error
         self.steps = steps
         return list(losses)
 
@@ -132,7 +132,7 @@ def _loaded(path: str | Path) -> dict[str, Any] | None:
         raise DepthwiseError(f"checkpoint={str(path)!r} cannot be written or read: {error}") from error
     # torch.load says in many ways that a file is none of its own.
     except (RuntimeError, ValueError, EOFError, KeyError, UnpicklingError) as error:
-        raise DepthwiseError(f"{path} is no checkpoint of this fine-tuning: {error}") from error
+        raise DepthwiseError(f"{path} is no checkpoint of this fine-tuning: {said(error)}") from error
     if not isinstance(state, dict):
         raise DepthwiseError(f"{path} is no checkpoint of this fine-tuning: it holds a {type(state).__name__}")
     return state

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from ..errors import DepthwiseError
-from .arriving import error_at_output
+from .arriving import Original
 from .calibration import Batch, held_out
-from .choosing import ROUNDING, Goal, OnStep
+from .choosing import ROUNDING, Goal, OnStep, menus_of
 from .patches import PLACES
 from .processes import add_up_
 from .student import student_of
@@ -82,8 +82,9 @@ def _held_out_error(
     def quieter(what: str, done: int, total: int) -> None:
         on_step(f"try to {what}", done, total)
 
-    network = student_of(model, candidates, batches, goal, quieter).network
-    return sqrt(error_at_output(model, lambda batch: batch.run(network), other))
+    menus = menus_of(model, candidates, batches, quieter)
+    network = student_of(model, candidates, menus, batches, goal, quieter).network
+    return sqrt(Original(model, other).error_of(lambda batch: batch.run(network)))
 
 
 def scarcest(candidates: Sequence[Candidate], samples: int) -> str | None:

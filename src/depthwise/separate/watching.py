@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .. import functional
-from ..tracing import tensors
+from ..inputs import tensors
 from .calibration import Batch
 from .hooks import hooked, hooked_before
 

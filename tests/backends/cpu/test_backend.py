@@ -20,6 +20,7 @@ from depthwise import DepthwiseConv2d, DepthwiseError, SeparableConv1d, Separabl
 from depthwise.backends import CPU, EAGER, Choice, choose, observed_choices
 from depthwise.backends.base import Norm
 from depthwise.backends.cpu import _machine_refusal, launch, machine
+from depthwise.backends.cpu.emit.activations import EMITTERS
 from depthwise.backends.cpu.run import jit
 from depthwise.backends.problem import Problem
 from depthwise.doctor import machine_report, model_report
@@ -147,6 +148,17 @@ class TestRefusals:
     def test_a_traced_program_that_computes_gradients(self) -> None:
         traced = Problem("depthwise", geometry((8, 9, 9), 3), torch.float32, "cpu", differentiable=True, traced=True)
         assert CPU.refusal(traced) == "a program that computes gradients is being traced"
+
+    def test_an_activation_without_an_emitter(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delitem(EMITTERS, "gelu")
+        g = geometry((8, 9, 9), 3, out_channels=8)
+        problem = Problem("separable", g, torch.float32, "cpu", activations=(("relu", 0.0), ("gelu", 0.0)))
+        assert CPU.refusal(problem) == "no code is generated for gelu"
+        arguments = X, torch.randn(8, 1, 3, 3), torch.randn(5, 8, 1, 1)
+        y = functional.separable_conv2d(*arguments)
+        torch.testing.assert_close(functional.separable_conv2d(*arguments, pointwise_activation="gelu"), F.gelu(y))
+        with depthwise.backend("cpu"), pytest.raises(DepthwiseError, match="refuses: no code is generated for gelu"):
+            functional.separable_conv2d(*arguments, pointwise_activation="gelu")
 
 
 WINDOWS: list[dict[str, Any]] = [
@@ -472,7 +484,7 @@ class TestLayouts:
             ours = separable_conv(x, weight, pointwise, padding=padding)
             torch.testing.assert_close(ours, last, rtol=1e-4, atol=1e-4)
             # On one thread torch's small 1x1x1 convolutions forget the format of what they read.
-            assert same_format(ours, last if rank < 3 else theirs), (padding, ours.stride(), last.stride())
+            assert same_format(ours, last), (padding, ours.stride(), last.stride())
 
     @pytest.mark.parametrize("layout", LAYOUTS)
     @pytest.mark.parametrize("residual_layout", LAYOUTS)

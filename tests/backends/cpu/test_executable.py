@@ -15,7 +15,6 @@ from depthwise.backends.cpu.run import executable
 PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN = 65, 1
 FORBID = f"""
 import ctypes, torch
-torch.backends.mkldnn.enabled = False
 forbidden = ctypes.CDLL(None).prctl({PR_SET_MDWE}, {PR_MDWE_REFUSE_EXEC_GAIN}, 0, 0, 0) == 0
 """
 PROGRAM = """
@@ -29,6 +28,8 @@ with torch.no_grad():
             layer(x)
     except ValueError as error:
         print(error)
+layer.train()(x).sum().backward()
+print(torch.nn.functional.conv2d(torch.ones(1, 32, 64, 64), torch.ones(64, 32, 3, 3)).shape)
 print(machine_report())
 """
 
@@ -50,6 +51,7 @@ def test_a_process_that_may_not_run_what_it_wrote() -> None:
     same, error, *report = done.stdout.splitlines()
     assert same == "True"
     assert "'cpu' was asked for and refuses: this system forbids to run code that a process wrote" in error
+    assert report[0] == "torch.Size([1, 64, 62, 62])"
     assert any("cpu      refuses: this system forbids" in line for line in report)
 
 

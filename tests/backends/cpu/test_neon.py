@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from depthwise.activations import ACTIVATIONS
 from depthwise.backends.base import Activation
 from depthwise.backends.cpu import machine
 from depthwise.backends.cpu.run import jit
 from depthwise.backends.cpu.run.program import Program
-from depthwise.backends.eager import ACTIVATIONS
 from tests.support.kernels import KINDS, Input, Layer, kind, outside_calls, program_of
 
 NEON = machine.neon()

@@ -15,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from depthwise.activations import ACTIVATIONS
 from depthwise.backends.base import Activation
 from depthwise.backends.cpu import launch, machine
 from depthwise.backends.cpu.emit.boxes import BoxedDepthwiseKernel
@@ -37,7 +38,6 @@ from depthwise.backends.cpu.plan.strips import Strips, strips_cut
 from depthwise.backends.cpu.plan.tuning import ROWS, tuning_of
 from depthwise.backends.cpu.plan.view import View
 from depthwise.backends.cpu.run import threads
-from depthwise.backends.eager import ACTIVATIONS
 from depthwise.geometry import Geometry, geometry
 from tests.support.kernels import plan_of, problem_of
 

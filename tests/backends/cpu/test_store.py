@@ -369,13 +369,13 @@ def roots(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(private, "is_own", lambda status: status.st_ino not in theirs)
     monkeypatch.setattr(os, "geteuid", lambda: folder.stat().st_uid + 1)
     monkeypatch.setattr(private, "_home", lambda: None)
-    monkeypatch.setattr(os, "access", lambda path, mode: path != folder)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != folder or not mode & os.W_OK)
     return folder
 
 
 @posix
 def test_what_root_filled_is_taken_where_a_setting_says_so(roots: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert_nothing_is_kept(f"{roots} belongs to root")
+    assert_nothing_is_kept(f"{roots} belongs to root; see DEPTHWISE_CACHE_TRUST")
     monkeypatch.setenv("DEPTHWISE_CACHE_TRUST", "root")
     assert store.read("key", MACHINE) == CODE
     store.write("other key", MACHINE, CODE)
@@ -403,7 +403,7 @@ def test_only_root_can_be_trusted(folder: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_folder_that_became_read_only_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store.write("key", MACHINE, CODE)
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
     store.write("other key", MACHINE, CODE)
     assert (store.read("key", MACHINE), store.read("other key", MACHINE)) == (CODE, None)
     assert store.refusal() == f"{folder} cannot be written"
@@ -446,8 +446,10 @@ def test_a_user_without_name_and_home_keeps_kernels_in_memory(monkeypatch: pytes
 
 def test_refused_where_it_cannot_be_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A test may run as root, who can write everywhere.
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
     assert_nothing_is_kept("cannot be written")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert_nothing_is_kept("cannot be read; chmod -R a+rX by its owner would change that")
 
 
 def test_refused_where_the_generator_has_no_source(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from depthwise import functional
 from depthwise.backends.cpu import machine
 from depthwise.backends.cpu.emit.ir import Block, Int
 from depthwise.backends.cpu.emit.kernel import Kernel
@@ -318,3 +319,59 @@ def test_children_run_alone_and_the_parent_goes_on() -> None:
         assert team == 1 or threads.reason() is None
         """
     )
+
+
+class TestLateTeams:
+    """After a region that waited for a thread that was not running, programs run on one thread for a while."""
+
+    @pytest.fixture(autouse=True)
+    def _clock(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        self.ran: list[str] = []
+        self.takes = 0.0001
+        monkeypatch.setattr(threads, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(threads, "_alone_until", 0.0)
+        monkeypatch.setattr(threads, "_has_team", lambda: True)
+
+    def call(self, pace: threads.Pace | None) -> str:
+        def serial(table: int, prints: int) -> int:
+            self.ran.append("serial")
+            return 0
+
+        def parallel(table: int, prints: int) -> int:
+            self.ran.append("parallel")
+            self.now += self.takes
+            return 0
+
+        threads.launch(serial, parallel, 0, 0, 2, pace)
+        return self.ran[-1]
+
+    def test_one_that_waits_is_not_asked_for_a_while(self) -> None:
+        pace = threads.Pace(0.003)
+        assert self.call(pace) == "parallel"
+        self.takes = 0.008
+        assert self.call(pace) == "parallel"
+        self.takes = 0.0001
+        assert self.call(pace) == "serial"
+        self.now += threads.REST * 0.008 - 0.001
+        assert self.call(pace) == "serial"
+        self.now += 0.002
+        assert self.call(pace) == "parallel"
+
+    def test_a_bound_falls_with_what_was_seen(self) -> None:
+        pace = threads.Pace(1.0)
+        assert not pace.is_late(0.5)
+        assert not pace.is_late(0.0002)
+        assert pace.is_late(0.5)
+        assert not pace.is_late(0.0015)
+
+    def test_what_has_no_pace_is_never_late(self) -> None:
+        self.takes = 5.0
+        assert [self.call(None), self.call(None)] == ["parallel", "parallel"]
+
+    def test_results_are_the_same_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        torch.set_num_threads(2)
+        x, weight, pointwise = torch.randn(2, 64, 28, 28), torch.randn(64, 1, 3, 3), torch.randn(64, 64, 1, 1)
+        together = functional.separable_conv2d(x, weight, pointwise)
+        monkeypatch.setattr(threads, "_alone_until", float("inf"))
+        assert torch.equal(functional.separable_conv2d(x, weight, pointwise), together)

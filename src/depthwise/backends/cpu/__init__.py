@@ -5,6 +5,7 @@ Nothing of LLVM is imported before the first call that could run here.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
@@ -17,7 +18,7 @@ from ...geometry import Geometry
 from ..base import Backend, DepthwiseTensors, Weights
 from ..calls import Prepared
 from ..eager import by_parts, convolved
-from ..problem import Operation, Problem, problem_of
+from ..problem import Activation, Operation, Problem, problem_of
 from ..tensors import is_listened_to
 from ..weights import gradients_asked
 from .operators import differentiable_depthwise, run_plain
@@ -37,7 +38,7 @@ class Cpu(Backend):
             return problem.foreign
         if problem.traced and problem.differentiable:
             return "a program that computes gradients is being traced"
-        return _machine_refusal()
+        return _machine_refusal() or _unwritten(problem.activations)
 
     def details(self) -> tuple[str, ...]:
         if _machine_refusal() is not None:
@@ -49,12 +50,13 @@ class Cpu(Backend):
         alone = threads.reason()
         return (
             f"{target.isa}, {target.vector_lanes} float32 lanes; generated for {target.cpu}",
-            f"one thread: {alone}" if alone or runtime is None else f"threads of PyTorch's own {runtime.library}",
+            f"one thread: {alone}" if alone or runtime is None else _threads_of(runtime.library),
             store.summary(),
         )
 
     def kernel(self, problem: Problem) -> str | None:
-        if problem.strides is None:
+        # Nothing runs where there is nothing to compute.
+        if problem.strides is None or not problem.batch:
             return None
         from .launch import decide
 
@@ -97,9 +99,23 @@ def _differentiable(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry)
     return differentiable_depthwise(x, weight, bias, problem_of(x, DepthwiseTensors(weight, bias), g))
 
 
+def _threads_of(library: str) -> str:
+    policy = os.environ.get("OMP_WAIT_POLICY")
+    advice = "OMP_WAIT_POLICY=PASSIVE makes waits shorter where others use the cores too"
+    return f"threads of PyTorch's own {library}; {f'OMP_WAIT_POLICY={policy}' if policy else advice}"
+
+
 def _alone(g: Geometry) -> Geometry:
     """The depthwise step alone."""
     return replace(g, out_channels=None, groups=1)
+
+
+def _unwritten(activations: tuple[Activation, Activation]) -> str | None:
+    """Which activation there is no emitter for, or None."""
+    from .emit.activations import EMITTERS
+
+    names = [activation[0] for activation in activations if activation is not None]
+    return next((f"no code is generated for {name}" for name in names if name not in EMITTERS), None)
 
 
 @cache
@@ -111,4 +127,8 @@ def _machine_refusal() -> str | None:
         return f"llvmlite cannot be imported: {error}"
     if host() is None:
         return "this CPU has neither AVX2 with FMA, nor AVX-512, nor NEON"
-    return executable.refusal()
+    why = executable.refusal()
+    if why is not None:
+        # Its operators would fail where PyTorch has others that run.
+        torch._C._set_mkldnn_enabled(False)  # noqa: FBT003
+    return why

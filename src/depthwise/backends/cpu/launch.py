@@ -108,6 +108,7 @@ class Launch:
         self.packing = program.packing
         self._serial, self._parallel, self._threads = table.serial, table.parallel, program.team
         own, self._elements = program.arena
+        self._pace = threads.Pace(_most_seconds(problem))
         self._size = problem.output_size
         size = prod(self._size) * FLOAT_BYTES
         self._huge_bytes = size if size >= memory.LEAST_HUGE_BYTES else 0
@@ -150,7 +151,7 @@ class Launch:
         cells[self._x], cells[self._out] = read, out.data_ptr()
         # Held until the call is over: a large one is nobody else's.
         held = self._scratch(cells) if self._elements else None
-        changed = threads.launch(self._serial, self._parallel, address, prints, self._threads)
+        changed = threads.launch(self._serial, self._parallel, address, prints, self._threads, self._pace)
         del held
         self._spare.append((cells, address, pack.number))
         return None if changed else out
@@ -168,6 +169,14 @@ class Launch:
             return self._spare.pop()
         except IndexError:
             return *self._table.copy(), 0
+
+
+def _most_seconds(problem: Problem) -> float:
+    """What a problem takes at most, on a slow machine and in new memory, on a team that has its cores to itself."""
+    g = problem.geometry
+    multiplied = g.depthwise_channels * (g.kernel_area / 0.5e9 + (g.out_channels or 0) / g.groups / 4e9)
+    moved_bytes = FLOAT_BYTES * (prod(g.input_size) + prod(g.output_size))
+    return 0.001 + problem.batch * (multiplied * prod(g.out_spatial) + moved_bytes / 1e9)
 
 
 def _lies_as(strides: Strides, others: Strides, size: Sequence[int]) -> bool:

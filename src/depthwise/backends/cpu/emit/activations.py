@@ -48,7 +48,7 @@ def activated(x: Vec, activation: Activation) -> Vec:
     if activation is None:
         return x
     name, slope = activation
-    return _EMITTERS[name](x, c_float(slope).value)
+    return EMITTERS[name](x, c_float(slope).value)
 
 
 def _relu(x: Vec, _: float) -> Vec:
@@ -164,7 +164,7 @@ def _gelu(x: Vec, _: float) -> Vec:
     return (-outer).fma(fourth * fourth, x.at_least(0.0))
 
 
-_EMITTERS: dict[str, Callable[[Vec, float], Vec]] = {
+EMITTERS: dict[str, Callable[[Vec, float], Vec]] = {
     "relu": _relu,
     "relu6": _relu6,
     "silu": _silu,

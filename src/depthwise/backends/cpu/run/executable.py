@@ -28,8 +28,8 @@ def refusal() -> str | None:
         return None
     return (
         f"this system forbids to run code that a process wrote (mprotect: {os.strerror(error_number)}), as SELinux and "
-        f"systemd's MemoryDenyWriteExecute do; some of PyTorch's operators need it too, and run without where "
-        f"torch.backends.mkldnn.enabled is False"
+        f"systemd's MemoryDenyWriteExecute do; PyTorch's oneDNN, which needs it too, is switched off "
+        f"(torch.backends.mkldnn.enabled)"
     )
 
 

@@ -45,7 +45,9 @@ def folder(path: Path, *, may_be_roots: bool = False) -> Path:
 
 
 def unwritable(path: Path) -> str | None:
-    """Why no file can be made in a folder, as far as the system tells beforehand."""
+    """Why no file can be made in a folder, as far as the system tells beforehand; raises where none can be read."""
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise RefusedError(f"{path} cannot be read; chmod -R a+rX by its owner would change that")
     return None if os.access(path, os.W_OK | os.X_OK) else f"{path} cannot be written"
 
 
@@ -126,7 +128,8 @@ def _check(real: Path, may_be_roots: bool) -> None:
             if place == real and not stat.S_ISDIR(status.st_mode):
                 raise NotADirectoryError(0, "it is not a folder")
             if not is_own(status) and (status.st_uid != _ROOT or (place == real and not may_be_roots)):
-                raise RefusedError(f"{place} belongs to {'root' if status.st_uid == _ROOT else 'another user'}")
+                owner = "root; see DEPTHWISE_CACHE_TRUST" if status.st_uid == _ROOT else "another user"
+                raise RefusedError(f"{place} belongs to {owner}")
             shared = not is_private(status) and not status.st_mode & stat.S_ISVTX and not _is_of_own_group(status)
             if shared or (place == real and not is_private(status)):
                 raise RefusedError(f"{place} can be written by other users; chmod go-w would change that")

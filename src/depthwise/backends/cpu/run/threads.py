@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from threading import Event
+from time import perf_counter
 
 import torch
 
@@ -24,6 +25,11 @@ ENTRY = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p)
 
 _NAME = re.compile(r"lib(gomp|iomp5|omp)\b.*\.so")
 _forked = Event()
+# So many times as long as a region waited, programs run on one thread.
+REST = 50
+# A region that took so many times as long as another one, and so much longer, waited.
+_SLOWEST, _LATE_SECONDS = 4, 0.001
+_alone_until = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +64,48 @@ def team_size() -> int:
 
 
 def launch(
-    serial: Callable[[int, int], int], parallel: Callable[[int, int], int], table: int, prints: int, threads: int
+    serial: Callable[[int, int], int],
+    parallel: Callable[[int, int], int],
+    table: int,
+    prints: int,
+    threads: int,
+    pace: Pace | None = None,
 ) -> int:
     """Run a program on at most `threads` threads, those that its table names; the GIL is free meanwhile.
 
+    A thread of the team that is not running, since others use its core, makes all wait: 4 to 16 ms under Linux. After a
+    region that took longer than it can have worked, programs run on one thread for a while: so little time is lost.
+
     serial, parallel: the driver's entries, as ctypes functions
     table, prints:    addresses
+    pace:             of the program; None: it never counts as late
     """
-    return (parallel if threads > 1 and _has_team() else serial)(table, prints)
+    global _alone_until  # noqa: PLW0603
+    if threads == 1 or not _has_team():
+        return serial(table, prints)
+    start = perf_counter()
+    if start < _alone_until:
+        return serial(table, prints)
+    changed = parallel(table, prints)
+    end = perf_counter()
+    if pace is not None and pace.is_late(end - start):
+        _alone_until = end + REST * (end - start)
+    return changed
+
+
+class Pace:
+    """How long a program takes where all of its team runs: an upper bound, which falls with what it took."""
+
+    __slots__ = ("_most_seconds",)
+
+    def __init__(self, most_seconds: float) -> None:
+        self._most_seconds = most_seconds
+
+    def is_late(self, seconds: float) -> bool:
+        if seconds > self._most_seconds:
+            return True
+        self._most_seconds = min(self._most_seconds, _SLOWEST * seconds + _LATE_SECONDS)
+        return False
 
 
 @cache

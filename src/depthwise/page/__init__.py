@@ -1,0 +1,1 @@
+"""Parts of every HTML report: the page around it, its style, and SVG."""
