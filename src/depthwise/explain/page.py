@@ -127,8 +127,8 @@ def _section(index: int, scene: Scene, words: dict[str, str]) -> str:
 
 
 CLOSED = (
-    f"separable ÷ dense = {lit('depth_multiplier', 'depth_multiplier')}·(1/{lit('out_channels', 'out_channels')} + "
-    f"1/{lit('kernel_size', 'kernel area')})"
+    f"separable ÷ dense = {lit('depth_multiplier', 'depth_multiplier')}·<wbr>"
+    f"(1/{lit('out_channels', 'out_channels')} + 1/{lit('kernel_size', 'kernel area')})"
 )
 
 
