@@ -25,8 +25,9 @@ from depthwise.explain import Explanation, explain
 from depthwise.explain.arithmetic import decimal, output_sizes, percent, shape, signed, steps
 from depthwise.explain.bundle import script
 from depthwise.explain.cells import CELL
-from depthwise.explain.scenes import WIDTH, Scene, Stage, dense, scenes
+from depthwise.explain.scenes import dense, scenes
 from depthwise.explain.snippets import snippets
+from depthwise.explain.stage import WIDTH, Scene, Stage
 from depthwise.explain.times import Measured, Times
 from depthwise.explain.values import Values
 from depthwise.page.document import source

@@ -10,7 +10,8 @@ from ..page.document import document, source
 from ..page.svg import number
 from .arithmetic import headline
 from .bundle import script
-from .scenes import WIDTH, Scene, Stage, scenes
+from .scenes import scenes
+from .stage import WIDTH, Scene, Stage
 from .times import Times
 from .wording import COLUMNS, layer_words, lit, pixel_words, titles
 

@@ -20,8 +20,8 @@ from .arithmetic import (
     steps,
     times,
 )
-from .scenes import SHOWN, Stage, lane
 from .snippets import snippets
+from .stage import SHOWN, Stage, lane
 
 COLUMNS = ("input", "kernels", "output", "multiplications", "parameters", "bytes moved", "FLOPs per byte")
 # Products are written out up to so many.

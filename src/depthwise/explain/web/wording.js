@@ -2,7 +2,7 @@
 
 import { range } from "./cells.js";
 import { Layer } from "./layer.js";
-import { SHOWN, Stage, lane } from "./scenes.js";
+import { SHOWN, Stage, lane } from "./stage.js";
 
 /** @typedef {import("./layer.js").Cost} Cost */
 /** @typedef {{ name: string, input: number[], kernels: number, kernel: number[], output: number[],
