@@ -211,7 +211,8 @@ def _whitened(kernel: Tensor, gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _low_rank(conv: nn.Conv2d, u: Tensor, s: Tensor, vh: Tensor, rank: int) -> nn.Sequential:
-    first = nn.Conv2d(conv.in_channels, rank, *arguments_of(conv)[2:6], 1, False)
+    kernel_size, stride, padding, dilation = arguments_of(conv)[2:6]
+    first = nn.Conv2d(conv.in_channels, rank, kernel_size, stride, padding, dilation, bias=False)
     last = nn.Conv2d(rank, conv.out_channels, 1, bias=conv.bias is not None)
     with torch.no_grad():
         first.weight.copy_((s[:rank, None].sqrt() * vh[:rank]).reshape(first.weight.shape))
