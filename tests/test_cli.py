@@ -493,6 +493,11 @@ ODD: list[tuple[str, int, str]] = [
     ("count torch.nn:Identity --input 3×9×9", 2, "is not numbers joined by x"),
     ("count torch.nn:Identity --input 1_0", 2, "is not numbers joined by x"),
     ("count torch.nn:Identity --input ３", 2, "is not numbers joined by x"),
+    ("optimize torch.nn:Identity --input 3x99999999999999999999x3", 1, "error: input_size must be at most 9"),
+    ("optimize torch.nn:Identity --input 3x4000000000x4000000000", 1, "more elements than a tensor"),
+    ("optimize torch.nn:Identity --input 0x3", 1, "error: input_size must be at least 1; got 0"),
+    ("optimize leaving:Model --input 3", 1, "error: the model's code ended the process: SystemExit: 3"),
+    ("separate leaving:Model --calibration leaving:samples", 1, "SystemExit: 3"),
     ("count leaving:Model --input 3", 1, "error: the model (Model) failed; the model's input was (1, 3), batch first"),
     ("count leaving:lazy --input 3", 1, "error: leaving:lazy does not load: RuntimeError: one two"),
     ("inspect 64x56x56 --kernel 99999999999999999999999", 1, "error: kernel_size must be at most 9223"),
@@ -542,6 +547,7 @@ def test_odd_command_lines(
 ) -> None:
     (tmp_path / "leaving.py").write_text(
         "import torch\nclass Model(torch.nn.Module):\n    def forward(self, x):\n        raise SystemExit(3)\n"
+        "def samples():\n    return torch.zeros(8, 3)\n"
         "def __getattr__(name):\n    raise RuntimeError('one\\ntwo')\n"
     )
     monkeypatch.chdir(tmp_path)
@@ -550,6 +556,30 @@ def test_odd_command_lines(
     assert message in ran.err.replace("│ ", "")
     assert "Traceback" not in ran.err
     assert {path.name for path in tmp_path.iterdir()} <= {"leaving.py", "__pycache__"}
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 38 bytes.")]
+)
+def test_a_memory_that_is_full_is_told(
+    depthwise: Command, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "load_model", fail)
+    ran = depthwise("count", "torch.nn:Identity", "--input", "3")
+    assert ran.code == 1
+    assert ran.err.startswith(f"error: not enough memory: {type(error).__name__}")
+
+
+def test_a_fault_of_ours_keeps_its_traceback(depthwise: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr(cli, "load_model", fail)
+    with pytest.raises(RuntimeError, match=r"^ours$"):
+        depthwise("count", "torch.nn:Identity", "--input", "3")
 
 
 def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:

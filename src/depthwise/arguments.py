@@ -76,7 +76,7 @@ def plain_sizes(inputs: list[Input] | None) -> tuple[tuple[int, ...], ...]:
     for each in inputs or ():
         if each.keyword is not None or each.dtype is not None:
             raise typer.BadParameter("takes sizes alone here, such as --input 3x224x224", param_hint="--input")
-    return tuple(each.size for each in inputs or ())
+    return tuple(_checked(each.size) for each in inputs or ())
 
 
 def _example(given: Input) -> Any:
@@ -85,6 +85,11 @@ def _example(given: Input) -> Any:
         return given.size
     import torch
 
-    size = [positive(n, "input_size") for n in given.size]
+    return torch.empty((1, *_checked(given.size)), dtype=getattr(torch, given.dtype), device="meta")
+
+
+def _checked(size: tuple[int, ...]) -> tuple[int, ...]:
+    for n in size:
+        positive(n, "input_size")
     check_countable("the input", *size)
-    return torch.empty((1, *size), dtype=getattr(torch, given.dtype), device="meta")
+    return size

@@ -16,9 +16,10 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from torch import nn
+from typer.core import TyperGroup
 
 from .arguments import inputs_given, parse_input, parse_padding, parse_size, plain_sizes
-from .errors import DepthwiseError
+from .errors import DepthwiseError, said
 from .files import check_writable, write_text
 from .loading import is_untrained, load_model
 from .version import __version__
@@ -26,8 +27,20 @@ from .version import __version__
 # Results go to standard output; progress and errors do not mix with them.
 stdout, stderr = Console(), Console(stderr=True)
 
+
+class Commands(TyperGroup):
+    """The commands: code of a model's that would end the process without a word ends in an error."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SystemExit as error:
+            raise DepthwiseError(f"the model's code ended the process: {said(error)}") from error
+
+
 app = typer.Typer(
     name="depthwise",
+    cls=Commands,
     help="Depthwise separable convolutions: what they cost, what runs them, what they deliver.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -391,6 +404,11 @@ def main() -> None:
             sys.stdout.flush()
     except DepthwiseError as error:
         _fail(str(error))
+    except (MemoryError, RuntimeError) as error:
+        # What torch says where a network's tensors do not fit.
+        if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
+            raise
+        _fail(f"not enough memory: {said(error)}")
     except OSError as error:
         # Nothing more goes to standard output, which Python would flush once more at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
