@@ -140,6 +140,12 @@ def test_dicts_tuples_lists_and_numbers() -> None:
     assert positional(torch.zeros(6, 3), torch.zeros(6, 4)).shape == (6, 5)
 
 
+def test_sizes_may_be_results() -> None:
+    found = optimize(Calls(lambda x: {"rows": x.shape[0] * 2, "y": x.relu(), "columns": x.shape[1]}), torch.zeros(1, 3))
+    result = found(torch.ones(4, 3))
+    assert (result["rows"], result["columns"], result["y"].sum().item()) == (8, 3, 12)
+
+
 def test_an_input_may_be_a_result() -> None:
     found = optimize(nn.Identity(), torch.zeros(1, 3))
     assert torch.equal(found(torch.ones(2, 3)), torch.ones(2, 3))

@@ -115,6 +115,19 @@ def test_the_profile(network: Optimized) -> None:
     assert content["batch"] == 4
 
 
+def test_nothing_to_time() -> None:
+    profile = optimize(nn.Identity(), torch.zeros(1, 3)).profile(torch.zeros(1, 3), seconds=0)
+    assert (profile.timings, profile.rows(), profile.seconds) == ((), [], 0)
+    assert "0.00 ms" in str(profile)
+    parsed(profile._repr_html_())
+
+
+def test_no_share_is_more_than_all(network: Optimized) -> None:
+    profile = network.profile(torch.zeros(1, 3, 17, 17), seconds=0)
+    shares = [timing.peak_share for timing in profile.timings]
+    assert all(share is None or 0 <= share <= 1 for share in shares)
+
+
 def test_several_tensors_are_counted_each() -> None:
     class Halves(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

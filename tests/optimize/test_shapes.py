@@ -210,7 +210,10 @@ def test_what_has_no_rule_is_asked_for_and_may_stay_unknown() -> None:
         (("affine", (X, (5,), (5,))), "(5,) numbers for the channels of"),
         (("index", (X, [(1,)] * 5)), "indices"),
         (("getitem", (X,), 9), "tuple index out of range"),
-        (("split", (X,), 0, 1), "range() arg 3 must not be zero"),
+        (("split", (X,), 0, 1), "integer division or modulo by zero"),
+        (("split", ((2**40, 3),), 1, 0), "1099511627776 pieces of one tensor"),
+        (("unbind", ((2**40, 3),), 0), "1099511627776 pieces of one tensor"),
+        (("chunk", ((2**40, 3),), 2**20, 0), "1048576 pieces of one tensor"),
     ],
 )  # fmt: skip
 def test_sizes_that_do_not_fit(case: tuple[Any, ...], message: str | None) -> None:

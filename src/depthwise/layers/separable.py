@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.module import _has_any_global_hook
 
 from .. import functional
-from ..activations import ACTIVATIONS
+from ..activations import ACTIVATIONS, Named
 from ..backends.base import Norm
 from ..backends.weights import gradients_asked
 from ..errors import DepthwiseError
@@ -320,7 +320,6 @@ _POINTWISE = {rank: ((1,) * rank, (1,) * rank, (0,) * rank) for rank in SEPARABL
 
 # What the functional forms call them; what they have no name for is unknown.
 _UNKNOWN: Any = object()
-_NAMES: dict[type[nn.Module], str] = {row.module: name for name, row in ACTIVATIONS.items()}
 
 
 def _foreign_pair(depthwise: Any, pointwise: Any, rank: int) -> str | None:
@@ -338,21 +337,32 @@ def _has_window(pointwise: _ConvNd, rank: int) -> bool:
 
 
 def _activation(module: nn.Module) -> ActivationName:
-    name = _NAMES.get(type(module))
-    if name is None:
-        base = computes_as(type(module), nn.Identity, *_NAMES)
-        if base is None or base is nn.Identity:
-            return _UNKNOWN if base is None else None
-        name = _NAMES[base]
-    row = ACTIVATIONS[name]
-    if not row.is_computed_by(module):
-        return _UNKNOWN  # type: ignore[no-any-return]
-    return name if row.slope is None else _sloped(name, getattr(module, row.slope_attribute))
+    name_of = _ACTIVATIONS.get(type(module))
+    if name_of is None:
+        base = computes_as(type(module), *_ACTIVATIONS)
+        if base is None:
+            return _UNKNOWN  # type: ignore[no-any-return]
+        name_of = _ACTIVATIONS[base]
+    return name_of(module)
 
 
 def _sloped(name: str, slope: object) -> ActivationName:
     # A number that a kernel can be made of; torch also takes NaN, and tensors that may change.
     return (name, slope) if type(slope) is float and isfinite(slope) else _UNKNOWN
+
+
+def _named(name: str, row: Named) -> Callable[[Any], ActivationName]:
+    """What the functional forms call a module of the row's class."""
+    if row.slope is not None:
+        return lambda module: _sloped(name, getattr(module, row.slope_attribute))
+    # Looked at in each call, as a module may be set anew.
+    return (lambda module: name if row.is_computed_by(module) else _UNKNOWN) if row.settings else lambda _: name
+
+
+_ACTIVATIONS: dict[type[nn.Module], Callable[[Any], ActivationName]] = {
+    **{row.module: _named(name, row) for name, row in ACTIVATIONS.items()},
+    nn.Identity: lambda _: None,
+}
 
 
 def _norm(module: nn.Module, rank: int, dtype: torch.dtype) -> Norm | str:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..errors import DepthwiseError
 from .capture import Call, capture
 from .file import from_bytes, load, save, to_bytes
-from .graph import Tree, Value
+from .graph import Batch, Tree, Value
 from .network import Network, Shape
 from .operators import DTYPES, FORMATS, is_channels_last
 from .passes import apply_passes
@@ -63,7 +63,7 @@ class Optimized(nn.Module):
         autocast = torch.autocast("cpu", enabled=False) if torch.is_autocast_enabled("cpu") else nullcontext()
         with torch.no_grad(), autocast:
             values = found.run(tensors, batch)
-            return self._results(found.network, values, tensors)
+            return self._results(found.network, values, tensors, batch)
 
     @property
     def report(self) -> NetworkReport:
@@ -175,12 +175,14 @@ class Optimized(nn.Module):
     def _any_batch(self) -> str:
         return "" if self._network.batch is not None else " of any batch"
 
-    def _results(self, network: Network, values: dict[str, Any], tensors: tuple[Tensor, ...]) -> Any:
+    def _results(self, network: Network, values: dict[str, Any], tensors: tuple[Tensor, ...], batch: int) -> Any:
         """What the network returns, each image in the order of bytes that torch would give it."""
         is_like = _is_last(tensors) == network.takes_last
         formats = iter(network.gives_last)
 
         def result(leaf: Any) -> Any:
+            if isinstance(leaf, Batch):
+                return leaf.multiple * batch
             if not isinstance(leaf, Value):
                 return leaf
             last = next(formats) if is_like else _is_last(tensors)

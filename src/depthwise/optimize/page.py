@@ -25,7 +25,8 @@ CSS = """
 .depthwise-optimize .wide { overflow-x: auto; }
 .depthwise-optimize table { border-collapse: collapse; width: 100%; margin: 1rem 0; font-size: 0.85rem; }
 .depthwise-optimize th, .depthwise-optimize td { border: 0; border-bottom: 1px solid #d1d5db;
-  padding: 0.3rem 0.6rem; text-align: left; color: #1f2937; background: #fff; font-variant-numeric: tabular-nums; }
+  padding: 0.3rem 0.6rem; text-align: left; color: #1f2937; background: #fff; font-variant-numeric: tabular-nums;
+  overflow-wrap: anywhere; }
 .depthwise-optimize thead th { color: #4b5563; font-weight: 600; }
 """.strip()
 
@@ -76,8 +77,8 @@ def _bars(profile: Profile) -> str:
     longest = max((timing.seconds for timing in slowest), default=0.0) or 1.0
     parts = [
         text(
-            (LEFT, 16),
-            "milliseconds; blue on our kernels, orange by torch, dark what the machine's limits allow",
+            (8, 16),
+            "Milliseconds: blue by our kernels, orange by torch; dark: the least that the machine allows",
             anchor="start",
         )
     ]

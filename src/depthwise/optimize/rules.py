@@ -211,6 +211,10 @@ def _transpose(a: Arguments) -> Shape:
     return tuple(shape)
 
 
+# A size may come out of a file, and so many tensors are no network.
+MOST_PIECES = 1 << 16
+
+
 def _pieces(shape: Shape, at: int, sizes: Sequence[int]) -> tuple[Shape, ...]:
     return tuple((*shape[:at], size, *shape[at + 1 :]) for size in sizes)
 
@@ -224,7 +228,13 @@ def _split(a: Arguments) -> tuple[Shape, ...]:
 def _steps(whole: int, step: int) -> list[int]:
     if not whole:
         return [0]
+    _check_pieces(-(-whole // step))
     return [min(step, whole - start) for start in range(0, whole, step)]
+
+
+def _check_pieces(count: int) -> None:
+    if count > MOST_PIECES:
+        raise ValueError(f"{count} pieces of one tensor")
 
 
 def _split_with_sizes(a: Arguments) -> tuple[Shape, ...]:
@@ -245,6 +255,7 @@ def _unbind(a: Arguments) -> tuple[Shape, ...]:
     shape = a["self"]
     at = axis(a["dim"], len(shape))
     piece: Shape = (*shape[:at], *shape[at + 1 :])
+    _check_pieces(shape[at])
     return (piece,) * int(shape[at])
 
 

@@ -59,6 +59,7 @@ def test_what_is_no_activation_of_a_kernel_stays(function: Callable[[Tensor], Te
         (lambda x, conv: conv(x) + x.mean((2, 3), keepdim=True), ["mean", "conv", "add"]),
         (lambda x, conv: conv(x)[:1] + x * 2, None),
         (lambda x, conv: conv(x) + 1.5, ["conv", "add"]),
+        (lambda x, conv: conv(x) + (x > 0), ["aten.gt.Scalar", "conv", "add"]),
         (lambda x, conv: (y := conv(x)) + y, ["conv", "add"]),
         (lambda x, conv: ((y := conv(x)) + x, y), ["conv", "add"]),
         (lambda x, conv: (torch.relu(y := conv(x)), y), ["conv", "relu"]),

@@ -59,12 +59,18 @@ def _with_residual(node: Node, rewriting: Rewriting) -> Node | None:
         conv, residual = _alone(node, key, rewriting), node[other]
         if conv is None or conv["activation"] is not None or conv["residual"] is not None:
             continue
-        if isinstance(residual, Value) and rewriting.same_shape(residual.name, conv.name):
+        if isinstance(residual, Value) and _is_alike(residual.name, conv.name, rewriting):
             found.append(conv.changed(residual=residual))
     if not found:
         return None
     order = list(rewriting.nodes)
     return _at(node, max(found, key=lambda conv: order.index(conv.name)))
+
+
+def _is_alike(one: str, other: str, rewriting: Rewriting) -> bool:
+    """Whether two values are of one shape and dtype, so that their sum is too."""
+    dtypes = rewriting.network.dtypes
+    return rewriting.same_shape(one, other) and one in dtypes and dtypes[one] == dtypes.get(other)
 
 
 def _at(node: Node, conv: Node) -> Node:
