@@ -193,20 +193,26 @@ class _SeparableConv(nn.Module):
         modules = self._modules
         depthwise: Any = modules.get("depthwise")
         pointwise: Any = modules.get("pointwise")
-        foreign = _foreign_pair(depthwise, pointwise, self.rank)
-        if foreign is not None:
-            return foreign
+        rank = self.rank
+        if (
+            type(depthwise) is not DEPTHWISE[rank]
+            or type(pointwise) is not CONVOLUTIONS[rank]
+            or _has_window(pointwise, rank)
+        ):
+            foreign = _foreign_pair(depthwise, pointwise, rank)
+            if foreign is not None:
+                return foreign
         if _has_any_global_hook():
             return "a hook sees every module"
         for name in self.parts:
             module = modules.get(name)
-            if module is not None and (is_watched(module.__dict__) or module.__dict__.get("_compiled_call_impl")):
+            if module is not None and (is_watched(own := module.__dict__) or own.get("_compiled_call_impl")):
                 return f"a hook, or a forward of its own, sees {name}"
         weights = (*weight_and_bias(depthwise), *weight_and_bias(pointwise))
         norms: list[Norm | None] = []
         for name in ("depthwise_norm", "pointwise_norm"):
             module = modules.get(name)
-            norm = None if module is None else _norm(module, self.rank, weights[0].dtype)
+            norm = None if module is None else _norm(module, rank, weights[0].dtype)
             if isinstance(norm, str):
                 return f"{name} {norm}"
             norms.append(norm)
@@ -309,8 +315,8 @@ class SeparableConv3d(_SeparableConv):
 
 SEPARABLE: Mapping[int, type[_SeparableConv]] = {1: SeparableConv1d, 2: SeparableConv2d, 3: SeparableConv3d}
 
-# Kernel size and stride, and padding, of a pointwise convolution.
-_POINTWISE = {rank: ((1,) * rank, (0,) * rank) for rank in SEPARABLE}
+# Kernel size, stride and padding of a pointwise convolution.
+_POINTWISE = {rank: ((1,) * rank, (1,) * rank, (0,) * rank) for rank in SEPARABLE}
 
 # What the functional forms call them; what they have no name for is unknown.
 _UNKNOWN: Any = object()
@@ -322,15 +328,22 @@ def _foreign_pair(depthwise: Any, pointwise: Any, rank: int) -> str | None:
         return f"depthwise is a {type(depthwise).__name__}"
     if computes_as(type(pointwise), CONVOLUTIONS[rank]) is None:
         return f"pointwise is a {type(pointwise).__name__}"
-    own, (ones, zeros) = pointwise.__dict__, _POINTWISE[rank]
-    if own["kernel_size"] != ones or own["stride"] != ones or own["padding"] != zeros:
-        return f"pointwise has a window: {pointwise}"
-    return None
+    return f"pointwise has a window: {pointwise}" if _has_window(pointwise, rank) else None
+
+
+def _has_window(pointwise: _ConvNd, rank: int) -> bool:
+    own = pointwise.__dict__
+    return (own["kernel_size"], own["stride"], own["padding"]) != _POINTWISE[rank]
 
 
 def _activation(module: nn.Module) -> ActivationName:
-    base = computes_as(type(module), *_ACTIVATIONS)
-    return _UNKNOWN if base is None else _ACTIVATIONS[base](module)
+    name_of = _ACTIVATIONS.get(type(module))
+    if name_of is None:
+        base = computes_as(type(module), *_ACTIVATIONS)
+        if base is None:
+            return _UNKNOWN  # type: ignore[no-any-return]
+        name_of = _ACTIVATIONS[base]
+    return name_of(module)
 
 
 def _sloped(name: str, slope: object) -> ActivationName:
@@ -354,7 +367,7 @@ _ACTIVATIONS: dict[type[nn.Module], Callable[[Any], ActivationName]] = {
 
 def _norm(module: nn.Module, rank: int, dtype: torch.dtype) -> Norm | str:
     """The numbers of a batch norm, or why it does not fold into a convolution before it with weights of `dtype`."""
-    if computes_as(type(module), *BATCH_NORMS[rank]) is None:
+    if type(module) not in BATCH_NORMS[rank] and computes_as(type(module), *BATCH_NORMS[rank]) is None:
         return f"is a {type(module).__name__}"
     own = module.__dict__
     buffers, (weight, bias) = own["_buffers"], weight_and_bias(module)
