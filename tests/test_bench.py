@@ -21,9 +21,10 @@ from depthwise.backends.base import Backend, Weights
 from depthwise.backends.eager import EAGER
 from depthwise.backends.problem import Problem
 from depthwise.bench import BenchResult, run
-from depthwise.bench.calls import ours, torch_dense, torch_parts
+from depthwise.bench.calls import Call, ours, torch_dense, torch_parts
 from depthwise.bench.cases import LAYOUTS, MOBILENET_V1, Case, Tensors, laid_out, layer, tensors_of
 from depthwise.bench.gate import STEEPEST, expected_of, fault
+from depthwise.bench.layer import layer_times
 from depthwise.bench.measure import STANDARD, Candidate, has_dense, measure, prepared
 from depthwise.bench.peaks import measured_peaks, refreshed, torch_threads
 from depthwise.bench.roofline import Peaks, least_seconds, work_of
@@ -344,6 +345,17 @@ def test_a_long_dense_convolution_is_not_timed() -> None:
     # 512 · 512 · 75 · 500 multiply-adds.
     assert not has_dense(layer("", (512, 500), 75, out=512))
     assert not has_dense(SMALL[3])
+
+
+def test_a_layer_of_which_one_way_fails_is_not_shown_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> Call:
+        raise DepthwiseError("no kernel for it")
+
+    ways = [Candidate(way.name, fails) if way.name == OURS else way for way in STANDARD]
+    monkeypatch.setattr("depthwise.bench.layer.STANDARD", ways)
+    monkeypatch.setattr("depthwise.bench.layer.FULL", SHORT)
+    with pytest.raises(DepthwiseError, match=r"separable, depthwise: not timed: DepthwiseError: no kernel for it"):
+        layer_times(BLOCK.geometry)
 
 
 def test_ratios_of_made_up_times() -> None:

@@ -25,8 +25,9 @@ from depthwise.explain import Explanation, explain
 from depthwise.explain.arithmetic import decimal, output_sizes, percent, shape, signed, steps
 from depthwise.explain.bundle import script
 from depthwise.explain.cells import CELL
-from depthwise.explain.scenes import WIDTH, Scene, Stage, dense, scenes
+from depthwise.explain.scenes import dense, scenes
 from depthwise.explain.snippets import snippets
+from depthwise.explain.stage import WIDTH, Scene, Stage
 from depthwise.explain.times import Measured, Times
 from depthwise.explain.values import Values
 from depthwise.page.document import source
@@ -210,7 +211,7 @@ class TestValues:
         values = Values(EXAMPLES["huge"].geometry)
         assert values.dense_sum(0, (0, 5, 5)) is None
         assert values.pointwise_sum(0, (0, 5, 5)) is None
-        assert "dense …, separable …" in EXAMPLES["huge"].html
+        assert "dense …, separable …: two functions" in EXAMPLES["huge"].html
 
 
 class TestPicture:
@@ -615,7 +616,7 @@ class Balance(HTMLParser):
         self.open: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: object) -> None:
-        if tag not in ("meta", "input", "br"):
+        if tag not in ("meta", "input", "br", "wbr"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: object) -> None:

@@ -230,7 +230,7 @@ def test_depthwise_errors(arguments: dict[str, Any], message: str) -> None:
         ),
         ({"x": X[0], "residual": torch.zeros(8, 9, 9)}, r"have the output's shape \(8, 7, 7\); got \(8, 9, 9\)"),
         ({"x": X[0], "residual": torch.zeros(1, 8, 7, 7)}, r"shape \(8, 7, 7\); got \(1, 8, 7, 7\)"),
-        ({"pointwise_activation": ("elu", 10**400)}, "the slope of 'elu' must be a finite number; got 1000"),
+        ({"pointwise_activation": ("elu", 10**400)}, "the slope of 'elu' must be a finite number; got "),
         ({"pointwise_activation": ("elu", float("nan"))}, "the slope of 'elu' must be a finite number; got nan"),
         ({"pointwise_activation": ("elu", True)}, "the slope of 'elu' must be a finite number; got True"),
         ({"pointwise_weight": P.half()}, "pointwise_weight has dtype torch.float16"),

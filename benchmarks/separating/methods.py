@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from depthwise import DepthwiseError, separate_, separated_like
+from depthwise.layers.conversion import arguments_of
 from depthwise.separate import Separation
 from depthwise.separate.budget import Menu, allocate
 from depthwise.separate.building import built
@@ -210,15 +211,8 @@ def _whitened(kernel: Tensor, gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _low_rank(conv: nn.Conv2d, u: Tensor, s: Tensor, vh: Tensor, rank: int) -> nn.Sequential:
-    first = nn.Conv2d(
-        conv.in_channels,
-        rank,
-        conv.kernel_size,
-        conv.stride,
-        conv.padding,
-        conv.dilation,
-        bias=False,  # type: ignore[arg-type]
-    )
+    kernel_size, stride, padding, dilation = arguments_of(conv)[2:6]
+    first = nn.Conv2d(conv.in_channels, rank, kernel_size, stride, padding, dilation, bias=False)
     last = nn.Conv2d(rank, conv.out_channels, 1, bias=conv.bias is not None)
     with torch.no_grad():
         first.weight.copy_((s[:rank, None].sqrt() * vh[:rank]).reshape(first.weight.shape))

@@ -1,6 +1,7 @@
 """Depthwise separable convolutions for PyTorch that run as fast as their arithmetic promises."""
 
-from . import blocks, functional, keras
+from . import blocks, functional
+from . import keras as keras
 from .backends import backend
 from .backends.weights import repack_
 from .count import count
@@ -25,7 +26,9 @@ from .layers import (
 )
 from .optimize import load_optimized, optimize
 from .preparing import prepare
-from .separate import Distillation, Separation, distill, separate_, separated_like
+from .separate import Distillation as Distillation
+from .separate import Separation as Separation
+from .separate import distill, separate_, separated_like
 from .version import __version__ as __version__
 
 __all__ = [
@@ -33,7 +36,6 @@ __all__ = [
     "DepthwiseConv2d",
     "DepthwiseConv3d",
     "DepthwiseError",
-    "Distillation",
     "LazyDepthwiseConv1d",
     "LazyDepthwiseConv2d",
     "LazyDepthwiseConv3d",
@@ -46,14 +48,12 @@ __all__ = [
     "SeparableConvTranspose1d",
     "SeparableConvTranspose2d",
     "SeparableConvTranspose3d",
-    "Separation",
     "backend",
     "blocks",
     "count",
     "distill",
     "explain",
     "functional",
-    "keras",
     "load_optimized",
     "optimize",
     "prepare",

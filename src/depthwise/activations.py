@@ -29,7 +29,10 @@ class Named:
 
     def is_computed_by(self, module: nn.Module) -> bool:
         """Whether a module of the class is set as this activation is."""
-        return all(getattr(module, name) == value for name, value in self.settings)
+        for name, value in self.settings:  # noqa: SIM110  called for each call of a layer
+            if getattr(module, name) != value:
+                return False
+        return True
 
 
 ACTIVATIONS: dict[str, Named] = {

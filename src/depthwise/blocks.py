@@ -391,7 +391,7 @@ class ConvNeXtBlock(nn.Module):
         return out
 
 
-def _check_input(x: Tensor, rank: int, in_channels: int) -> None:
+def _check_input(x: Any, rank: int, in_channels: int) -> None:
     # torch.fx.symbolic_trace goes through a block with no tensor in its hand.
     if type(x) is not Proxy:
         functional.batched(x, rank, in_channels)

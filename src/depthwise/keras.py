@@ -62,7 +62,7 @@ def _by_part(layer: nn.Module, weights: Mapping[str, Arrays]) -> list[tuple[Tens
 
 def _paired(layer: nn.Module, weights: Arrays, label: str) -> list[tuple[Tensor, Tensor]]:
     """Each tensor of `layer` with its values, checked, in torch's order of axes."""
-    if isinstance(weights, Tensor) or not isinstance(weights, Sequence):
+    if not isinstance(weights, list | tuple):
         raise DepthwiseError(f"{label} must be a list of arrays, as Keras's get_weights() gives; got {type(weights)}")
     own = _tensors(layer)
     expected = [tuple(_to_keras(*each).shape) for each in own]
@@ -111,7 +111,8 @@ def _to_keras(layer: nn.Module, name: str, tensor: Tensor) -> Tensor:
         return tensor
     if isinstance(layer, _ConvNd) and _is_depthwise(layer):
         # (channels · multiplier, 1, *kernel) -> (*kernel, channels, multiplier)
-        return tensor.squeeze(1).movedim(0, -1).unflatten(-1, (layer.in_channels, -1)).contiguous()
+        filters: Tensor = tensor.squeeze(1).movedim(0, -1)
+        return filters.reshape(*filters.shape[:-1], layer.in_channels, -1)
     # (out, in, *kernel) -> (*kernel, in, out)
     return tensor.movedim((0, 1), (-1, -2)).contiguous()
 

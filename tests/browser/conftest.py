@@ -94,3 +94,12 @@ def browser(session: Browser) -> Iterator[Browser]:
     session.complaints()
     yield session
     assert session.complaints() == []
+
+
+def faults(browser: Browser) -> list[str]:
+    """What axe-core complains of, and where."""
+    found = browser.wait(
+        "const done = arguments[0];"
+        "axe.run().then((r) => done(r.violations.map((v) => `${v.id}: ${v.nodes.map((n) => n.html)}`)))"
+    )
+    return [str(fault) for fault in found]

@@ -14,7 +14,7 @@ from depthwise import DepthwiseError, explain
 from depthwise.explain import Explanation
 from depthwise.explain.arithmetic import headline
 from depthwise.explain.snippets import snippets
-from tests.browser.conftest import AXE, Browser, needed
+from tests.browser.conftest import AXE, Browser, faults, needed
 
 STANDARD = explain((3, 7, 7), 128, 3)
 LAYERS = {
@@ -186,7 +186,7 @@ class TestMoving:
         browser.settle()
         point_at(browser, OUTPUT, 1, 3)
         said = browser.text("#scene-1 .said")
-        assert said.startswith("Filter 1 at (3, 1): channel 1 gives ")
+        assert said.startswith("Filter 1 at (3, 1): channel 1: ")
         products = re.findall(r"\(?(−?\d+)\)?·\(?(−?\d+)\)?", said)
         assert len(products) == 9
         numbers = [[int(part.replace("−", "-")) for part in pair] for pair in products]
@@ -529,12 +529,3 @@ class TestNotebook:
 def script_seconds(browser: Browser) -> float:
     metrics = browser.driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
     return float(next(metric["value"] for metric in metrics if metric["name"] == "ScriptDuration"))
-
-
-def faults(browser: Browser) -> list[str]:
-    """What axe-core complains of, and where."""
-    found = browser.wait(
-        "const done = arguments[0];"
-        "axe.run().then((r) => done(r.violations.map((v) => `${v.id}: ${v.nodes.map((n) => n.html)}`)))"
-    )
-    return [str(fault) for fault in found]

@@ -11,7 +11,8 @@ import typer
 from depthwise import DepthwiseError
 from depthwise.arguments import parse_padding, parse_size
 from depthwise.explain.bundle import modules
-from depthwise.explain.scenes import Stage, scenes
+from depthwise.explain.scenes import scenes
+from depthwise.explain.stage import Stage
 from depthwise.explain.values import Values
 from depthwise.explain.wording import layer_words, pixel_words
 from depthwise.geometry import Geometry, geometry, positive

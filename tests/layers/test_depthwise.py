@@ -244,7 +244,8 @@ def test_steps_are_the_whole_sequence(make: Any, kernel_size: int, dilation: int
     layer.load_state_dict(state_dict)
     x = small_integers(2)((3, 4, 23))
     for batched in (x, x[0]):
-        state, outputs = None, []
+        state: Any = None
+        outputs = []
         for part in batched.split((1, 1, 7, 10, 4), dim=-1):
             y, state = layer.step(part, state)
             outputs.append(y)
@@ -277,3 +278,22 @@ def test_step_errors() -> None:
     separable.depthwise = nn.Conv1d(4, 4, 3, groups=4)
     with pytest.raises(DepthwiseError, match="step needs a DepthwiseConv1d as the depthwise part; got Conv1d"):
         separable.step(x)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("mode", ["zeros", "circular"])
+def test_to_torch_shares_the_parameters(rank: int, mode: str) -> None:
+    layer = LAYERS[rank](4, 3, stride=2, padding=2, dilation=2, padding_mode=mode, depth_multiplier=2).eval()
+    conv = layer.to_torch()
+    assert type(conv) is TORCH[rank]
+    assert conv.weight is layer.weight
+    assert conv.bias is layer.bias
+    assert not conv.training
+    x = torch.randn(2, 4, *(7,) * rank)
+    torch.testing.assert_close(conv(x), layer(x))
+    assert LAYERS[rank](4, 3, bias=False).to_torch().bias is None
+
+
+def test_what_torch_has_no_convolution_for() -> None:
+    with pytest.raises(DepthwiseError, match=r"torch's convolution has no padding='same' with stride=\(2,\); pad the"):
+        DepthwiseConv1d(4, 3, stride=2, padding="same").to_torch()

@@ -167,7 +167,7 @@ def test_other_names_with_a_bias_in_both_parts() -> None:
     [
         (
             {"weight": torch.zeros(6, 4, 3, 3)},
-            r"depthwise.weight \(weight, \(6, 4, 3, 3\), is a dense convolution's: load that, then SeparableConv2d.from_d",
+            r"depthwise.weight \(weight, \(6, 4, 3, 3\), is a dense convolution's: load that, then Sep",
         ),
         (
             {"a.weight": torch.zeros(4, 1, 3, 3), "b.weight": torch.zeros(7, 4, 1, 1), "c.weight": torch.zeros(3)},

@@ -14,6 +14,7 @@ import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from depthwise import (
     DepthwiseConv1d,
@@ -221,7 +222,7 @@ def test_an_export_of_a_causal_layer() -> None:
 )
 def test_parametrisations_stand_on_the_parts(wrap: Any, part: str) -> None:
     layer = SeparableConv2d(3, 4, 3)
-    with pytest.raises(ValueError, match="does not have a parameter with name weight|has no attribute"):
+    with pytest.raises(ValueError, match=r"(does not have a|has no) parameter.* with name 'weight'"):
         wrap(layer)
     wrap(getattr(layer, part))
     layer(X).sum().backward()
@@ -233,7 +234,46 @@ def test_a_swapped_average_and_pruning() -> None:
     average = torch.optim.swa_utils.AveragedModel(net)
     average.update_parameters(net)
     torch.testing.assert_close(average.eval()(X), net.eval()(X))
-    torch.nn.utils.prune.l1_unstructured(net[0].pointwise, "weight", amount=0.5)  # type: ignore[arg-type]
+    pointwise: Any = net[0].pointwise
+    prune.l1_unstructured(pointwise, "weight", amount=0.5)
     before = net(X)
-    torch.nn.utils.prune.remove(net[0].pointwise, "weight")  # type: ignore[arg-type]
+    prune.remove(pointwise, "weight")
     torch.testing.assert_close(net(X), before)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("training", [False, True])
+def test_eager_quantisation_of_torchs_own_convolutions(training: bool) -> None:
+    import torch.ao.quantization as ao
+
+    parts: Any = {"depthwise_norm": nn.BatchNorm2d, "depthwise_activation": nn.ReLU, "pointwise_norm": nn.BatchNorm2d}
+    layer = SeparableConv2d(3, 6, 3, bias=False, **parts)
+    net: Any = nn.Sequential(ao.QuantStub(), layer, ao.DeQuantStub())
+    layer.depthwise = layer.depthwise.to_torch()  # type: ignore[operator]
+    net.train(training)
+    names = [["1.depthwise", "1.depthwise_norm", "1.depthwise_activation"], ["1.pointwise", "1.pointwise_norm"]]
+    expected = net(X)
+    if training:
+        net.qconfig = ao.get_default_qat_qconfig("x86")
+        prepared = ao.prepare_qat(ao.fuse_modules_qat(net, names))
+        prepared(X).sum().backward()
+        expected = prepared.eval()(X)
+    else:
+        net.qconfig = ao.get_default_qconfig("x86")
+        prepared = ao.prepare(ao.fuse_modules(net, names))
+        prepared(X)
+    quantised = ao.convert(prepared)
+    assert type(quantised[1].depthwise).__module__.startswith("torch.ao.nn")
+    assert float((quantised(X) - expected).abs().max()) < 0.1 * float(expected.abs().max())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_fx_quantisation_leaves_our_layers_as_they_are() -> None:
+    from torch.ao.quantization import get_default_qconfig_mapping, quantize_fx
+
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), SeparableConv2d(4, 6, 3)).eval()
+    prepared = quantize_fx.prepare_fx(net, get_default_qconfig_mapping("x86"), (X,))
+    prepared(X)
+    quantised = quantize_fx.convert_fx(prepared)
+    assert any(type(module) is SeparableConv2d for module in quantised.modules())
+    assert float((quantised(X) - net(X)).abs().max()) < 0.1

@@ -224,19 +224,22 @@ class Standardised(nn.Conv2d):
     """Computes with other weights than it has."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, self.weight - self.weight.mean((1, 2, 3), keepdim=True), self.bias)
+        out: Tensor = self._conv_forward(x, self.weight - self.weight.mean((1, 2, 3), keepdim=True), self.bias)
+        return out
 
 
 class Own(nn.Conv2d):
     """Convolves in a way of its own."""
 
-    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return super()._conv_forward(x.abs(), weight, bias)
+    # torch's name for it.
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002
+        out: Tensor = super()._conv_forward(input.abs(), weight, bias)
+        return out
 
 
 def test_a_subclass_is_separated_where_it_computes_as_torchs_class_does() -> None:
     replaced = nn.Conv2d(16, 16, 3, padding=1)
-    replaced._conv_forward = lambda x, weight, bias: x  # type: ignore[method-assign]
+    replaced.__dict__["_conv_forward"] = lambda x, weight, bias: x
     model = nn.Sequential(Named(16), Standardised(16, 16, 3, padding=1), Own(16, 16, 3, padding=1), replaced).eval()
     report = separate_(model, images(32, channels=16), budget=0.3)
     named, *others = report.layers

@@ -39,7 +39,7 @@ def document(result: DemoResult) -> str:
         _measured(result),
     )
     css = source("explain", "web", "picture.css")
-    return page_around("depthwise: promised and measured", "".join(sections), css=css)
+    return page_around("depthwise: promised and measured", f"<main>{''.join(sections)}</main>", css=css)
 
 
 def _lead(result: DemoResult) -> str:

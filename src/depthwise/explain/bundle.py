@@ -10,7 +10,17 @@ from ..page.document import source
 from .snippets import joined, pairs
 
 # A module stands after those it imports.
-MODULES = ("layer.js", "values.js", "cells.js", "scenes.js", "wording.js", "player.js", "page.js")
+MODULES = (
+    "layer.js",
+    "values.js",
+    "cells.js",
+    "stage.js",
+    "comparison.js",
+    "scenes.js",
+    "wording.js",
+    "player.js",
+    "page.js",
+)
 
 
 def script(g: Geometry) -> str:

@@ -10,7 +10,8 @@ from ..page.document import document, source
 from ..page.svg import number
 from .arithmetic import headline
 from .bundle import script
-from .scenes import WIDTH, Scene, Stage, scenes
+from .scenes import scenes
+from .stage import WIDTH, Scene, Stage
 from .times import Times
 from .wording import COLUMNS, layer_words, lit, pixel_words, titles
 
@@ -127,8 +128,8 @@ def _section(index: int, scene: Scene, words: dict[str, str]) -> str:
 
 
 CLOSED = (
-    f"separable ÷ dense = {lit('depth_multiplier', 'depth_multiplier')}·(1/{lit('out_channels', 'out_channels')} + "
-    f"1/{lit('kernel_size', 'kernel area')})"
+    f"separable ÷ dense = {lit('depth_multiplier', 'depth_multiplier')}·<wbr>"
+    f"(1/{lit('out_channels', 'out_channels')} + 1/{lit('kernel_size', 'kernel area')})"
 )
 
 

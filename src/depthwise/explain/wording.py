@@ -20,8 +20,8 @@ from .arithmetic import (
     steps,
     times,
 )
-from .scenes import SHOWN, Stage, lane
 from .snippets import snippets
+from .stage import SHOWN, Stage, lane
 
 COLUMNS = ("input", "kernels", "output", "multiplications", "parameters", "bytes moved", "FLOPs per byte")
 # Products are written out up to so many.
@@ -203,7 +203,8 @@ def _numbers(cost: Cost, more: str = "") -> tuple[str, str, str, str]:
 
 def _row(name: str, cells: Iterable[str], attributes: str = "") -> str:
     """A row; each cell carries its column's name, which narrow screens show beside it."""
-    written = "".join(f'<td data-label="{column}">{cell}</td>' for column, cell in zip(COLUMNS, cells, strict=True))
+    spans = (f"<span>{cell}</span>" if cell else "" for cell in cells)
+    written = "".join(f'<td data-label="{column}">{span}</td>' for column, span in zip(COLUMNS, spans, strict=True))
     return f'<tr{attributes}><th scope="row">{name}</th>{written}</tr>'
 
 
@@ -216,20 +217,18 @@ def _now_dense(stage: Stage) -> str:
     shown = min(g.in_channels, SHOWN)
     parts = [values.dense_part(f, c, at) for c in range(shown)]
     products = [(values.dense(f, 0, tap), values.inputs(0, values.under(tap, at))) for tap in values.taps_few(WRITTEN)]
-    first = f"channel 1 gives {_products(products)}{signed(parts[0])}"
-    others = [f"channel {c + 1} {signed(parts[c])}" for c in range(1, shown)]
+    first = f"channel 1: {_products(products)}{signed(parts[0])}"
+    others = [f"channel {c + 1}: {signed(parts[c])}" for c in range(1, shown)]
     together = _together(values.dense_sum(f, at), parts, g.in_channels)
-    return f"Filter {f + 1} {_where(stage)}: {', '.join([first, *others])}{together}."
+    return f"Filter {f + 1} {_where(stage)}: {'; '.join([first, *others])}{together}."
 
 
 def _now_depthwise(stage: Stage) -> str:
     g, values, at = stage.g, stage.values, stage.place
     products = [(values.depthwise(0, tap), values.inputs(0, values.under(tap, at))) for tap in values.taps_few(WRITTEN)]
     sums = [values.depthwise_sum(j, at) for j in range(min(g.depthwise_channels, SHOWN))]
-    others = "".join(f"; {lane(g, j)} {signed(sums[j])}" for j in range(1, len(sums)))
-    return (
-        f"Every channel by itself {_where(stage)}: {lane(g, 0)} gives {_products(products)}{signed(sums[0])}{others}."
-    )
+    others = "".join(f"; {lane(g, j)}: {signed(sums[j])}" for j in range(1, len(sums)))
+    return f"Every channel by itself {_where(stage)}: {lane(g, 0)}: {_products(products)}{signed(sums[0])}{others}."
 
 
 def _now_pointwise(stage: Stage) -> str:
@@ -246,15 +245,15 @@ def _now_pointwise(stage: Stage) -> str:
 def _now_both(stage: Stage) -> str:
     f, at, values = stage.filter, stage.place, stage.values
     ways = (values.dense_sum(f, at), values.pointwise_sum(f, at))
-    return f"Filter {f + 1} {_where(stage)}: dense {signed(ways[0])}, separable {signed(ways[1])}."
+    return f"Filter {f + 1} {_where(stage)}: dense {signed(ways[0])}, separable {signed(ways[1])}: two functions."
 
 
 def _together(total: int | None, parts: list[int], channels: int) -> str:
     if channels == 1:
         return ""
     others = channels - len(parts)
-    rest = "" if total is None else f" {signed(total - sum(parts))}"
-    more = f", {'the other' if others == 1 else f'{others:,} others'}{rest}" if others else ""
+    rest = "" if total is None else f": {signed(total - sum(parts))}"
+    more = f"; {'the other' if others == 1 else f'{others:,} others'}{rest}" if others else ""
     return f"{more}; together <b>{signed(total)}</b>"
 
 

@@ -112,14 +112,41 @@ class _DepthwiseConv(_ConvNd):
         return self.out_channels // self.in_channels
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  as torch's convolutions call it
-        if type(input) is Proxy:
-            return as_leaf(self, input)
+        given: Any = input
+        if type(given) is Proxy:
+            return as_leaf(self, given)  # type: ignore[no-any-return]
         return self._conv_forward(input, *weight_and_bias(self))
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         x, padding = pad_input(x, self)
         window = (self.stride, padding, self.dilation)
         return functional.depthwise_conv(self.rank, x, weight, bias, *window, self.in_channels)
+
+    def to_torch(self) -> _ConvNd:
+        """Torch's own convolution with the same parameters, for tools that know no subclass, such as torch.ao.
+
+        Raises DepthwiseError where torch has no such padding.
+        """
+        padding = torch_padding(without_causal(self.padding, self.kernel_size, self.dilation), self.stride)
+        if padding is None:
+            raise DepthwiseError(
+                f"torch's convolution has no padding={self.padding!r} with stride={self.stride}; pad the input yourself"
+            )
+        kind: Any = next(base for base in type(self).__mro__ if base.__module__ == nn.Conv1d.__module__)
+        conv: _ConvNd = kind(
+            self.in_channels,
+            self.out_channels,
+            self.kernel_size,
+            self.stride,
+            padding,
+            self.dilation,
+            self.in_channels,
+            self.bias is not None,
+            self.padding_mode,
+            "meta",
+        )
+        conv.weight, conv.bias = self.weight, self.bias
+        return conv.train(self.training)
 
     def extra_repr(self) -> str:
         return call_arguments(self, [self.in_channels], self.bias is not None)
@@ -198,10 +225,11 @@ class DepthwiseConv3d(_DepthwiseConv, nn.Conv3d):
 
 def as_leaf(layer: nn.Module, x: Proxy) -> Any:
     """The node that a layer is in a graph of torch.fx.symbolic_trace, as torch's own modules are."""
-    path = x.tracer.path_of_module(layer)
+    tracer: Any = x.tracer
+    path = tracer.path_of_module(layer)
     if not path:
         raise DepthwiseError(f"symbolic_trace takes a {type(layer).__name__} as one node of a network; trace that")
-    return x.tracer.create_proxy("call_module", path, (x,), {})
+    return tracer.create_proxy("call_module", path, (x,), {})
 
 
 DEPTHWISE: Mapping[int, type[_DepthwiseConv]] = {1: DepthwiseConv1d, 2: DepthwiseConv2d, 3: DepthwiseConv3d}

@@ -22,7 +22,7 @@ class _Lazy(LazyModuleMixin):
 
     rank: int
 
-    def initialize_parameters(self, input: Tensor) -> None:  # type: ignore[override]  # noqa: A002  torch's name
+    def initialize_parameters(self, input: Tensor) -> None:  # noqa: A002  torch's name
         batch, _ = functional.batched(input, self.rank)
         self._materialise_(batch.shape[1])
 
@@ -56,10 +56,12 @@ class _LazyDepthwise(_Lazy, _DepthwiseConv):
         self.out_channels = self.in_channels * self._multiplier
         if not was_lazy:
             return
+        weight: Any = self.weight
+        bias: Any = self.bias
         with torch.no_grad():
-            self.weight.materialize((self.out_channels, 1, *self.kernel_size))  # type: ignore[operator]
-            if self.bias is not None:
-                self.bias.materialize((self.out_channels,))  # type: ignore[operator]
+            weight.materialize((self.out_channels, 1, *self.kernel_size))
+            if bias is not None:
+                bias.materialize((self.out_channels,))
         self.reset_parameters()
 
 
@@ -73,7 +75,8 @@ class _LazySeparable(_Lazy, _SeparableConv):
         self.in_channels = 0
         self._modules.clear()
         # It stands for all parameters until they are there, and goes where the layer goes.
-        self.register_parameter("weight", UninitializedParameter(**to))
+        standing: Any = UninitializedParameter(**to)
+        self.register_parameter("weight", standing)
 
     def extra_repr(self) -> str:
         return f"0, {self.out_channels}" if "weight" in self._parameters else super().extra_repr()
@@ -103,13 +106,13 @@ class _LazySeparable(_Lazy, _SeparableConv):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
-class LazyDepthwiseConv1d(_LazyDepthwise, DepthwiseConv1d):  # type: ignore[misc]
+class LazyDepthwiseConv1d(_LazyDepthwise, DepthwiseConv1d):
     """`DepthwiseConv1d` whose in_channels are those of its first input."""
 
-    cls_to_become = DepthwiseConv1d  # type: ignore[assignment]
+    cls_to_become = DepthwiseConv1d
 
 
-class LazyDepthwiseConv2d(_LazyDepthwise, DepthwiseConv2d):  # type: ignore[misc]
+class LazyDepthwiseConv2d(_LazyDepthwise, DepthwiseConv2d):
     """`DepthwiseConv2d` whose in_channels are those of its first input; it becomes one then.
 
     >>> layer = LazyDepthwiseConv2d(3, depth_multiplier=2)
@@ -119,19 +122,19 @@ class LazyDepthwiseConv2d(_LazyDepthwise, DepthwiseConv2d):  # type: ignore[misc
     DepthwiseConv2d(8, kernel_size=(3, 3), depth_multiplier=2)
     """
 
-    cls_to_become = DepthwiseConv2d  # type: ignore[assignment]
+    cls_to_become = DepthwiseConv2d
 
 
-class LazyDepthwiseConv3d(_LazyDepthwise, DepthwiseConv3d):  # type: ignore[misc]
+class LazyDepthwiseConv3d(_LazyDepthwise, DepthwiseConv3d):
     """`DepthwiseConv3d` whose in_channels are those of its first input."""
 
-    cls_to_become = DepthwiseConv3d  # type: ignore[assignment]
+    cls_to_become = DepthwiseConv3d
 
 
 class LazySeparableConv1d(_LazySeparable, SeparableConv1d):
     """`SeparableConv1d` whose in_channels are those of its first input."""
 
-    cls_to_become = SeparableConv1d  # type: ignore[assignment]
+    cls_to_become = SeparableConv1d
 
 
 class LazySeparableConv2d(_LazySeparable, SeparableConv2d):
@@ -144,10 +147,10 @@ class LazySeparableConv2d(_LazySeparable, SeparableConv2d):
     (torch.Size([1, 128, 7, 7]), 3)
     """
 
-    cls_to_become = SeparableConv2d  # type: ignore[assignment]
+    cls_to_become = SeparableConv2d
 
 
 class LazySeparableConv3d(_LazySeparable, SeparableConv3d):
     """`SeparableConv3d` whose in_channels are those of its first input."""
 
-    cls_to_become = SeparableConv3d  # type: ignore[assignment]
+    cls_to_become = SeparableConv3d

@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.module import _has_any_global_hook
 
 from .. import functional
-from ..activations import ACTIVATIONS
+from ..activations import ACTIVATIONS, Named
 from ..backends.base import Norm
 from ..backends.weights import gradients_asked
 from ..errors import DepthwiseError
@@ -116,7 +116,7 @@ class _SeparableConv(nn.Module):
         self.pointwise_norm = made("pointwise_norm", pointwise_norm, self.out_channels, **to)
         self.pointwise_activation = made("pointwise_activation", pointwise_activation, **to)
         self._pointer: str | None = None
-        self.register_load_state_dict_post_hook(_point)
+        self.register_load_state_dict_post_hook(_point)  # type: ignore[no-untyped-call]
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -160,8 +160,9 @@ class _SeparableConv(nn.Module):
         return [(name, module) for name, module in found if module is not None]
 
     def forward(self, x: Tensor) -> Tensor:
-        if type(x) is Proxy:
-            return as_leaf(self, x)  # type: ignore[no-any-return]
+        given: Any = x
+        if type(given) is Proxy:
+            return as_leaf(self, given)  # type: ignore[no-any-return]
         joined = self._joined()
         if isinstance(joined, str):
             out, unbatched = functional.batched(x, self.rank, self.in_channels)
@@ -313,7 +314,6 @@ _POINTWISE = {rank: ((1,) * rank, (0,) * rank) for rank in SEPARABLE}
 
 # What the functional forms call them; what they have no name for is unknown.
 _UNKNOWN: Any = object()
-_NAMES: dict[type[nn.Module], str] = {row.module: name for name, row in ACTIVATIONS.items()}
 
 
 def _foreign_pair(depthwise: Any, pointwise: Any, rank: int) -> str | None:
@@ -329,18 +329,27 @@ def _foreign_pair(depthwise: Any, pointwise: Any, rank: int) -> str | None:
 
 
 def _activation(module: nn.Module) -> ActivationName:
-    base = computes_as(type(module), nn.Identity, *_NAMES)
-    if base is nn.Identity:
-        return None
-    found: ActivationName = _UNKNOWN
-    if base is not None and (row := ACTIVATIONS[_NAMES[base]]).is_computed_by(module):
-        found = _NAMES[base] if row.slope is None else _sloped(_NAMES[base], getattr(module, row.slope_attribute))
-    return found
+    base = computes_as(type(module), *_ACTIVATIONS)
+    return _UNKNOWN if base is None else _ACTIVATIONS[base](module)
 
 
 def _sloped(name: str, slope: object) -> ActivationName:
     # A number that a kernel can be made of; torch also takes NaN, and tensors that may change.
     return (name, slope) if type(slope) is float and isfinite(slope) else _UNKNOWN
+
+
+def _named(name: str, row: Named) -> Callable[[Any], ActivationName]:
+    """What the functional forms call a module of the row's class."""
+    if row.slope is not None:
+        return lambda module: _sloped(name, getattr(module, row.slope_attribute))
+    # Looked at in each call, as a module may be set anew.
+    return (lambda module: name if row.is_computed_by(module) else _UNKNOWN) if row.settings else lambda _: name
+
+
+_ACTIVATIONS: dict[type[nn.Module], Callable[[Any], ActivationName]] = {
+    **{row.module: _named(name, row) for name, row in ACTIVATIONS.items()},
+    nn.Identity: lambda _: None,
+}
 
 
 def _norm(module: nn.Module, rank: int, dtype: torch.dtype) -> Norm | str:

@@ -95,8 +95,9 @@ class _SeparableConvTranspose(nn.Module):
         self.pointwise_activation = made("pointwise_activation", pointwise_activation, **to)
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:  # noqa: A002  torch's name
-        if type(input) is Proxy:
-            return as_leaf(self, input)  # type: ignore[no-any-return]
+        given: Any = input
+        if type(given) is Proxy:
+            return as_leaf(self, given)  # type: ignore[no-any-return]
         x, unbatched = functional.batched(input, self.rank, self.in_channels)
         out: Tensor = self.depthwise(x, output_size)
         for name in self.parts[1:]:

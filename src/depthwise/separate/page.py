@@ -38,7 +38,7 @@ CSS = """
 def document(report: Separation, more: str = "", first: str = "") -> str:
     """A whole page; it loads nothing from anywhere. `first` is HTML before the report, `more` what follows it."""
     body = fragment(report, heading=words("h1", "What a separation cost") + first, more=more)
-    return page_around("What a separation cost", body)
+    return page_around("What a separation cost", f"<main>{body}</main>")
 
 
 def fragment(report: Separation, *, heading: str = "", more: str = "") -> str:

@@ -3,7 +3,8 @@
 import { CELL, CUBE } from "./cells.js";
 import { Layer, LayerError } from "./layer.js";
 import { Player, stillness } from "./player.js";
-import { SCENES, SHOWN, Stage, middleOf } from "./scenes.js";
+import { SCENES } from "./scenes.js";
+import { SHOWN, Stage, middleOf } from "./stage.js";
 import { Values } from "./values.js";
 import { layerWords, pixelWords } from "./wording.js";
 

@@ -1,72 +1,21 @@
-// The four scenes for one output pixel: scenes.py, line by line.
+// The scenes for one output pixel: scenes.py, line by line.
 
-import { Cells, SLANT_X, SLANT_Y, inputLine, kernelLine, outputLine, range } from "./cells.js";
-import { Layer } from "./layer.js";
-import { Values, axis } from "./values.js";
-import { count, percent, plural, shape, signed } from "./wording.js";
+import { Cells, SLANT_X, SLANT_Y, range } from "./cells.js";
+import { both } from "./comparison.js";
+import { MARGIN, SHOWN, Stage, WIDTH, hue, lane, term, text, weights } from "./stage.js";
+import { count, plural, shape, signed } from "./wording.js";
 
 /** @typedef {import("./cells.js").Cell} Cell */
-/** @typedef {import("./cells.js").Line} Line */
 /** @typedef {import("./values.js").Place} Place */
-/** @typedef {{ height: number, content: string, label: string }} Scene */
+/** @typedef {import("./stage.js").Scene} Scene */
 /** @typedef {{ name: string, kind: string, source: Cell, weight: (tap: Place) => number, part: number }} Row */
 
-const WIDTH = 448;
-const MARGIN = 8;
 const TOP = 40;
 // A volume's name above it, and what keeps it from the one above.
 const NAME = 16;
 const APART = 6;
-// Channels and filters drawn of many.
-export const SHOWN = 3;
 // Outputs that are not at work show their values where these take no more products than this.
 const QUICK = 200;
-
-/** A layer at one of its output pixels, `at` in the order of memory, with one of its first filters at work. */
-export class Stage {
-  /** @param {Values} values @param {number} at @param {number} filter */
-  constructor(values, at, filter = 0) {
-    this.values = values;
-    this.g = values.g;
-    this.at = at;
-    this.filter = filter;
-    this.solid = this.g.rank === 3;
-    const [, y, x] = values.axes;
-    /** @type {Place} */
-    this.place = [Math.floor(at / (y.out * x.out)), Math.floor(at / x.out) % y.out, at % x.out];
-  }
-
-  /** @param {Place} place */
-  index(place) {
-    const [, y, x] = this.values.axes;
-    return (place[0] * y.out + place[1]) * x.out + place[2];
-  }
-
-  inputCells() {
-    const [rooms, most] = this.solid ? [[5, 6, 6], 3] : [[1, 9, 9], 5];
-    return new Cells(this.values.axes.map((side, i) => inputLine(side, this.place[i], rooms[i], most)), this.solid);
-  }
-
-  /** @param {number} most */
-  kernelCells(most) {
-    return new Cells(this.values.axes.map((side) => kernelLine(side, this.solid ? 3 : most)), this.solid);
-  }
-
-  outputCells() {
-    const rooms = this.solid ? [4, 5, 5] : [1, 6, 6];
-    return new Cells(this.values.axes.map((side, i) => outputLine(side, this.place[i], rooms[i])), this.solid);
-  }
-
-  oneCell() {
-    return new Cells(Array(3).fill(kernelLine(axis(1, 1, 1, 0, 0, 1, 1), 1)), this.solid);
-  }
-}
-
-/** At the pixel in the middle. @param {Layer} g */
-export function middleOf(g) {
-  const [z, y, x] = new Values(g).axes;
-  return Math.floor(z.out / 2) * y.out * x.out + Math.floor(y.out / 2) * x.out + Math.floor(x.out / 2);
-}
 
 /** @type {Record<string, (stage: Stage) => Scene>} */
 export const SCENES = { dense, depthwise, pointwise, both };
@@ -186,85 +135,6 @@ function depthwise(stage) {
   return { height: bottom + 18, content: parts.join(""), label };
 }
 
-/** The two ways from input to output, their multiplications as bars, and what their kernels can be.
- * @param {Stage} stage @returns {Scene} */
-function both(stage) {
-  const g = stage.g, kernel = stage.kernelCells(3);
-  const whole = g.dense.multiplications, one = g.depthwise.multiplications, two = g.pointwise.multiplications;
-  const most = whole > one + two ? whole : one + two, ones = g.kernel.map(() => 1);
-  const dearer = one + two < whole ? "" : ": NOT cheaper";
-  const parts = [
-    text(MARGIN, 14, "dense", "title"),
-    ...volumes(40, [[70, g.inputSize, "c0"], [374, g.outputSize, "out"]]),
-    ...way(115, 325, 40, plural(g.filters, "kernel"), shape([g.channels, ...g.kernel]), count(whole), "dense"),
-    text(MARGIN, 112, "separable", "title"),
-    ...volumes(138, [[70, g.inputSize, "c0"], [222, g.depthwiseSize, "c0"], [374, g.outputSize, "out"]]),
-    ...way(110, 180, 138, plural(g.depthwiseChannels, "kernel"), shape([1, ...g.kernel]), count(one), "depthwise"),
-    ...way(260, 330, 138, plural(g.filters, "kernel"), shape([g.depthwiseChannels, ...ones]), count(two), "pointwise"),
-    text(MARGIN, 212, "multiplications", "title"),
-    text(MARGIN, 230, `dense ${count(whole)}`, "name"),
-    bar(MARGIN, 235, whole, most, "dense"),
-    text(MARGIN, 263,
-      `separable ${count(one)} + ${count(two)} = ${count(one + two)}, ${percent(one + two, whole)}${dearer}`, "name"),
-    bar(MARGIN, 268, one, most, "depthwise"),
-    bar(MARGIN + length(one, most), 268, two, most, "pointwise"),
-    text(MARGIN, 302, "what a kernel can be: channel 1 of the first filters", "title"),
-    ...denseKernels(stage, kernel, 326),
-    ...separableKernels(stage, kernel, 326 + kernel.height + 34),
-  ];
-  const label = `Dense: ${count(whole)} multiplications. Separable: ${count(one)} and ${count(two)}, together ${count(one + two)}.`;
-  return { height: 326 + 2 * kernel.height + 54, content: parts.join(""), label };
-}
-
-/** @param {Stage} stage @param {Cells} kernel @param {number} y */
-function denseKernels(stage, kernel, y) {
-  const middle = y + kernel.height / 2;
-  const parts = [text(MARGIN, middle - 2, "dense:", "name"), text(MARGIN, middle + 10, "each its own", "name")];
-  for (let f = 0; f < Math.min(stage.g.filters, 4); f++) {
-    const x = 100 + 86 * f, draw = weights((tap) => stage.values.dense(f, 0, tap));
-    parts.push(text(x, y - 4, `filter ${f + 1}`, "name"), kernel.draw(x, y, "cells dense", term("out_channels"), draw));
-  }
-  return parts;
-}
-
-/** Each a multiple of the channel's one filter, or a mix of its several.
- * @param {Stage} stage @param {Cells} kernel @param {number} y */
-function separableKernels(stage, kernel, y) {
-  const values = stage.values, copies = stage.g.multiplier;
-  const own = weights((tap) => values.depthwise(0, tap));
-  const name = copies === 1 ? "the filter a" : `a, of ${count(copies)} filters`;
-  const parts = [text(MARGIN, y - 4, name, "name"), kernel.draw(MARGIN, y, "cells c0", term("depth_multiplier"), own)];
-  for (let f = 0; f < Math.min(stage.g.filters, 4); f++) {
-    const x = 100 + 86 * f;
-    const mixed = weights((tap) =>
-      range(0, copies).reduce((sum, m) => sum + values.pointwise(f, m) * values.depthwise(m, tap), 0));
-    const first = `${signed(values.pointwise(f, 0))} · a`;
-    parts.push(
-      text(x, y - 4, `filter ${f + 1}`, "name"),
-      kernel.draw(x, y, "cells out", term("out_channels"), mixed),
-      text(x, y + kernel.height + 12, copies === 1 ? first : `${first} + …`, "name"));
-  }
-  return parts;
-}
-
-/** The name of a channel after the depthwise step; a letter where its input channel has several kernels.
- * @param {Layer} g @param {number} j */
-export function lane(g, j) {
-  const c = Math.floor(j / g.multiplier), m = j % g.multiplier;
-  return g.multiplier === 1 ? `channel ${c + 1}` : `channel ${c + 1}${String.fromCharCode(97 + m)}`;
-}
-
-/** @param {Layer} g @param {number} j */
-function hue(g, j) {
-  const c = Math.floor(j / g.multiplier), m = j % g.multiplier;
-  return m % 2 ? `c${c} light` : `c${c}`;
-}
-
-/** @param {string} name */
-function term(name) {
-  return ` data-term="${name}"`;
-}
-
 /** @param {Stage} stage @param {number} c @returns {Cell} */
 function input(stage, c) {
   const { values, place: at, solid } = stage, axes = values.axes;
@@ -280,11 +150,6 @@ function input(stage, c) {
 function isTap(side, at, place) {
   const offset = place - at * side.s + side.before;
   return 0 <= offset && offset < side.reach && offset % side.d === 0;
-}
-
-/** @param {(tap: Place) => number} weight @returns {Cell} */
-function weights(weight) {
-  return (tap) => ["weight", signed(weight(tap))];
 }
 
 /** A channel after the depthwise step: all of it, or as far as it is.
@@ -341,49 +206,6 @@ function captions(center, columns, rank) {
     }
   });
   return parts;
-}
-
-/** @param {number} y @param {[number, number[], string][]} drawn */
-function volumes(y, drawn) {
-  return drawn.map(([x, size, kind]) => {
-    const sheets = Math.min(size[0], 4), wide = 30, high = [0, 10, 30, 30][size.length - 1], deep = size.length === 4 ? 8 : 0;
-    const boxes = range(0, sheets).reverse().map((i) =>
-      box(x - wide / 2 + 4 * i - 2 * (sheets - 1), y - high / 2 - 3 * i + 2 * (sheets - 1), wide, high, deep));
-    return `<g class="cells ${kind}">${boxes.join("")}</g>${text(x, y + 36, shape(size), "name middle")}`;
-  });
-}
-
-/** @param {number} x @param {number} y @param {number} wide @param {number} high @param {number} deep */
-function box(x, y, wide, high, deep) {
-  const back = deep ? `M${x} ${y}l${deep} -${deep}h${wide}v${high}l-${deep} ${deep}v-${high}zM${x + wide} ${y}l${deep} -${deep}` : "";
-  return `<path class="in" d="${back}M${x} ${y}h${wide}v${high}h-${wide}z"/>`;
-}
-
-/** @param {number} x @param {number} end @param {number} y @param {string} kernels @param {string} size
- * @param {string} price @param {string} kind */
-function way(x, end, y, kernels, size, price, kind) {
-  const center = (x + end) / 2;
-  return [
-    text(center, y - 20, kernels, "name middle"),
-    text(center, y - 8, size, "name middle"),
-    `<path class="way ${kind}" d="M${x} ${y}H${end - 6}m0 -5l6 5l-6 5"/>`,
-    text(center, y + 16, price, price.length < 12 ? "title middle" : "small middle"),
-  ];
-}
-
-/** @param {bigint} amount @param {bigint} most */
-function length(amount, most) {
-  return Number(BigInt(WIDTH - 2 * MARGIN) * 8n * amount / most) / 8;
-}
-
-/** @param {number} x @param {number} y @param {bigint} amount @param {bigint} most @param {string} kind */
-function bar(x, y, amount, most, kind) {
-  return `<rect class="bar ${kind}" x="${x}" y="${y}" width="${length(amount, most)}" height="12"/>`;
-}
-
-/** @param {number} x @param {number} y @param {string} content @param {string} kind */
-function text(x, y, content, kind) {
-  return `<text class="${kind}" x="${x}" y="${y}">${content}</text>`;
 }
 
 /** @param {number[]} start @param {number[]} end */

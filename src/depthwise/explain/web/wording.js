@@ -2,7 +2,7 @@
 
 import { range } from "./cells.js";
 import { Layer } from "./layer.js";
-import { SHOWN, Stage, lane } from "./scenes.js";
+import { SHOWN, Stage, lane } from "./stage.js";
 
 /** @typedef {import("./layer.js").Cost} Cost */
 /** @typedef {{ name: string, input: number[], kernels: number, kernel: number[], output: number[],
@@ -218,7 +218,7 @@ function numbers(cost, more = "") {
 /** A row; each cell carries its column's name, which narrow screens show beside it.
  * @param {string} name @param {string[]} cells @param {string} attributes */
 function row(name, cells, attributes = "") {
-  const written = cells.map((cell, i) => `<td data-label="${COLUMNS[i]}">${cell}</td>`).join("");
+  const written = cells.map((cell, i) => `<td data-label="${COLUMNS[i]}">${cell ? `<span>${cell}</span>` : ""}</td>`).join("");
   return `<tr${attributes}><th scope="row">${name}</th>${written}</tr>`;
 }
 
@@ -280,8 +280,8 @@ function nowDense(stage) {
   const { g, values, filter: f, place: at } = stage;
   const parts = range(0, Math.min(g.channels, SHOWN)).map((c) => values.densePart(f, c, at));
   const products = values.tapsFew(WRITTEN).map((tap) => [values.dense(f, 0, tap), values.inputs(0, values.under(tap, at))]);
-  const said = parts.map((part, c) => (c ? `channel ${c + 1} ${signed(part)}` : `channel 1 gives ${added(products)}${signed(part)}`));
-  return `Filter ${f + 1} ${where(stage)}: ${said.join(", ")}${together(values.denseSum(f, at), parts, g.channels)}.`;
+  const said = parts.map((part, c) => (c ? `channel ${c + 1}: ${signed(part)}` : `channel 1: ${added(products)}${signed(part)}`));
+  return `Filter ${f + 1} ${where(stage)}: ${said.join("; ")}${together(values.denseSum(f, at), parts, g.channels)}.`;
 }
 
 /** @param {Stage} stage */
@@ -289,8 +289,8 @@ function nowDepthwise(stage) {
   const { g, values, place: at } = stage;
   const products = values.tapsFew(WRITTEN).map((tap) => [values.depthwise(0, tap), values.inputs(0, values.under(tap, at))]);
   const sums = range(0, Math.min(g.depthwiseChannels, SHOWN)).map((j) => values.depthwiseSum(j, at));
-  const others = sums.slice(1).map((sum, i) => `; ${lane(g, i + 1)} ${signed(sum)}`).join("");
-  return `Every channel by itself ${where(stage)}: ${lane(g, 0)} gives ${added(products)}${signed(sums[0])}${others}.`;
+  const others = sums.slice(1).map((sum, i) => `; ${lane(g, i + 1)}: ${signed(sum)}`).join("");
+  return `Every channel by itself ${where(stage)}: ${lane(g, 0)}: ${added(products)}${signed(sums[0])}${others}.`;
 }
 
 /** @param {Stage} stage */
@@ -305,15 +305,15 @@ function nowPointwise(stage) {
 /** @param {Stage} stage */
 function nowBoth(stage) {
   const { values, filter: f, place: at } = stage;
-  return `Filter ${f + 1} ${where(stage)}: dense ${signed(values.denseSum(f, at))}, separable ${signed(values.pointwiseSum(f, at))}.`;
+  return `Filter ${f + 1} ${where(stage)}: dense ${signed(values.denseSum(f, at))}, separable ${signed(values.pointwiseSum(f, at))}: two functions.`;
 }
 
 /** @param {number | null} total @param {number[]} parts @param {number} channels */
 function together(total, parts, channels) {
   if (channels === 1) return "";
   const others = channels - parts.length;
-  const rest = total === null ? "" : ` ${signed(total - parts.reduce((a, b) => a + b, 0))}`;
-  const more = others ? `, ${others === 1 ? "the other" : `${count(others)} others`}${rest}` : "";
+  const rest = total === null ? "" : `: ${signed(total - parts.reduce((a, b) => a + b, 0))}`;
+  const more = others ? `; ${others === 1 ? "the other" : `${count(others)} others`}${rest}` : "";
   return `${more}; together <b>${signed(total)}</b>`;
 }
 

@@ -1,0 +1,59 @@
+"""The demo's report at any width, in both themes and on paper."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from depthwise.demo.report import document
+from tests.browser.conftest import AXE, Browser, faults, needed
+from tests.support.results import made_up_result
+
+PAGE = document(made_up_result())
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [390, 768, 1440])
+def test_nothing_is_scrolled_sideways(browser: Browser, width: int, dark: bool) -> None:
+    browser.look(width, dark=dark)
+    browser.open(PAGE)
+    assert browser.run("return document.documentElement.scrollWidth") <= width
+    assert browser.run("return getComputedStyle(document.body).backgroundColor") == (
+        "rgb(17, 24, 39)" if dark else "rgb(255, 255, 255)"
+    )
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_axe_finds_nothing(browser: Browser, dark: bool) -> None:
+    needed(AXE.exists(), "needs axe-core: npm ci")
+    browser.look(1440, dark=dark)
+    browser.open(PAGE)
+    browser.run(AXE.read_text(encoding="utf-8"))
+    assert faults(browser) == []
+
+
+def test_no_picture_is_cut_on_paper(browser: Browser, tmp_path: Path) -> None:
+    needed(shutil.which("pdftotext"), "needs pdftotext: apt-get install poppler-utils")
+    browser.open(marked(PAGE), scripts=False)
+    browser.pdf(tmp_path / "page.pdf")
+    done = subprocess.run(["pdftotext", "page.pdf", "-"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    pages = done.stdout.split("\f")
+    for number in range(7):
+        on = [index for index, page in enumerate(pages) if f"TOP{number}." in page]
+        assert len(on) == 1
+        assert on == [index for index, page in enumerate(pages) if f"END{number}." in page]
+
+
+def marked(page: str) -> str:
+    """The first and the last line of each picture, marked."""
+    pieces = page.split("<svg ")
+    for number, piece in enumerate(pieces[1:]):
+        head, rest = piece.split(">", 1)
+        height = head.split('viewBox="')[1].split('"')[0].split()[3]
+        x = 20
+        mark = f'<text x="{x}" y="6">TOP{number}.</text><text x="{x}" y="{height}">END{number}.</text>'
+        pieces[number + 1] = f"{head}>{mark}{rest}"
+    return "<svg ".join(pieces)
