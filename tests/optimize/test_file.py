@@ -90,8 +90,22 @@ def test_operators_that_a_file_may_name_change_and_read_nothing() -> None:
     for name in ALLOWED - OWN.keys():
         schema = overload_of(name)._schema
         assert not schema.is_mutable, name
-        assert any("Tensor" in str(argument.type) for argument in schema.arguments), name
+        # Of those that make tensors out of nothing only two: their sizes are checked as any other's.
+        is_filled = name in ("aten.zeros.default", "aten.ones.default")
+        assert is_filled or any("Tensor" in str(argument.type) for argument in schema.arguments), name
         assert overload_of(name).namespace == "aten"
+
+
+def test_sizes_of_the_batch_and_devices() -> None:
+    found = optimize(Calls(lambda x: x + torch.zeros(x.shape[0], 1, 1, 1, device="cpu").cos()), X)
+    read = from_bytes(to_bytes(found._network, found._saved))
+    assert torch.equal(read(torch.zeros(5, 4, 2, 2)), torch.ones(5, 4, 2, 2))
+
+    def change(network: Any, _: Any) -> None:
+        node(network, "aten.zeros.default")["arguments"]["device"] = "cuda"
+
+    with pytest.raises(DepthwiseError, match=r"device of 'zeros' is of kind Optional\[Device\]; got cuda"):
+        from_bytes(rewritten(to_bytes(found._network, found._saved), change))
 
 
 def test_files_that_are_not_there(tmp_path: Path) -> None:

@@ -100,6 +100,8 @@ NAMES = [
 # What attention and position codes need, beside the operators that have rules.
 FOREIGN = {
     *("matmul.default", "scaled_dot_product_attention.default", "roll.default", "avg_pool1d.default", "to.dtype"),
+    *("bitwise_not.default", "clamp_min.default", "cos.default", "cumsum.default", "sin.default", "to.device"),
+    "zeros.default",
 }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from ..page.document import document as page_around
 from ..page.svg import INK, SOFT_INK, tag, text, words
 
 if TYPE_CHECKING:
@@ -20,34 +21,22 @@ MOST_BARS = 30
 # Every rule is bound to the fragment's own class: a notebook's page stays as it is.
 CSS = """
 .depthwise-optimize { font-family: system-ui, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif; line-height: 1.5;
-  color: #1f2937; background: #fff; max-width: 1100px; padding: 0.75rem; }
-.depthwise-optimize svg { display: block; width: 100%; max-width: 800px; height: auto; }
+  color: var(--ink, #1f2937); background: var(--paper, #fff); max-width: 1100px; padding: 0.75rem; }
+.depthwise-optimize svg { display: block; width: 100%; max-width: 800px; height: auto; background: #fff; }
 .depthwise-optimize .wide { overflow-x: auto; }
 .depthwise-optimize table { border-collapse: collapse; width: 100%; margin: 1rem 0; font-size: 0.85rem; }
-.depthwise-optimize th, .depthwise-optimize td { border: 0; border-bottom: 1px solid #d1d5db;
-  padding: 0.3rem 0.6rem; text-align: left; color: #1f2937; background: #fff; font-variant-numeric: tabular-nums;
-  overflow-wrap: anywhere; }
-.depthwise-optimize thead th { color: #4b5563; font-weight: 600; }
+.depthwise-optimize th, .depthwise-optimize td { border: 0; border-bottom: 1px solid var(--rule, #d1d5db);
+  padding: 0.3rem 0.6rem; text-align: left; color: var(--ink, #1f2937); background: var(--paper, #fff);
+  font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+.depthwise-optimize thead th { color: var(--soft, #4b5563); font-weight: 600; }
 """.strip()
 
 
 def document(report: NetworkReport, profile: Profile | None = None, lines: Sequence[str] = ()) -> str:
-    """A whole page, which loads nothing from anywhere."""
+    """A whole page, which loads nothing from anywhere; `lines` are said first."""
+    title = "What runs where"
     body = report_fragment(report, lines) + (profile_fragment(profile) if profile is not None else "")
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>What runs where</title>
-<style>body {{ margin: 0 auto; padding: 1rem; max-width: 1100px; background: #fff; }}</style>
-</head>
-<body>
-<h1 style="font-family: system-ui, sans-serif">What runs where</h1>
-{body}
-</body>
-</html>
-"""
+    return page_around(title, words("h1", title) + body)
 
 
 def report_fragment(report: NetworkReport, lines: Sequence[str] = ()) -> str:
