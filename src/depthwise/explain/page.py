@@ -47,7 +47,7 @@ def html(g: Geometry, note: str = "", times: Times | None = None) -> str:
     """The whole page."""
     stage = Stage.of(g)
     words = layer_words(g) | pixel_words(stage)
-    read = f'<p class="note">{escape(note)}</p>' if note else ""
+    read = f'<p class="note" data-own>{escape(note)}</p>' if note else ""
     body = f"""<header>
 <h1>What a depthwise separable convolution does, and what it saves</h1>
 <p>{LEAD}</p>
