@@ -159,7 +159,7 @@ weight and output once; between the two steps the separable form writes and read
 
 def _table(words: dict[str, str]) -> str:
     head = "".join(f'<th scope="col">{column}</th>' for column in ("step", *COLUMNS))
-    return f'<table><thead><tr>{head}</tr></thead><tbody data-out="rows">{words["rows"]}</tbody></table>'
+    return f'<table class="folds"><thead><tr>{head}</tr></thead><tbody data-out="rows">{words["rows"]}</tbody></table>'
 
 
 def _times(times: Times) -> str:
@@ -170,6 +170,6 @@ def _times(times: Times) -> str:
     )
     return f"""<section id="times"><h2>Measured here: {escape(times.layer)}</h2>
 <p>{escape(times.how)}. The arithmetic promises {times.promised}: promise kept is the measured speed-up over that.</p>
-<table><thead><tr><th scope="col">way</th><th scope="col">microseconds</th><th scope="col">speed-up</th>
+<table class="folds"><thead><tr><th scope="col">way</th><th scope="col">microseconds</th><th scope="col">speed-up</th>
 <th scope="col">promise kept</th></tr></thead><tbody>{rows}</tbody></table>
 <p class="note">{escape(times.machine)}</p></section>"""
