@@ -6,6 +6,7 @@ import base64
 import os
 import shutil
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,9 @@ class Browser:
 def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     paths = [shutil.which(name) for name in ("chromium", "chromedriver")]
     needed(all(paths), "needs chromium and chromedriver: apt-get install chromium chromium-driver")
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+    needed(find_spec("selenium"), "needs selenium: pip install 'depthwise[test]'")
+    from selenium import webdriver
+
     options = webdriver.ChromeOptions()
     options.binary_location = paths[0]
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):

@@ -295,6 +295,13 @@ class TestYourLayer:
         assert browser.text("#layer-error") == ""
         assert browser.run("return document.querySelectorAll('[aria-invalid=true], .stale').length") == 0
 
+    def test_how_a_size_was_read_is_said_of_that_size_only(self, browser: Browser) -> None:
+        browser.open(explain((7, 7, 3), 8, 3).html)
+        hidden = "return document.querySelector('header .note').hidden"
+        assert browser.run(hidden) is False
+        fill(browser, "stride", "2")
+        assert browser.run(hidden) is True
+
     def test_the_link_holds_the_state(self, browser: Browser) -> None:
         browser.open(STANDARD.html)
         fill(browser, "stride", "2")
@@ -474,7 +481,14 @@ class TestEverywhere:
 
 
 class TestPaper:
-    @layers
+    @pytest.mark.parametrize(
+        "layer",
+        [
+            LAYERS["standard"],
+            LAYERS["3d"],
+            *(pytest.param(LAYERS[name], marks=pytest.mark.slow) for name in ("1d", "large", "huge")),
+        ],
+    )
     def test_no_scene_is_cut(self, browser: Browser, layer: Explanation, tmp_path: Path) -> None:
         needed(shutil.which("pdftotext"), "needs pdftotext: apt-get install poppler-utils")
         browser.look(dark=True)

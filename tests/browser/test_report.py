@@ -35,6 +35,17 @@ def test_axe_finds_nothing(browser: Browser, dark: bool) -> None:
     assert faults(browser) == []
 
 
+def test_on_a_phone_each_cell_says_what_it_is(browser: Browser) -> None:
+    browser.look(390)
+    browser.open(PAGE)
+    label = "return getComputedStyle(document.querySelector(arguments[0]), '::before').content"
+    assert browser.run(label, ".folds tbody td") == '"dense"'
+    assert browser.run(label, ".folds tr.verdict td:nth-child(3)") == '"budget 50%"'
+    # A table without such names keeps its head.
+    head = "return getComputedStyle(document.querySelector('.depthwise-separate thead')).display"
+    assert browser.run(head) == "table-header-group"
+
+
 def test_no_picture_is_cut_on_paper(browser: Browser, tmp_path: Path) -> None:
     needed(shutil.which("pdftotext"), "needs pdftotext: apt-get install poppler-utils")
     browser.open(marked(PAGE), scripts=False)

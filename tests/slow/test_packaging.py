@@ -44,6 +44,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert wheel.name.endswith("-py3-none-any.whl")
     assert "depthwise/py.typed" in names
+    assert {"depthwise/explain/web/page.js", "depthwise/explain/web/page.css", "depthwise/page/report.css"} <= set(
+        names
+    )
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert {name.split("/")[0] for name in names} == {"depthwise", f"depthwise-{depthwise.__version__}.dist-info"}
 
@@ -65,6 +68,10 @@ def test_the_wheel_in_a_bare_environment(wheel: Path, tmp_path: Path) -> None:
     assert run(python, "-W", "error", "-c", program, cwd=tmp_path).stdout == "torch.Size([1, 8, 5, 5])\n"
     command = python.parent / "depthwise"
     assert "10,275" in run(command, "explain", "3x7x7", "--filters", "128", "--kernel", "3", cwd=tmp_path).stdout
+    run(command, "explain", "--html", "page.html", cwd=tmp_path)
+    assert (tmp_path / "page.html").read_text(encoding="utf-8") == (ROOT / "docs" / "explain.html").read_text(
+        encoding="utf-8"
+    )
     assert "eager" in run(command, "doctor", cwd=tmp_path).stdout
     assert "MACs" in run(command, "count", "torch.nn:Identity", "--input", "3x7x7", cwd=tmp_path).stdout
     demo = subprocess.run([command, "demo"], cwd=tmp_path, env=BARE, capture_output=True, text=True, check=False)

@@ -117,7 +117,7 @@ def _table(result: DemoResult, rows: Sequence[Line]) -> str:
         )
         kind = ' class="verdict"' if line.verdict else ""
         written.append(f'<tr{kind}><th scope="row">{escape(line.measure)}</th>{cells}</tr>')
-    return f"<table><thead><tr><td></td>{head}</tr></thead><tbody>{''.join(written)}</tbody></table>"
+    return f"<table class='folds'><thead><tr><td></td>{head}</tr></thead><tbody>{''.join(written)}</tbody></table>"
 
 
 def _details(result: DemoResult) -> str:

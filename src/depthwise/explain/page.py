@@ -47,7 +47,7 @@ def html(g: Geometry, note: str = "", times: Times | None = None) -> str:
     """The whole page."""
     stage = Stage.of(g)
     words = layer_words(g) | pixel_words(stage)
-    read = f'<p class="note">{escape(note)}</p>' if note else ""
+    read = f'<p class="note" data-own>{escape(note)}</p>' if note else ""
     body = f"""<header>
 <h1>What a depthwise separable convolution does, and what it saves</h1>
 <p>{LEAD}</p>
@@ -159,7 +159,7 @@ weight and output once; between the two steps the separable form writes and read
 
 def _table(words: dict[str, str]) -> str:
     head = "".join(f'<th scope="col">{column}</th>' for column in ("step", *COLUMNS))
-    return f'<table><thead><tr>{head}</tr></thead><tbody data-out="rows">{words["rows"]}</tbody></table>'
+    return f'<table class="folds"><thead><tr>{head}</tr></thead><tbody data-out="rows">{words["rows"]}</tbody></table>'
 
 
 def _times(times: Times) -> str:
@@ -170,6 +170,6 @@ def _times(times: Times) -> str:
     )
     return f"""<section id="times"><h2>Measured here: {escape(times.layer)}</h2>
 <p>{escape(times.how)}. The arithmetic promises {times.promised}: promise kept is the measured speed-up over that.</p>
-<table><thead><tr><th scope="col">way</th><th scope="col">microseconds</th><th scope="col">speed-up</th>
+<table class="folds"><thead><tr><th scope="col">way</th><th scope="col">microseconds</th><th scope="col">speed-up</th>
 <th scope="col">promise kept</th></tr></thead><tbody>{rows}</tbody></table>
 <p class="note">{escape(times.machine)}</p></section>"""

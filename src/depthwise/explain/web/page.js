@@ -91,6 +91,8 @@ class Page {
     this.hovered = null;
     this.writeFields();
     this.write(layerWords(layer));
+    // How the page's own size was read says nothing of another.
+    for (const note of all("[data-own]")) note.hidden = FIELDS.some(([name]) => this.fields[name] !== this.own[name]);
     this.moved();
     this.makeFocusable();
   }
