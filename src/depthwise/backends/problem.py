@@ -69,7 +69,7 @@ def problem_of(x: Tensor, weights: Weights, g: Geometry, *, in_program: bool = F
     """
     residual, traced = weights.residual, is_foreign(x)
     tensors = {"x": x, **weights.named, "residual": residual}
-    foreign = None if traced or torch.compiler.is_compiling() else _foreign(tensors)
+    foreign = None if traced or _is_written_down() else _foreign(tensors)
     return Problem(
         weights.operation,
         g,
@@ -86,6 +86,11 @@ def problem_of(x: Tensor, weights: Weights, g: Geometry, *, in_program: bool = F
     )
 
 
+def _is_written_down() -> bool:
+    """Whether a program is made of the calls, so that a look at a size or a stride would pin it."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+
+
 def _foreign(tensors: Mapping[str, Tensor | None]) -> str | None:
     found = None
     for name, tensor in tensors.items():
@@ -99,8 +104,7 @@ def _foreign(tensors: Mapping[str, Tensor | None]) -> str | None:
 
 
 def _result(x: Tensor, weights: Weights, g: Geometry, *, by_torch: bool) -> Strides | None:
-    # To look at the strides of a traced size would pin it.
-    if torch.compiler.is_compiling():
+    if _is_written_down():
         return None
     if by_torch:
         return torch_strides(x, weights.filters, g, weights.residual)

@@ -78,13 +78,13 @@ def launch(
 
     serial, parallel: the driver's entries, as ctypes functions
     table, prints:    addresses
-    pace:             of the program; None: it never counts as late
+    pace:             of the program; None: it always gets its team
     """
     global _alone_until  # noqa: PLW0603
     if threads == 1 or not _has_team():
         return serial(table, prints)
     start = perf_counter()
-    if start < _alone_until:
+    if pace is not None and start < _alone_until:
         return serial(table, prints)
     changed = parallel(table, prints)
     end = perf_counter()
