@@ -80,7 +80,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
-    options.binary_location = paths[0]
+    options.binary_location = str(paths[0])
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})

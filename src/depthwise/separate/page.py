@@ -90,7 +90,7 @@ def plot(report: Separation) -> str:
     label = f"At {report.share:.1%} of the multiplications the predicted error is {report.predicted_error:.4f}{came}"
     title = f"<title>{escape(label)}</title>"
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" '
+        f'<svg viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" '
         f'font-family="system-ui, sans-serif">{title}{"".join(parts)}</svg>'
     )
 
