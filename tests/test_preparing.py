@@ -20,6 +20,7 @@ from depthwise import (
     prepare,
     preparing,
 )
+from depthwise.backends import tensors
 from depthwise.backends.cpu import machine
 from depthwise.backends.cpu.run import jit
 
@@ -120,6 +121,15 @@ def test_the_model_stays_as_it_is(backend: str | None) -> None:
     assert grads == [parameter.requires_grad for parameter in model.parameters()]
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not any(module.training for module in model.modules())
+
+
+@needs_machine
+def test_a_first_call_in_inference_mode_refuses_no_later_one() -> None:
+    tensors._plain_keys.cache_clear()
+    layer, x = SeparableConv2d(5, 7, 3).eval(), torch.randn(1, 5, 9, 9)
+    with torch.inference_mode():
+        layer(x)
+    assert prepare(layer, x).convolutions == 1
 
 
 def test_several_inputs() -> None:

@@ -76,8 +76,11 @@ def dtype_of(x: Tensor) -> torch.dtype:
 @cache
 def _plain_keys() -> frozenset[int]:
     """The dispatch keys of dense tensors on the CPU: ordinary ones, those of inference mode, and views that negate."""
-    ordinary = torch.empty(1, device="cpu")
+    # Whoever asks first may be in inference mode.
+    with torch.inference_mode(mode=False):
+        ordinary = torch.empty(1, device="cpu")
+        tensors = [ordinary, ordinary._neg_view()]
     with torch.inference_mode():
         made_there = torch.empty(1, device="cpu")
-        tensors = [ordinary, ordinary._neg_view(), made_there, made_there._neg_view()]
+        tensors += [made_there, made_there._neg_view()]
     return frozenset(torch._C._dispatch_keys(tensor).raw_repr() for tensor in tensors)
