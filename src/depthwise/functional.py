@@ -9,7 +9,7 @@ import torch
 from torch import Size, Tensor
 from torch.compiler import is_dynamo_compiling
 
-from . import backends, operators
+from . import operators
 from .activations import ACTIVATIONS
 from .backends import calls
 from .backends.base import DepthwiseTensors, Norm, SeparableTensors, Weights
@@ -209,7 +209,7 @@ def depthwise_conv(
     setting: Setting = ()
     if not is_dynamo_compiling():
         setting = (id(stride), id(padding), id(dilation), rank, in_channels)
-        out = _found((id(weight), id(bias)), setting, x, None, tensors, window)
+        out = calls.found((id(weight), id(bias)), setting, x, None, tensors, window)
         if out is not None:
             return out
     batch, _ = batched(x, rank, in_channels)
@@ -250,7 +250,7 @@ def separable_conv(
         if norms:
             identities = tuple(map(id, tensors))
         setting = (id(stride), id(padding), id(dilation), id(groups), *values)
-        out = _found(identities, setting, x, residual, tensors, window)
+        out = calls.found(identities, setting, x, residual, tensors, window)
         if out is not None:
             return out
     batch, unbatched = batched(x, rank, in_channels)
@@ -268,20 +268,6 @@ def separable_conv(
     filters, biases = (depthwise_weight, pointwise_weight), (depthwise_bias, pointwise_bias)
     inputs = SeparableTensors(*filters, *biases, first, last, added, *norms)
     return _computed(setting, x, residual, tensors, window, inputs, g)
-
-
-def _found(
-    identities: Identities,
-    setting: Setting,
-    x: Tensor,
-    residual: Tensor | None,
-    tensors: Tensors,
-    window: tuple[object, ...],
-) -> Tensor | None:
-    """The result where a call like this one was seen before and may be trusted still."""
-    if backends.is_observed():
-        return None
-    return calls.found(identities, backends.setting_of(setting), x, residual, tensors, window)
 
 
 def _computed(
@@ -302,7 +288,7 @@ def _computed(
     if prepared is not None and setting:
         if unbatched:
             prepared = prepared._replace(bound=OfOne(prepared.bound))
-        calls.keep(backends.setting_of(setting), x, residual, tensors, window, prepared)
+        calls.keep(setting, x, residual, tensors, window, prepared)
     return out.squeeze(0) if unbatched else out
 
 

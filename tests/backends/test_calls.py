@@ -38,7 +38,7 @@ def layer() -> SeparableConv2d:
 
 def settings() -> list[calls.Settings]:
     """All that are kept, each once."""
-    kept = (settings for own in weights._sets.values() for settings in own.calls.values())
+    kept = (settings for own in weights.sets.values() for settings in own.calls.values())
     return [*{id(settings): settings for settings in kept}.values()]
 
 
@@ -147,7 +147,7 @@ class TestKept:
     def test_no_more_is_kept_where_arguments_are_made_anew(self) -> None:
         for size in range(3, 103):
             functional.depthwise_conv2d(torch.ones(1, 8, size, 3), self.weight, None, 1, (1, 1))
-        (own,), (kept,) = weights._sets.values(), settings()
+        (own,), (kept,) = weights.sets.values(), settings()
         assert len(own.calls) == 2
         assert len(kept.kept) == 64
 
@@ -247,7 +247,7 @@ class TestKept:
     def test_at_most_64_inputs_for_each_setting(self) -> None:
         for size in range(3, 103):
             functional.depthwise_conv2d(torch.ones(1, 8, size, 3), self.weight)
-        (own,), (kept,) = weights._sets.values(), settings()
+        (own,), (kept,) = weights.sets.values(), settings()
         assert len(kept.kept) == 64
         assert len(own.packs) == 1
         assert functional.depthwise_conv2d(torch.ones(1, 8, 3, 3), self.weight).max() == 9

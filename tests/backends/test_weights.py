@@ -378,7 +378,7 @@ def test_weights_are_kept_weakly() -> None:
     model = layer()
     with torch.no_grad():
         model(X)
-    (kept,) = weights._sets.values()
+    (kept,) = weights.sets.values()
     (pack,) = kept.packs.values()
     packed = weakref.ref(pack.pointwise_weight)
     weight = weakref.ref(model.pointwise.weight)
@@ -386,18 +386,18 @@ def test_weights_are_kept_weakly() -> None:
     gc.collect()
     assert weight() is None
     assert packed() is None
-    assert weights._sets == {}
+    assert weights.sets == {}
 
 
 def test_changed_weights_leave_nothing() -> None:
     weight = WEIGHT.clone()
     functional.depthwise_conv2d(X, weight)
     functional.depthwise_conv2d(X, weight, padding=1)
-    (before,) = weights._sets.values()
+    (before,) = weights.sets.values()
     assert len(before.calls) == 2
     weight.add_(1)
     functional.depthwise_conv2d(X, weight)
-    (after,) = weights._sets.values()
+    (after,) = weights.sets.values()
     assert len(after.calls) == 1
 
 
@@ -405,7 +405,7 @@ def test_temporary_weights_leave_nothing() -> None:
     for factor in range(20):
         out = functional.depthwise_conv2d(X, WEIGHT * factor)
         assert torch.equal(out, nn.functional.conv2d(X, WEIGHT * factor, groups=8))
-    assert weights._sets == {}
+    assert weights.sets == {}
 
 
 # Dense ones are compared as bytes, where the C library's function is found.
@@ -423,9 +423,9 @@ def test_inference_tensors_are_compared(
     with torch.inference_mode():
         weight, bias = form(torch.ones(8, 1, 3, 3)), torch.zeros(8)
     first = functional.depthwise_conv2d(X, weight, bias)
-    (kept,) = weights._sets.values()
+    (kept,) = weights.sets.values()
     assert torch.equal(functional.depthwise_conv2d(X, weight, bias), first)
-    assert [*weights._sets.values()] == [kept]
+    assert [*weights.sets.values()] == [kept]
     with torch.inference_mode():
         weight[-1, 0, -1, -1] = 2
         changed = functional.depthwise_conv2d(X, weight, bias)
@@ -460,7 +460,7 @@ def test_a_weight_loses_its_version() -> None:
 def test_what_is_packed_is_a_copy(filters: int) -> None:
     pointwise, bias = torch.ones(filters, 8, 1, 1), torch.ones(filters)
     functional.separable_conv2d(X, WEIGHT, pointwise, None, bias)
-    (own,) = weights._sets.values()
+    (own,) = weights.sets.values()
     (pack,) = own.packs.values()
     addresses = {tensor.data_ptr() for tensor in (WEIGHT, pointwise, bias)}
     assert not addresses & {*pack.addresses}
@@ -478,10 +478,10 @@ def test_a_version_counts_beside_inference_tensors() -> None:
 def test_nothing_is_kept_where_a_gradient_is_needed() -> None:
     weight = WEIGHT.clone().requires_grad_()
     functional.depthwise_conv2d(X, weight).sum().backward()
-    assert weights._sets == {}
+    assert weights.sets == {}
     with torch.no_grad():
         out = functional.depthwise_conv2d(X, weight)
-    assert len(weights._sets) == 1
+    assert len(weights.sets) == 1
     again = functional.depthwise_conv2d(X, weight)
     assert torch.equal(again, out)
     assert again.requires_grad
@@ -513,7 +513,7 @@ def test_a_call_that_needs_a_gradient_reuses_nothing(monkeypatch: pytest.MonkeyP
     for turn in range(3):
         functional.depthwise_conv2d(X, weight)
         assert len(made) == turn + 1
-    assert weights._sets == {}
+    assert weights.sets == {}
 
 
 class TestAfterAGradient:
@@ -523,7 +523,7 @@ class TestAfterAGradient:
     def kind(weight: Tensor) -> type:
         with torch.no_grad():
             functional.depthwise_conv2d(X, weight)
-        (own,) = weights._sets.values()
+        (own,) = weights.sets.values()
         return type(own)
 
     def test_until_its_version_moves(self) -> None:
@@ -549,7 +549,7 @@ class TestAfterAGradient:
         version = weight._version
         optimizer.step()
         assert weight._version == version
-        assert weights._sets == {}
+        assert weights.sets == {}
         assert self.kind(weight) is weights.Snapshot
 
     def test_of_a_separable_convolution(self) -> None:
@@ -557,7 +557,7 @@ class TestAfterAGradient:
         model(X).sum().backward()
         with torch.no_grad():
             model(X)
-        (own,) = weights._sets.values()
+        (own,) = weights.sets.values()
         assert type(own) is weights.Compared
 
 
@@ -585,7 +585,7 @@ class TestNothingIsInTheWay:
         model = layer()
         with torch.no_grad():
             model(X)
-        (own,) = weights._sets.values()
+        (own,) = weights.sets.values()
         (pack,) = own.packs.values()
         packed = weakref.ref(pack.pointwise_weight)
         del own, pack
@@ -593,7 +593,7 @@ class TestNothingIsInTheWay:
         model.bfloat16()
         gc.collect()
         assert packed() is None
-        assert weights._sets == {}
+        assert weights.sets == {}
 
     def test_of_copies_and_pickles(self) -> None:
         model = layer()
@@ -626,7 +626,7 @@ def test_views_that_are_gone_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None
     for number in range(100):
         functional.depthwise_conv2d(X, views[number])
         views[number] = WEIGHT
-    assert len(weights._sets) <= 10
+    assert len(weights.sets) <= 10
     assert len(weights._tensors) <= 20
 
 

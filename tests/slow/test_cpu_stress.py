@@ -215,7 +215,7 @@ def test_calls_of_changing_sizes_do_not_grow_memory(tmp_path: Path) -> None:
         for turn in range(3):
             calls(10000, 2500 + 10000 * turn)
             sizes.append(resident())
-    kept = [len(settings.kept) for own in weights._sets.values() for settings in own.calls.values()]
+    kept = [len(settings.kept) for own in weights.sets.values() for settings in own.calls.values()]
     assert max(kept) <= 64
     assert len(calls._bound) <= calls._MOST_BOUND
     # What is lost at a call is lost in every turn; the allocator's own growth, 17 MiB in one, is not.
@@ -243,7 +243,7 @@ def test_500_compilations_do_not_grow_memory(tmp_path: Path) -> None:
         second = resident()
         layers(250, 500)
         third = resident()
-        assert weights._sets == {}
+        assert weights.sets == {}
         # What was loaded last is kept for the next layer like it; 512 modules at most.
         print(second - first, third - second, len(jit._kept))
     """

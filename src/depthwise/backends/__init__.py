@@ -9,13 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 
 from ..errors import DepthwiseError
 from .base import Backend
-from .calls import Setting
+from .calls import circumstances
 from .cpu import Cpu
 from .eager import EAGER
 from .problem import Problem
@@ -30,7 +29,6 @@ __all__ = [
     "choose",
     "is_observed",
     "observed_choices",
-    "setting_of",
 ]
 
 CPU = Cpu()
@@ -57,10 +55,6 @@ class Choice:
         return self.backend.kernel(self.problem)
 
 
-_asked: ContextVar[str | None] = ContextVar("depthwise_backend", default=None)
-_observer: ContextVar[Callable[[Choice], object] | None] = ContextVar("depthwise_observer", default=None)
-
-
 @contextmanager
 def backend(name: str | None) -> Iterator[None]:
     """Run the convolutions inside with the backend of this name; None restores the automatic choice.
@@ -73,16 +67,17 @@ def backend(name: str | None) -> Iterator[None]:
     ...     asked_backend()
     'eager'
     """
-    token = _asked.set("auto" if name is None else _known(name, "backend(...)"))
+    asked = "auto" if name is None else _known(name, "backend(...)")
+    token = circumstances.set(circumstances.get()._replace(asked=asked))
     try:
         yield
     finally:
-        _asked.reset(token)
+        circumstances.reset(token)
 
 
 def asked_backend() -> str | None:
     """The name given to `backend` or in DEPTHWISE_BACKEND; None where the choice is automatic."""
-    name = _asked.get()
+    name = circumstances.get().asked
     if name is None:
         name = read_environment()
     return None if name == "auto" else name
@@ -106,7 +101,7 @@ def choose(problem: Problem) -> Choice:
         why = candidate.refusal(problem)
         if why is None:
             choice = Choice(problem, candidate, tuple(refusals))
-            observe = _observer.get()
+            observe = circumstances.get().observe
             if observe is not None:
                 observe(choice)
             return choice
@@ -114,25 +109,19 @@ def choose(problem: Problem) -> Choice:
     raise DepthwiseError(f"the backend {asked!r} was asked for and refuses: {refusals[-1][1]}; ask for another or none")
 
 
-def setting_of(setting: Setting) -> Setting:
-    """What tells a call from others, with what was asked of the registry."""
-    asked = _asked.get()
-    return setting if asked is None else (*setting, asked)
-
-
 def is_observed() -> bool:
     """Whether someone is told of each choice, so that none may be skipped."""
-    return _observer.get() is not None
+    return circumstances.get().observe is not None
 
 
 @contextmanager
 def observed_choices(observe: Callable[[Choice], object]) -> Iterator[None]:
     """Call `observe` with the choice of every call made inside."""
-    token = _observer.set(observe)
+    token = circumstances.set(circumstances.get()._replace(observe=observe))
     try:
         yield
     finally:
-        _observer.reset(token)
+        circumstances.reset(token)
 
 
 def _known(name: str, source: str) -> str:

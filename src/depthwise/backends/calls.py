@@ -9,15 +9,17 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from contextvars import ContextVar
 from operator import itemgetter
 from threading import RLock
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, get_num_threads, is_grad_enabled
 from torch._C._dynamo.guards import TensorGuards
+from torch.autograd import forward_ad
 
 from . import weights
-from .tensors import Tensors, is_transformed, needs_gradient
+from .tensors import Tensors, dispatch_modes, needs_gradient
 from .weights import NO_PRINTS, Identities, Prints, Snapshot
 
 # Of a set of weights, the oldest go first, and inputs for each of them, those longest out of use do.
@@ -29,6 +31,18 @@ _MOST_BOUND = 2048
 # What tells a call beside its tensors: the identities of the window's arguments, then what else there is, by value. The
 # caller writes it as one tuple: a quarter of a microsecond, half of what it takes by map.
 Setting = tuple[Hashable, ...]
+
+
+class Circumstances(NamedTuple):
+    """What a choice goes by beside the call: the backend asked for, and who is told of every choice."""
+
+    asked: str | None = None
+    observe: Callable[[Any], object] | None = None
+
+
+ORDINARY = Circumstances()
+# One variable for both, as a look at one costs 40 ns at every call.
+circumstances: ContextVar[Circumstances] = ContextVar("depthwise_circumstances", default=ORDINARY)
 
 
 class Bound(Protocol):
@@ -111,16 +125,20 @@ def found(  # noqa: C901  the short way is one function: each call costs what a 
 
     setting: tells whether there is a residual
     """
-    snapshot = weights.kept(identities)
+    snapshot = weights.sets.get(identities)
     if snapshot is None:
         return None
+    around = circumstances.get()
+    if around is not ORDINARY:
+        if around.observe is not None:
+            return None
+        setting = (*setting, around.asked)
     try:
         settings = snapshot.calls.get(setting) or _made_anew(snapshot, setting, window)
-    except TypeError:  # a list has no hash
-        return None
-    if settings is None:
-        return None
-    if not (_has_strides(x) and (residual is None or _has_strides(residual))):
+        # For tensors without strides torch's guards end the process.
+        if settings is None or x.is_nested or (residual is not None and residual.is_nested):
+            return None
+    except (TypeError, AttributeError):  # a list has no hash; what is no tensor
         return None
     threads, present = get_num_threads(), settings.present(tensors)
     for kept in settings.kept:
@@ -128,7 +146,9 @@ def found(  # noqa: C901  the short way is one function: each call costs what a 
             break
     else:
         return None
-    if is_transformed() or (is_grad_enabled() and needs_gradient((x, residual, *tensors))):
+    if dispatch_modes() or forward_ad._current_level >= 0:
+        return None
+    if is_grad_enabled() and needs_gradient((x, residual, *tensors)):
         return None
     if not snapshot.is_current(tensors):
         return None
@@ -138,11 +158,6 @@ def found(  # noqa: C901  the short way is one function: each call costs what a 
     if out is None:
         weights.forget(identities)
     return out
-
-
-def _has_strides(tensor: Tensor) -> bool:
-    """Whether torch's guards may look at it: for one without strides they end the process."""
-    return isinstance(tensor, Tensor) and not tensor.is_nested
 
 
 def keep(
@@ -159,6 +174,9 @@ def keep(
         return
     if not is_plain_window(window):  # a list may change, a tensor too
         return
+    around = circumstances.get()
+    if around is not ORDINARY:
+        setting = (*setting, around.asked)
     settings = snapshot.calls.get(setting) or _made_anew(snapshot, setting, window)
     if settings is None:
         settings = Settings(tensors, window)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
 from torch import Tensor, nn
-from torch._C import _len_torch_dispatch_stack as _dispatch_modes
 from torch.autograd import forward_ad
 
 from ..errors import DepthwiseError
 
 Tensors = Sequence[Tensor | None]
+
+# How many dispatch modes there are around a call.
+dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
 
 _PLAIN_TYPES = (Tensor, nn.Parameter)
 
@@ -44,16 +46,12 @@ def is_foreign(tensor: Tensor) -> bool:
 def is_listened_to() -> bool:
     """Whether something sees or rewrites operators: a mode, a tracer, a transform, a tangent, autocast."""
     return bool(
-        is_transformed()
+        dispatch_modes()
+        or forward_ad._current_level >= 0
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch._C._get_tracing_state() is not None
         or torch._C._is_any_autocast_enabled()
     )
-
-
-def is_transformed() -> bool:
-    """The part of `is_listened_to` that torch's guards do not see."""
-    return _dispatch_modes() > 0 or forward_ad._current_level >= 0
 
 
 def needs_gradient(tensors: Tensors) -> bool:

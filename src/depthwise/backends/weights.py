@@ -56,7 +56,8 @@ class Known:
 
 
 _tensors: dict[int, Known] = {}
-_sets: dict[Identities, Snapshot] = {}
+# What is kept of weights by their identities, whatever became of them.
+sets: dict[Identities, Snapshot] = {}
 _lock = RLock()
 _sweep_at = _FEWEST_SWEPT
 
@@ -68,11 +69,11 @@ class Snapshot:
     calls: settings that calls with these weights had; see calls.py
     """
 
-    __slots__ = ("_addresses", "_known", "_layouts", "_storages", "_versions", "calls", "packs", "prints")
+    __slots__ = ("_addresses", "_layouts", "_storages", "_tokens", "_versions", "calls", "packs", "prints")
 
     def __init__(self, tensors: Tensors) -> None:
         identities = identities_of(tensors)
-        self._known = [None if tensor is None else _known(tensor) for tensor in tensors]
+        self._tokens = [None if tensor is None else _known(tensor).token for tensor in tensors]
         self._versions = [None if tensor is None or tensor.is_inference() else tensor._version for tensor in tensors]
         self._addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
         self._layouts = [None if tensor is None else (tensor.shape, tensor.stride()) for tensor in tensors]
@@ -105,9 +106,9 @@ class Snapshot:
 
     def is_current(self, tensors: Tensors) -> bool:
         """The same but for layouts, which guards tell, and prints, which are compared where numbers are read."""
-        for tensor, known, version, address in zip(tensors, self._known, self._versions, self._addresses):  # noqa: B905  slower when strict
+        for tensor, token, version, address in zip(tensors, self._tokens, self._versions, self._addresses):  # noqa: B905  slower when strict
             if tensor is not None and (
-                tensor._version != version or tensor.data_ptr() != address or tensor.__dict__ is not known.token  # type: ignore[union-attr]
+                tensor._version != version or tensor.data_ptr() != address or tensor.__dict__ is not token
             ):
                 return False
         return True
@@ -123,11 +124,11 @@ class Compared(Snapshot):
         self._copies = [tensor.detach().clone() if _may_change_unseen(tensor) else None for tensor in tensors]
 
     def is_current(self, tensors: Tensors) -> bool:
-        known = zip(tensors, self._known, self._versions, self._addresses, self._copies, strict=True)
-        for tensor, own, version, address, copy in known:
-            if tensor is None or own is None:
+        known = zip(tensors, self._tokens, self._versions, self._addresses, self._copies, strict=True)
+        for tensor, token, version, address, copy in known:
+            if tensor is None:
                 continue
-            if tensor.data_ptr() != address or tensor.__dict__ is not own.token:
+            if tensor.data_ptr() != address or tensor.__dict__ is not token:
                 return False
             if not (_same(tensor, copy) if copy is not None else tensor._version == version):
                 return False
@@ -157,20 +158,15 @@ def identities_of(tensors: Tensors) -> Identities:
     return tuple(map(id, tensors))
 
 
-def kept(identities: Identities) -> Snapshot | None:
-    """What is kept of the weights of these identities, whatever became of them."""
-    return _sets.get(identities)
-
-
 def snapshot(tensors: Tensors) -> Snapshot:
     """What is kept of these weights as they are now."""
     identities = identities_of(tensors)
     with _lock:
-        found = _sets.get(identities)
+        found = sets.get(identities)
         kind = Compared if any(map(_may_change_unseen, tensors)) else Snapshot
         if type(found) is not kind or not found.is_as_it_was(tensors):
             forget(identities)
-            found = _sets[identities] = kind(tensors)
+            found = sets[identities] = kind(tensors)
             for tensor in tensors:
                 if tensor is not None:
                     _known(tensor).sets.add(identities)
@@ -193,7 +189,7 @@ def gradients_asked(tensors: Tensors) -> None:
 def forget(identities: Identities) -> None:
     """Nothing is kept of the weights of these identities."""
     with _lock:
-        if _sets.pop(identities, None) is not None:
+        if sets.pop(identities, None) is not None:
             for identity in identities:
                 known = _tensors.get(identity)
                 if known is not None:
@@ -212,7 +208,7 @@ def repack_(model: nn.Module | None = None) -> int:
     if model is not None and not isinstance(model, nn.Module):
         raise DepthwiseError(f"repack_ takes a torch.nn.Module, or nothing for all; got {type(model).__name__}")
     with _lock:
-        keys = [*_sets] if model is None else _sets_of((*model.parameters(), *model.buffers()))
+        keys = [*sets] if model is None else _sets_of((*model.parameters(), *model.buffers()))
         for key in keys:
             forget(key)
     return len(keys)
@@ -220,7 +216,7 @@ def repack_(model: nn.Module | None = None) -> int:
 
 def _sets_of(tensors: Iterable[Tensor]) -> list[Identities]:
     own = {id(tensor) for tensor in tensors}
-    return [key for key in _sets if own.intersection(key)]
+    return [key for key in sets if own.intersection(key)]
 
 
 def _known(tensor: Tensor) -> Known:
@@ -239,8 +235,8 @@ def _sweep() -> None:
     """Let go of tensors that are gone while their memory is not: views of a larger one."""
     global _sweep_at  # noqa: PLW0603
     for identity, known in [*_tensors.items()]:
-        # One reference is `known`'s, one the call's.
-        if sys.getrefcount(known.token) <= 2:
+        # One reference is `known`'s, one the call's, one each snapshot's.
+        if sys.getrefcount(known.token) <= 2 + len(known.sets):
             for identities in tuple(known.sets):
                 forget(identities)
             del _tensors[identity]

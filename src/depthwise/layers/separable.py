@@ -32,7 +32,7 @@ from .depthwise import (
     pad_input,
     weight_and_bias,
 )
-from .state_dicts import Pointed, adapt_, pointer
+from .state_dicts import adapt_, point, pointer
 
 MakeModule = Callable[..., nn.Module]
 
@@ -116,7 +116,7 @@ class _SeparableConv(nn.Module):
         self.pointwise_norm = made("pointwise_norm", pointwise_norm, self.out_channels, **to)
         self.pointwise_activation = made("pointwise_activation", pointwise_activation, **to)
         self._pointer: str | None = None
-        self.register_load_state_dict_post_hook(_point)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(point)  # type: ignore[no-untyped-call]
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -194,14 +194,10 @@ class _SeparableConv(nn.Module):
         depthwise: Any = modules.get("depthwise")
         pointwise: Any = modules.get("pointwise")
         rank = self.rank
-        if (
-            type(depthwise) is not DEPTHWISE[rank]
-            or type(pointwise) is not CONVOLUTIONS[rank]
-            or _has_window(pointwise, rank)
-        ):
-            foreign = _foreign_pair(depthwise, pointwise, rank)
-            if foreign is not None:
-                return foreign
+        are_usual = type(depthwise) is DEPTHWISE[rank] and type(pointwise) is CONVOLUTIONS[rank]
+        foreign = None if are_usual and not _has_window(pointwise, rank) else _foreign_pair(depthwise, pointwise, rank)
+        if foreign is not None:
+            return foreign
         if _has_any_global_hook():
             return "a hook sees every module"
         for name in self.parts:
@@ -379,15 +375,6 @@ def _norm(module: nn.Module, rank: int, dtype: torch.dtype) -> Norm | str:
     if (weight is None) != (bias is None):
         return "has a weight or a bias alone"
     return Norm(mean, var, weight, bias, own["eps"], buffers.get("num_batches_tracked"))
-
-
-def _point(layer: nn.Module, keys: Any) -> None:
-    """Let the missing depthwise weight of a layer that was loaded say what to look at."""
-    pointed, layer._pointer = layer._pointer, None  # type: ignore[assignment]
-    if isinstance(pointed, str):
-        keys.missing_keys[:] = [
-            Pointed(key, pointed) if key.endswith("depthwise.weight") else key for key in keys.missing_keys
-        ]
 
 
 def made(name: str, make: MakeModule | None, *channels: int, device: Any, dtype: Any) -> nn.Module | None:

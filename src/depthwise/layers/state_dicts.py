@@ -161,3 +161,12 @@ def _has_shape(value: object, shape: Sequence[int]) -> TypeGuard[Tensor]:
 
 def _is_nothing(module: nn.Module | None) -> bool:
     return module is None or computes_as(type(module), nn.Identity) is not None
+
+
+def point(layer: nn.Module, keys: Any) -> None:
+    """Let the missing depthwise weight of a layer that was loaded say what to look at."""
+    pointed, layer._pointer = layer._pointer, None  # type: ignore[assignment]
+    if isinstance(pointed, str):
+        keys.missing_keys[:] = [
+            Pointed(key, pointed) if key.endswith("depthwise.weight") else key for key in keys.missing_keys
+        ]

@@ -122,8 +122,7 @@ class Launch:
         table.fill(ZEROS, self._zeros.data_ptr())
         # Each is read or written by one stage.
         (self._x,), (self._out,) = table.places["x"], table.places["out"]
-        # Without a residual a cell that is written over.
-        (self._residual,) = (self._x,) if problem.residual is None else table.places["residual"]
+        self._residual = None if problem.residual is None else table.places["residual"][0]
         self._weights = [(name, place) for name in NAMES for place in table.places.get(name, ())]
         self._inner = [(place, FLOAT_BYTES * begin) for name, begin in own.items() for place in table.places[name]]
         self._table = table
@@ -143,11 +142,15 @@ class Launch:
         out = memory.new_result(self._size, self._stride, _FLOAT32)
         if self._huge_bytes:
             memory.ask_for_huge_pages(out, self._huge_bytes)
-        cells, address, packed = self._take_cells()
+        try:
+            cells, address, packed = self._spare.pop()
+        except IndexError:
+            (cells, address), packed = self._table.copy(), 0
         if packed != pack.number:
             for name, place in self._weights:
                 cells[place] = pack.addresses[name]
-        cells[self._residual] = added
+        if added:
+            cells[self._residual] = added
         cells[self._x], cells[self._out] = read, out.data_ptr()
         # Held until the call is over: a large one is nobody else's.
         held = self._scratch(cells) if self._elements else None
@@ -162,13 +165,6 @@ class Launch:
         for place, begin in self._inner:
             cells[place] = scratch.address + begin
         return scratch
-
-    def _take_cells(self) -> tuple[Any, int, int]:
-        """Cells but for the addresses of a call, where they lie, and the number of the pack that they point to."""
-        try:
-            return self._spare.pop()
-        except IndexError:
-            return *self._table.copy(), 0
 
 
 def _most_seconds(problem: Problem) -> float:
