@@ -12,7 +12,7 @@ from torch.compiler import is_dynamo_compiling
 from . import operators
 from .activations import ACTIVATIONS
 from .backends import calls
-from .backends.base import DepthwiseTensors, Norm, SeparableTensors, Weights
+from .backends.base import DepthwiseTensors, Norm, SeparableTensors
 from .backends.calls import OfOne, Setting, is_plain_window
 from .backends.problem import Activation
 from .backends.tensors import Tensors, is_autocasting
@@ -276,7 +276,7 @@ def _computed(
     residual: Tensor | None,
     tensors: Tensors,
     window: tuple[object, ...],
-    weights: Weights,
+    weights: DepthwiseTensors | SeparableTensors,
     g: Geometry,
 ) -> Tensor:
     """The result of a call that was checked; what ran it is kept for calls like it.

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .backends import BACKENDS, EAGER, choose, is_observed
-from .backends.base import Backend, Weights
+from .backends.base import Backend, DepthwiseTensors, SeparableTensors, Weights
 from .backends.calls import Prepared
 from .backends.problem import Problem, problem_of
 from .backends.schema import DEPTHWISE, SEPARABLE, of_depthwise, of_separable
@@ -26,7 +26,7 @@ from .cost import convolution_cost
 from .geometry import Geometry
 
 
-def convolution(x: Tensor, weights: Weights, g: Geometry) -> tuple[Tensor, Prepared | None]:
+def convolution(x: Tensor, weights: DepthwiseTensors | SeparableTensors, g: Geometry) -> tuple[Tensor, Prepared | None]:
     """The depthwise or separable convolution of `x`, (batch, *g.input_size), and what may run calls like this one."""
     if _becomes_a_node():
         nodes = torch.ops.depthwise

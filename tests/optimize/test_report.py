@@ -37,7 +37,7 @@ def test_the_text(network: Optimized) -> None:
         ["6", "flatten", "16", "torch"],
         ["7", "linear", "4", "torch"],
     ]
-    assert "kernels are for depthwise convolutions" in lines[3]
+    assert "kernels are for depthwise and pointwise convolutions" in lines[3]
     assert "fused_f32_k3x3" in lines[4]
     assert lines[9:] == [
         "2 of 3 convolutions on our kernels, 3 segments",

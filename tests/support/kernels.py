@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from depthwise import reference
-from depthwise.backends.base import DepthwiseTensors, SeparableTensors, Weights
+from depthwise.backends.base import DepthwiseTensors, SeparableTensors
 from depthwise.backends.cpu import launch, machine
 from depthwise.backends.cpu.emit.boxes import BoxedDepthwiseKernel
 from depthwise.backends.cpu.emit.depthwise import DepthwiseKernel
@@ -111,7 +111,7 @@ class Numbers:
     """The tensors of one call, contiguous."""
 
     x: Tensor
-    weights: Weights
+    weights: DepthwiseTensors | SeparableTensors
 
     @property
     def residual(self) -> Tensor | None:

@@ -131,6 +131,41 @@ class SeparableTensors:
         return named
 
 
+@dataclass(frozen=True, slots=True)
+class PointwiseTensors:
+    """What a pointwise convolution alone reads beside its input; its problem's window is one pixel."""
+
+    operation: ClassVar[Operation] = "pointwise"
+    norms: ClassVar[tuple[None, None]] = (None, None)
+
+    weight: Tensor
+    bias: Tensor | None = None
+    activation: Activation = None
+    residual: Tensor | None = None
+
+    @property
+    def activations(self) -> tuple[Activation, Activation]:
+        return None, self.activation
+
+    @property
+    def filters(self) -> tuple[Tensor, ...]:
+        return (self.weight,)
+
+    @property
+    def weights(self) -> tuple[Tensor | None, ...]:
+        return self.weight, self.bias
+
+    @property
+    def named(self) -> dict[str, Tensor | None]:
+        return {"weight": self.weight, "bias": self.bias}
+
+    def with_resolved_residual(self) -> PointwiseTensors:
+        """The same, the residual no view that negates."""
+        if self.residual is None or not self.residual.is_neg():
+            return self
+        return replace(self, residual=self.residual.resolve_neg())
+
+
 def norm_of(tensors: Sequence[Tensor] | None, eps: float) -> Norm | None:
     """The inverse of a norm's part of `SeparableTensors.arguments`."""
     if not tensors:
@@ -145,7 +180,7 @@ def _norm_arguments(norm: Norm | None) -> tuple[list[Tensor] | None, float]:
     return (None, 0.0) if norm is None else ([tensor for tensor in norm.tensors if tensor is not None], norm.eps)
 
 
-Weights = DepthwiseTensors | SeparableTensors
+Weights = DepthwiseTensors | SeparableTensors | PointwiseTensors
 
 
 class Backend(ABC):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..activations import ACTIVATIONS
 from ..geometry import Geometry
-from .base import Backend, DepthwiseTensors, Norm, SeparableTensors, Weights
+from .base import Backend, DepthwiseTensors, Norm, PointwiseTensors, SeparableTensors, Weights
 from .problem import Activation, Problem
 
 CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -42,6 +42,9 @@ def convolved(x: Tensor, weights: Weights, g: Geometry) -> Tensor:
     """What PyTorch's operators make of `x`."""
     if isinstance(weights, DepthwiseTensors):
         return depthwise(x, weights.weight, weights.bias, g)
+    if isinstance(weights, PointwiseTensors):
+        y = CONVOLUTIONS[g.rank](x, weights.weight, weights.bias, groups=g.groups)
+        return activate(y if weights.residual is None else y + weights.residual, weights.activation)
     return by_parts(depthwise, x, weights, g)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,15 +11,21 @@ from torch import Tensor
 
 from ..activations import ACTIVATIONS
 from ..backends import CPU
+from ..backends.base import PointwiseTensors
+from ..backends.calls import Prepared
+from ..backends.eager import convolved
 from ..backends.problem import Problem
+from ..backends.tensors import is_listened_to
 from ..functional import depthwise_conv, separable_conv
-from ..geometry import Geometry
+from ..geometry import Geometry, geometry
 from .graph import Graph, Node
 from .operators import DTYPES, FORMATS, bound, finished
 from .rules import Shapes
 from .segments import Engine, Program, Segment
 
 Step = Callable[[dict[str, Any], int], Any]
+# Of one pointwise convolution: batches and numbers of threads.
+MOST_READY = 16
 
 
 class _NodeByNode(Engine):
@@ -84,23 +91,28 @@ class Kernels(_NodeByNode):
         if node.operator in ("conv", "separable") and shapes.get(node["input"].name) is None:
             return "the size of its input is not known: it lies behind an operator without a rule"
         if node.operator == "conv":
-            return "kernels are for depthwise convolutions, and for a pointwise one right behind"
+            return "kernels are for depthwise and pointwise convolutions"
         return f"{node.operator} has no kernel of ours"
 
     def kernel(self, node: Node, shapes: Mapping[str, Shapes]) -> str | None:
         problem = self._problem(node, shapes)
         return None if problem is None else CPU.kernel(problem)
 
-    def step(self, node: Node, shapes: Mapping[str, Shapes], weights: Mapping[str, Any]) -> Step:  # noqa: ARG002
+    def step(self, node: Node, shapes: Mapping[str, Shapes], weights: Mapping[str, Any]) -> Step:
+        problem = self._problem(node, shapes)
+        if problem is not None and problem.operation == "pointwise":
+            return _pointwise(node, problem, weights)
         return _separable(node, weights) if node.operator == "separable" else _depthwise(node, weights)
 
     def _problem(self, node: Node, shapes: Mapping[str, Shapes]) -> Problem | None:
-        """A depthwise or separable node as the backend is asked for it; None for others."""
+        """A depthwise, pointwise or separable node as the backend is asked for it; None for others."""
         keys = {"conv": ("weight",), "separable": ("depthwise_weight", "pointwise_weight")}.get(node.operator)
         if keys is None or any(node[key].name not in self.dtypes for key in keys):
             return None
         x, first, *last = (_shape(shapes.get(node[key].name)) for key in ("input", *keys))
         groups = node["groups"] if node.operator == "conv" else x[1:2] and x[1]
+        if node.operator == "conv" and len(x) in FORMATS and _is_pointwise(node, first, x):
+            return self._pointwise_problem(node, x, first)
         if len(x) < 3 or first[1] != 1 or first[0] % x[1] or groups != x[1]:
             return None
         g = Geometry(
@@ -127,6 +139,22 @@ class Kernels(_NodeByNode):
             result if last and node["residual"] is not None else None,
         )
 
+    def _pointwise_problem(self, node: Node, x: tuple[int, ...], weight: tuple[int, ...]) -> Problem:
+        g = geometry(x[1:], 1, out_channels=weight[0], groups=node["groups"])
+        batch = max(x[0], 1)
+        result = _strides((batch, *g.output_size))
+        dtype = DTYPES[self.dtypes[node["weight"].name]]
+        added = None if node["residual"] is None else result
+        activations = (None, node["activation"])
+        return Problem("pointwise", g, dtype, "cpu", batch, _strides((batch, *x[1:])), result, activations, added)
+
+
+def _is_pointwise(node: Node, weight: tuple[int, ...], x: tuple[int, ...]) -> bool:
+    """Whether a convolution mixes the channels of each pixel, and is not a depthwise one too."""
+    window = (*weight[2:], *node["stride"])
+    is_depthwise = node["groups"] == x[1] and weight[1] == 1
+    return all(n == 1 for n in window) and not any(map(any, node["padding"])) and not is_depthwise
+
 
 def _shape(found: Shapes) -> tuple[int, ...]:
     return tuple(size for size in found if isinstance(size, int)) if found else ()
@@ -149,6 +177,29 @@ def _separable(node: Node, weights: Mapping[str, Any]) -> Step:
     def step(values: dict[str, Any], _: int) -> Tensor:
         added = None if residual is None else values[residual.name]
         return separable_conv(rank, values[x], own, window, activations, added)  # type: ignore[arg-type]
+
+    return step
+
+
+def _pointwise(node: Node, problem: Problem, weights: Mapping[str, Any]) -> Step:
+    """A pointwise convolution of channels-last images; how it is bound is kept by batch and number of threads."""
+    own = PointwiseTensors(weights[node["weight"].name], _weight(node, "bias", weights), node["activation"])
+    x, residual, last = node["input"].name, node["residual"], problem.memory_format
+    ready: dict[tuple[int, int], Prepared | None] = {}
+
+    def step(values: dict[str, Any], _: int) -> Tensor:
+        given = values[x].contiguous(memory_format=last)
+        added = None if residual is None else values[residual.name].contiguous(memory_format=last)
+        if not len(given) or is_listened_to():
+            return convolved(given, replace(own, residual=added), problem.geometry)
+        key = len(given), torch.get_num_threads()
+        if key not in ready:
+            if len(ready) >= MOST_READY:
+                ready.clear()
+            ready[key] = CPU.prepared(given, own, replace(problem, batch=len(given)))
+        found = ready[key]
+        out = None if found is None else found.run(given, added)
+        return convolved(given, replace(own, residual=added), problem.geometry) if out is None else out
 
     return step
 

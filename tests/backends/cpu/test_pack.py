@@ -111,6 +111,8 @@ def normalised(x: Tensor, norm: Norm | None) -> Tensor:
 
 def packed_result(x: Tensor, pack: Pack, k: PointwisePlan) -> Tensor:
     """What packed weights compute, in float64, nothing between the two convolutions."""
+    assert pack.depthwise_weight is not None
+    assert pack.depthwise_bias is not None
     assert pack.pointwise_weight is not None
     assert pack.pointwise_bias is not None
     depthwise = unpack_depthwise(pack.depthwise_weight, len(pack.depthwise_bias), (3, 3)).double()
@@ -204,6 +206,8 @@ def test_a_depthwise_convolution_alone_has_two_parts() -> None:
     weight, bias = normals(5)((6, 1, 3, 3)), normals(6)((6,))
     pack = pack_of(DepthwiseTensors(weight, bias), None)
     assert pack.pointwise_weight is pack.pointwise_bias is None
+    assert pack.depthwise_weight is not None
+    assert pack.depthwise_bias is not None
     assert torch.equal(unpack_depthwise(pack.depthwise_weight, 6, (3, 3)), weight)
     assert torch.equal(pack.depthwise_bias, bias)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...geometry import Geometry
-from ..base import Backend, DepthwiseTensors, Weights
+from ..base import Backend, DepthwiseTensors, PointwiseTensors, Weights
 from ..calls import Prepared
 from ..eager import by_parts, convolved
 from ..problem import Activation, Operation, Problem, problem_of
@@ -36,6 +36,8 @@ class Cpu(Backend):
             return f"{problem.dtype} is not supported, only torch.float32"
         if problem.foreign is not None:
             return problem.foreign
+        if problem.operation == "pointwise" and (problem.differentiable or not _is_last(problem)):
+            return "a pointwise convolution alone is computed of dense channels-last images, without gradients"
         if problem.traced and problem.differentiable:
             return "a program that computes gradients is being traced"
         return _machine_refusal() or _unwritten(problem.activations)
@@ -74,6 +76,8 @@ class Cpu(Backend):
         gradients_asked(weights.weights)
         if isinstance(weights, DepthwiseTensors):
             return differentiable_depthwise(x, weights.weight, weights.bias, problem)
+        if isinstance(weights, PointwiseTensors):
+            return convolved(x, weights, problem.geometry)
         # For the gradient of what is between the parts, a fused result would have to be computed again.
         return by_parts(_differentiable, x, weights, problem.geometry)
 
@@ -86,6 +90,8 @@ class Cpu(Backend):
         return prepared(weights, problem)
 
     def traced(self, x: Tensor, weights: Weights, problem: Problem) -> Tensor:
+        if isinstance(weights, PointwiseTensors):
+            return convolved(x, weights, problem.geometry)
         out: Tensor = self.operators[problem.operation].default(x, *weights.arguments(problem.geometry))
         return out
 
@@ -103,6 +109,15 @@ def _threads_of(library: str) -> str:
     policy = os.environ.get("OMP_WAIT_POLICY")
     advice = "OMP_WAIT_POLICY=PASSIVE makes waits shorter where others use the cores too"
     return f"threads of PyTorch's own {library}; {f'OMP_WAIT_POLICY={policy}' if policy else advice}"
+
+
+def _is_last(problem: Problem) -> bool:
+    """Whether input and result of a problem are dense, pixel by pixel, and its residual too."""
+    if problem.memory_format == torch.contiguous_format or problem.strides is None:
+        return False
+    x = torch.empty_strided((problem.batch, *problem.geometry.input_size), problem.strides, device="meta")
+    added = problem.result if problem.residual is None else problem.residual
+    return x.is_contiguous(memory_format=problem.memory_format) and added == problem.result
 
 
 def _alone(g: Geometry) -> Geometry:

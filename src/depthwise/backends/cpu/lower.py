@@ -60,6 +60,8 @@ def lower(problem: Problem, machine: Machine, threads: int) -> Decision:
 
     threads: as many as there are; fewer are used where there is little to do
     """
+    if problem.operation == "pointwise":
+        return _pointwise(problem, machine, threads)
     g, batch, layout = least_steps(problem.geometry), problem.batch, layout_of(problem)
     strides = strides_of(problem) if layout.copied is None else _dense(g, channels_last=not layout.planar_in)
     team = team_of(g, batch, machine, threads)
@@ -72,6 +74,14 @@ def lower(problem: Problem, machine: Machine, threads: int) -> Decision:
     else:
         program = _separable(call) if separable else _depthwise(call)
     return Decision(program, layout, problem.memory_format)
+
+
+def _pointwise(problem: Problem, machine: Machine, threads: int) -> Decision:
+    g, residual = problem.geometry, problem.residual is not None
+    program = pointwise_program(
+        g, problem.batch, g.in_channels, problem.activations[1], residual=residual, machine=machine, threads=threads
+    )
+    return Decision(program, Layout(planar_in=False, planar_out=False), problem.memory_format)
 
 
 def layout_of(problem: Problem) -> Layout:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...folding import scale_and_shift_of
-from ..base import DepthwiseTensors, Norm, Weights
+from ..base import DepthwiseTensors, Norm, PointwiseTensors, Weights
 from .plan.filters import tap_stride
 from .plan.pointwise import PointwisePlan
 
@@ -29,8 +29,8 @@ class Pack:
     number: no other pack has it
     """
 
-    depthwise_weight: Tensor
-    depthwise_bias: Tensor
+    depthwise_weight: Tensor | None = None
+    depthwise_bias: Tensor | None = None
     pointwise_weight: Tensor | None = None
     pointwise_bias: Tensor | None = None
     number: int = field(default_factory=count(1).__next__)
@@ -47,6 +47,8 @@ def pack_of(weights: Weights, pointwise: PointwisePlan | None) -> Pack:
     with torch.no_grad():
         if isinstance(weights, DepthwiseTensors):
             return Pack(*pack_depthwise(weights.weight, weights.bias))
+        if isinstance(weights, PointwiseTensors):
+            return Pack(None, None, *(pack_pointwise(weights.weight, weights.bias, pointwise) if pointwise else ()))
         first = _folded(weights.depthwise_weight, weights.depthwise_bias, weights.depthwise_norm)
         last = _folded(weights.pointwise_weight, weights.pointwise_bias, weights.pointwise_norm)
         return Pack(*pack_depthwise(*first), *(pack_pointwise(*last, pointwise) if pointwise else ()))
