@@ -186,7 +186,8 @@ RESIDENT = """
     import gc, torch
     import depthwise
     from depthwise import functional
-    from depthwise.backends import calls, weights
+    from depthwise.backends import weights
+    from depthwise.backends.calls import _MOST_BOUND, _bound
 
     def resident():
         gc.collect()
@@ -217,7 +218,7 @@ def test_calls_of_changing_sizes_do_not_grow_memory(tmp_path: Path) -> None:
             sizes.append(resident())
     kept = [len(settings.kept) for own in weights.sets.values() for settings in own.calls.values()]
     assert max(kept) <= 64
-    assert len(calls._bound) <= calls._MOST_BOUND
+    assert len(_bound) <= _MOST_BOUND
     # What is lost at a call is lost in every turn; the allocator's own growth, 17 MiB in one, is not.
     print(min(after - before for before, after in zip(sizes, sizes[1:])))
     """

@@ -125,14 +125,14 @@ class Recording:
         decision = decide(layer, given, x, NEON)
         self.program = decision.program
         kernels = self.program.kernels
-        vars(self.program)["codes"] = [NoCode()] * (1 + len(kernels))
+        codes = [NoCode()] * (1 + len(kernels))
         count = len(HEADER) + sum(len(ROW) + len(kernel.slots) for kernel in kernels)
 
         def record(serial: object, parallel: object, address: int, prints: int, team: int, pace: object) -> int:
             self.cells = list((ctypes.c_int64 * count).from_address(address))
             return 0
 
-        with patch.object(threads, "launch", record):
+        with patch.object(threads, "launch", record), patch.object(type(self.program), "codes", codes):
             self.result = run_decision(decision, geometry_of(layer, given), x, numbers, self.arena)
         for name, change in told.items():
             frame = self.cells[len(HEADER) + ROW.index("frame")]

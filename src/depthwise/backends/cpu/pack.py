@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import count
 
 import torch
@@ -35,7 +34,7 @@ class Pack:
     pointwise_bias: Tensor | None = None
     number: int = field(default_factory=count(1).__next__)
 
-    @cached_property
+    @property
     def addresses(self) -> dict[str, int]:
         """Of those there are, by the kernels' names of pointers to them."""
         tensors = {name: getattr(self, name) for name in NAMES}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from functools import cached_property
 
 from ..emit.kernel import SYMBOL, Kernel
 from ..machine import Machine
@@ -110,9 +109,10 @@ class Program:
     def kernels(self) -> tuple[Kernel, ...]:
         return tuple(stage.kernel for stage in self.stages)
 
-    @cached_property
+    @property
     def codes(self) -> tuple[jit.Code, ...]:
         """Of the driver, then of each stage's kernel: compiled, or found."""
+        # Not a cached_property: that of Python 3.11 has one lock for all objects, held while one compiles.
         return driver(self.machine), *map(code_of, self.kernels)
 
 
