@@ -214,7 +214,7 @@ def test_calls_of_changing_sizes_do_not_grow_memory(tmp_path: Path) -> None:
         calls(2500, 0)
         sizes = [resident()]
         for turn in range(3):
-            calls(10000, 2500 + 10000 * turn)
+            calls(5000, 2500 + 5000 * turn)
             sizes.append(resident())
     kept = [len(settings.kept) for own in weights.sets.values() for settings in own.calls.values()]
     assert max(kept) <= 64
