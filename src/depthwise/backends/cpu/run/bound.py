@@ -1,0 +1,53 @@
+"""A program ready to run on whatever memory it is given: what is left for a call is the addresses of its buffers."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from typing import Any
+
+from ..machine import FLOAT_BYTES
+from . import memory, threads
+from .program import ZEROS, Program, Table
+
+# Of a program whose weights nobody changes: the driver compares no words.
+_NO_PRINTS = ctypes.c_int64(0)
+
+
+class Bound:
+    """A program bound to buffers that stay where they are; the others are told at each call.
+
+    fixed:        addresses of these buffers; their memory is the caller's to hold
+    most_seconds: what it takes at most, on a slow machine and a team that has its cores to itself
+    """
+
+    def __init__(self, program: Program, most_seconds: float, fixed: Mapping[str, int] | None = None) -> None:
+        self._table = table = Table(program)
+        self._threads, self._pace = program.team, threads.Pace(most_seconds)
+        own, elements = program.arena
+        self._bytes = elements * FLOAT_BYTES
+        self._inner = [(place, FLOAT_BYTES * begin) for name, begin in own.items() for place in table.places[name]]
+        # Held here, as the table holds its address.
+        self._zeros = memory.zeros(program.zeros)
+        for buffer, address in {ZEROS: self._zeros.data_ptr(), **(fixed or {})}.items():
+            table.fill(buffer, address)
+        # Cells that no call is using; a call on another thread takes others.
+        self._spare: list[tuple[Any, int]] = []
+
+    def run(self, addresses: Mapping[str, int]) -> None:
+        """Run the program on the buffers at these addresses."""
+        try:
+            cells, address = self._spare.pop()
+        except IndexError:
+            cells, address = self._table.copy()
+        for buffer, at in addresses.items():
+            for place in self._table.places.get(buffer, ()):
+                cells[place] = at
+        # Held until the call is over: a large one is nobody else's.
+        held = memory.scratch(self._bytes) if self._bytes else None
+        for place, begin in self._inner:
+            cells[place] = held.address + begin if held else 0
+        prints = ctypes.addressof(_NO_PRINTS)
+        threads.launch(self._table.serial, self._table.parallel, address, prints, self._threads, self._pace)
+        del held
+        self._spare.append((cells, address))
