@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..backends.forks import Lock
 from ..errors import DepthwiseError
 from .capture import Call, capture
 from .file import from_bytes, load, save, to_bytes
@@ -136,7 +136,7 @@ class Optimized(nn.Module):
         found = self._plans.get(key)
         if found is not None:
             return found
-        with self._lock:
+        with self._lock.mine:
             if key not in self._plans:
                 most = MOST_CAPTURES if self._network.is_sized else MOST_PLANS
                 while len(self._plans) >= most:
