@@ -127,6 +127,13 @@ def test_every_width_of_dilated_rows(target: Machine) -> None:
             assert_exact(layer, Input(1, (2, width), ((0, 0), (padding, padding))), target)
 
 
+@on_each_machine
+@pytest.mark.parametrize("multiplier", [3, 5, 6, 7, 9, 11, 12, 13, 24])
+def test_filters_of_a_channel_lie_across_vectors(multiplier: int, target: Machine) -> None:
+    for channels, stride in ((1, 1), (2, 2), (3, 1), (5, 1), (8, 2), (11, 1)):
+        assert_exact(Layer(channels, (2, 3), multiplier, stride=stride), Input(2, (4, 9), 1), target)
+
+
 # Windows, or the taps of one, that lie far apart.
 APART = [
     (Layer(9, (3, 3), stride=(30, 20)), (150, 170), 1),

@@ -22,10 +22,14 @@ Case = TypeVar("Case")
 
 
 class Module:
-    """What functions share: constants, and the intrinsics that they call."""
+    """What functions share: constants, and the intrinsics that they call.
 
-    def __init__(self, name: str) -> None:
+    isa: the instruction set of the machine that it is for, where a function asks for an instruction of its own
+    """
+
+    def __init__(self, name: str, isa: str = "") -> None:
         self.name = name
+        self.isa = isa
         self.functions: list[str] = []
         self._globals: dict[str, str] = {}
 

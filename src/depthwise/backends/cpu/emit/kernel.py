@@ -60,7 +60,7 @@ class Kernel(ABC):
         return (*self.pointers, *self.numbers)
 
     def ir(self) -> str:
-        module = Module(self.name)
+        module = Module(self.name, self.machine.isa)
         block = Block(module, SYMBOL, ("ptr %frame", "i64 %thread", "i64 %threads"), self.slots)
         self.write(block, block.argument("thread"), block.argument("threads"))
         block.close()

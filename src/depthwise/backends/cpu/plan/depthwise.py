@@ -14,6 +14,8 @@ from .tuning import tuning_of
 
 # Taps of a kernel, at most, that are written out one after another.
 MOST_UNROLLED = 9
+# Lanes that instructions put into any order.
+FEWEST_SPREAD = 4
 # Of longer rows than registers have room for, so many taps at a time.
 TAPS_AT_ONCE = 8
 
@@ -32,6 +34,7 @@ class DepthwisePlan(Filters):
     strip_blocks: blocks of filters that a strip of rows does together
     fetches: the input of later rows, or of the next block of a sequence, is fetched ahead where the cut says so
     fetches_out: the place of later rows' result too
+    spreads: a block's input channels are loaded together, and put into the lanes of the filters that read them
     planar:  the input is contiguous, one plane per channel, and comes to pixels in boxes
     to_planes: the results of a sequence whose pixels lie together go to planes from registers
     pixel_stride: elements from one input pixel to the next; None where it is a slot
@@ -46,13 +49,14 @@ class DepthwisePlan(Filters):
     strip_blocks: int
     fetches: bool
     fetches_out: bool
+    spreads: bool
     planar: bool
     to_planes: bool
     pixel_stride: int | None
 
     @property
     def name(self) -> str:
-        layout = "_planar" if self.planar else f"p{self.pixel_stride or 0}"
+        layout = "s" * self.spreads + ("_planar" if self.planar else f"p{self.pixel_stride or 0}")
         tile = "x".join(map(str, (f"v{self.lanes}", *self.columns)))
         tile += "e" * self.evenly + "".join(f"d{n}" for n in self.dilated_columns)
         flags = f"{'f' * self.fetches}{'o' * self.fetches_out}{'r' * self.to_planes}"
@@ -80,8 +84,9 @@ def depthwise_plan(
     kernel, stride, dilation = (three(numbers, 1) for numbers in (g.kernel_size, g.stride, g.dilation))
     tuning = tuning_of(machine)
     lanes, multiplier = lanes_below(g.depthwise_channels, machine.vector_lanes), g.depth_multiplier
-    # A multiplier that does not go with the lanes takes its input lane by lane: much code for each load.
-    gathers = not planar and lanes % multiplier != 0 and multiplier % lanes != 0
+    uneven = not planar and lanes % multiplier != 0 and multiplier % lanes != 0
+    # Few lanes are loaded one by one: much code for each load.
+    gathers = uneven and lanes < FEWEST_SPREAD
     columns, width = (2,) if gathers else _columns(kernel, machine), g.out_spatial[-1]
     if is_one_tile := kernel[2] > TAPS_AT_ONCE and width == columns[-1]:
         columns = (width,)
@@ -118,6 +123,7 @@ def depthwise_plan(
         strip_blocks=_strip_blocks(g, under, lanes, machine),
         fetches=not planar and not fetches_next(g, machine),
         fetches_out=g.rank > 1 and not planar and g.out_channels is None,
+        spreads=uneven and not gathers,
         planar=planar,
         to_planes=to_planes,
         pixel_stride=pixel_stride,
