@@ -12,7 +12,7 @@ from torch import Tensor
 from depthwise import reference
 from depthwise.backends.base import DepthwiseTensors
 from depthwise.backends.cpu.emit.depthwise import DepthwiseKernel
-from depthwise.backends.cpu.lower import pointwise_program
+from depthwise.backends.cpu.lower.pointwise import pointwise_program
 from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.cpu.pack import pack_of, pack_pointwise
 from depthwise.backends.cpu.run import threads

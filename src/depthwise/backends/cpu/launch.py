@@ -16,7 +16,8 @@ from ..calls import Prepared
 from ..formats import Strides
 from ..problem import Problem
 from ..weights import snapshot
-from .lower import Decision, lower
+from .lower import lower
+from .lower.decision import Decision
 from .machine import FLOAT_BYTES, Machine, host
 from .pack import NAMES, Pack, pack_of
 from .run import jit, memory, threads
