@@ -24,7 +24,7 @@ from depthwise.backends.cpu.emit.fused import BoxedFusedKernel, FusedKernel
 from depthwise.backends.cpu.emit.kernel import Kernel
 from depthwise.backends.cpu.emit.pointwise import PointwiseKernel
 from depthwise.backends.cpu.launch import Launch
-from depthwise.backends.cpu.lower import Decision
+from depthwise.backends.cpu.lower.decision import Decision
 from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.cpu.pack import Pack, pack_of
 from depthwise.backends.cpu.plan import tuning

@@ -18,7 +18,7 @@ from depthwise import reference
 from depthwise.backends.base import Activation, DepthwiseTensors
 from depthwise.backends.cpu import launch, machine
 from depthwise.backends.cpu.emit.activations import EPS, ERROR_BOUNDS
-from depthwise.backends.cpu.lower import Decision
+from depthwise.backends.cpu.lower.decision import Decision
 from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.cpu.plan import tuning
 from depthwise.backends.cpu.run import jit

@@ -11,12 +11,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..machine import Machine
+from ..plan.copy import CopyPlan
 from ..plan.depthwise import DepthwisePlan
 from ..plan.direct import DirectPlan
+from ..plan.elementwise import ElementwisePlan
+from ..plan.mean import MeanPlan
 from ..plan.pointwise import PointwisePlan
 from .ir import Block, Int, Module
 
-Plan = DepthwisePlan | DirectPlan | PointwisePlan
+Plan = DepthwisePlan | DirectPlan | PointwisePlan | ElementwisePlan | MeanPlan | CopyPlan
+
 SYMBOL = "kernel"
 
 # Of a frame: how the input lies, and what its windows see.
@@ -31,10 +35,12 @@ class Kernel(ABC):
     """One kind of kernel, at its constants.
 
     pointers, numbers: the slots of its frame, in this order
+    writes: the pointers that it writes to, but for memory of a thread's own
     """
 
     pointers: ClassVar[tuple[str, ...]]
     numbers: ClassVar[tuple[str, ...]]
+    writes: ClassVar[tuple[str, ...]] = ("out",)
 
     machine: Machine
 
