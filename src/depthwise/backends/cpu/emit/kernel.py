@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..machine import Machine
+from ..plan.dense import DensePlan
 from ..plan.depthwise import DepthwisePlan
 from ..plan.direct import DirectPlan
 from ..plan.pointwise import PointwisePlan
 from .ir import Block, Int, Module
 
-Plan = DepthwisePlan | DirectPlan | PointwisePlan
+Plan = DepthwisePlan | DirectPlan | PointwisePlan | DensePlan
 SYMBOL = "kernel"
 
 # Of a frame: how the input lies, and what its windows see.

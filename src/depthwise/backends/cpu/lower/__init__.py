@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from ...problem import Operation, Problem
 from ..machine import Machine
 from .decision import Decision
+from .dense import lower_dense
 from .pointwise import lower_pointwise
 from .separable import lower_separable
 
@@ -14,6 +15,7 @@ LOWERINGS: Mapping[Operation, Callable[[Problem, Machine, int], Decision]] = {
     "depthwise": lower_separable,
     "separable": lower_separable,
     "pointwise": lower_pointwise,
+    "dense": lower_dense,
 }
 
 
