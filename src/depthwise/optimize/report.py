@@ -7,8 +7,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
+from ..page.table import text_table
 from .planning import Plan
-from .table import text_table
 
 CONVOLUTIONS = {"conv": 1, "separable": 2}
 
