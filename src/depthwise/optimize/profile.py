@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..page.table import text_table
 from .graph import Node
 from .planning import Plan
 from .rules import Shapes
-from .table import text_table
 
 
 @dataclass(frozen=True, slots=True)

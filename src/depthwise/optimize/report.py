@@ -8,8 +8,8 @@ from dataclasses import asdict, astuple, dataclass
 from typing import Any, ClassVar
 
 from ..backends.series import Figures
+from ..page.table import text_table
 from .planning import Plan
-from .table import text_table
 
 CONVOLUTIONS = {"conv": 1, "separable": 2}
 
