@@ -18,7 +18,8 @@ from ..plan.direct import DirectPlan
 from ..plan.elementwise import ElementwisePlan
 from ..plan.mean import MeanPlan
 from ..plan.pointwise import PointwisePlan
-from .ir import Block, Int, Module
+from .ir import Block, Int
+from .module import Module
 
 Plan = DepthwisePlan | DirectPlan | PointwisePlan | DensePlan | ElementwisePlan | MeanPlan | CopyPlan
 
