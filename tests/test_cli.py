@@ -22,8 +22,8 @@ from depthwise.bench import run as bench_run
 from depthwise.bench.cases import MOBILENET_V1
 from depthwise.blocks import MobileNetV1Block
 from depthwise.demo.run import QUICK as QUICK_DEMO
-from depthwise.demo.timing import Effort
 from depthwise.geometry import geometry
+from depthwise.measure.turns import Effort
 from depthwise.separate import Separation
 from depthwise.separating import QUICK
 from tests.support.dense import convolutional

@@ -21,7 +21,7 @@ FLOORS = [
     ["operators", "functional"],
     ["layers"],
     ["blocks", "keras"],
-    ["inputs", "tracing", "count", "preparing"],
+    ["inputs", "tracing", "count", "preparing", "measure"],
     [
         "page",
         "explain",

@@ -12,8 +12,8 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from .demo.timing import Effort, take_turns
 from .files import check_writable, write_text
+from .measure.turns import Effort, take_turns
 from .optimize.frozen import optimize
 from .optimize.module import Optimized
 from .optimize.page import document
