@@ -169,6 +169,13 @@ class PointwiseTensors:
         return replace(self, residual=self.residual.resolve_neg())
 
 
+class DenseTensors(PointwiseTensors):
+    """What a dense convolution reads beside its input, whatever its window."""
+
+    __slots__ = ()
+    operation: ClassVar[Operation] = "dense"
+
+
 def norm_of(tensors: Sequence[Tensor] | None, eps: float) -> Norm | None:
     """The inverse of a norm's part of `SeparableTensors.arguments`."""
     if not tensors:

@@ -18,6 +18,7 @@ from ...geometry import Geometry
 from ..base import Backend, DepthwiseTensors, PointwiseTensors, Weights
 from ..calls import Prepared
 from ..eager import by_parts, convolved
+from ..formats import LAST
 from ..pixels import PixelProblem, activations_of
 from ..problem import Activation, Operation, Problem, problem_of
 from ..series import Compiled, Figures, Series
@@ -42,6 +43,8 @@ class Cpu(Backend):
             return problem.foreign
         if problem.operation == "pointwise" and (problem.differentiable or not _is_last(problem)):
             return "a pointwise convolution alone is computed of dense channels-last images, without gradients"
+        if problem.operation == "dense" and (problem.differentiable or not _is_last(problem, or_planar=True)):
+            return "a dense convolution is computed of dense images, channels-last or contiguous, to channels-last ones"
         if problem.traced and problem.differentiable:
             return "a program that computes gradients is being traced"
         return _machine_refusal() or _unwritten(problem.activations)
@@ -129,13 +132,19 @@ def _threads_of(library: str) -> str:
     return f"threads of PyTorch's own {library}; {f'OMP_WAIT_POLICY={policy}' if policy else advice}"
 
 
-def _is_last(problem: Problem) -> bool:
-    """Whether input and result of a problem are dense, pixel by pixel, and its residual too."""
-    if problem.memory_format == torch.contiguous_format or problem.strides is None:
+def _is_last(problem: Problem, *, or_planar: bool = False) -> bool:
+    """Whether input and result of a problem are dense, pixel by pixel, and its residual too.
+
+    or_planar: the input may be dense plane by plane
+    """
+    last = LAST.get(problem.geometry.rank)
+    if last is None or problem.strides is None or problem.result is None:
         return False
     x = torch.empty_strided((problem.batch, *problem.geometry.input_size), problem.strides, device="meta")
+    out = torch.empty_strided(problem.output_size, problem.result, device="meta")
     added = problem.result if problem.residual is None else problem.residual
-    return x.is_contiguous(memory_format=problem.memory_format) and added == problem.result
+    reads = x.is_contiguous(memory_format=last) or (or_planar and x.is_contiguous())
+    return reads and out.is_contiguous(memory_format=last) and added == problem.result
 
 
 def _alone(g: Geometry) -> Geometry:

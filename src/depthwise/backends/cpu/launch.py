@@ -172,7 +172,8 @@ class Launch:
 def most_seconds(problem: Problem) -> float:
     """What a problem takes at most, on a slow machine and in new memory, on a team that has its cores to itself."""
     g = problem.geometry
-    multiplied = g.depthwise_channels * (g.kernel_area / 0.5e9 + (g.out_channels or 0) / g.groups / 4e9)
+    taps = g.kernel_area if problem.operation == "dense" else 1
+    multiplied = g.depthwise_channels * (g.kernel_area / 0.5e9 + taps * (g.out_channels or 0) / g.groups / 4e9)
     moved_bytes = FLOAT_BYTES * (prod(g.input_size) + prod(g.output_size))
     return 0.001 + problem.batch * (multiplied * prod(g.out_spatial) + moved_bytes / 1e9)
 

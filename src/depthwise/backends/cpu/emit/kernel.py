@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from ..machine import Machine
 from ..plan.copy import CopyPlan
+from ..plan.dense import DensePlan
 from ..plan.depthwise import DepthwisePlan
 from ..plan.direct import DirectPlan
 from ..plan.elementwise import ElementwisePlan
@@ -19,8 +20,7 @@ from ..plan.mean import MeanPlan
 from ..plan.pointwise import PointwisePlan
 from .ir import Block, Int, Module
 
-Plan = DepthwisePlan | DirectPlan | PointwisePlan | ElementwisePlan | MeanPlan | CopyPlan
-
+Plan = DepthwisePlan | DirectPlan | PointwisePlan | ElementwisePlan | MeanPlan | CopyPlan | DensePlan
 SYMBOL = "kernel"
 
 # Of a frame: how the input lies, and what its windows see.

@@ -10,6 +10,7 @@ from ...problem import Problem
 from ..machine import Machine
 from .copy import lower_copy
 from .decision import Decision
+from .dense import lower_dense
 from .elementwise import lower_elementwise
 from .mean import lower_mean
 from .pointwise import lower_pointwise
@@ -22,6 +23,7 @@ LOWERINGS: Mapping[str, Callable[[Any, Machine, int], Decision]] = {
     "elementwise": lower_elementwise,
     "mean": lower_mean,
     "copy": lower_copy,
+    "dense": lower_dense,
 }
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ..emit.kernel import SYMBOL, Kernel
 from ..machine import Machine
 from ..plan.cut import Cut
+from ..plan.dense import DensePlan
 from ..plan.pointwise import PointwisePlan
 from ..plan.view import View
 from . import jit, threads
@@ -76,10 +77,10 @@ class Program:
         return max(stage.team for stage in self.stages)
 
     @property
-    def pointwise(self) -> PointwisePlan | None:
-        """What pointwise weights are packed for."""
+    def pointwise(self) -> PointwisePlan | DensePlan | None:
+        """What pointwise or dense weights are packed for."""
         plans = (plan for kernel in self.kernels for plan in kernel.plans)
-        return next((plan for plan in plans if isinstance(plan, PointwisePlan)), None)
+        return next((plan for plan in plans if isinstance(plan, PointwisePlan | DensePlan)), None)
 
     @property
     def packing(self) -> tuple[object, ...]:
