@@ -64,7 +64,7 @@ def _renamed(stage: Stage, names: Mapping[str, str]) -> Stage:
 
 def _in_place(series: Series) -> dict[str, str]:
     """Other names of values: one memory for what a step reads last and what it writes."""
-    last = {name: number for number, step in enumerate(series.steps) for _, name in step.buffers}
+    last = _last_uses(series)
     fixed = series.takes | series.gives | series.constants.keys()
     names: dict[str, str] = {}
     for number, step in enumerate(series.steps):
@@ -84,6 +84,11 @@ def _in_place(series: Series) -> dict[str, str]:
             names = {name: kept if place == gone else place for name, place in names.items()} | {gone: kept}
             break
     return names
+
+
+def _last_uses(series: Series) -> dict[str, int]:
+    """For each value, the number of the last step that reads or writes it."""
+    return {name: number for number, step in enumerate(series.steps) for _, name in step.buffers}
 
 
 def ready(series: Series, packs: Packs) -> Ready | None:

@@ -11,9 +11,9 @@
                 out[m + i, j] = activation(sum[i, j] + residual[m + i, j])
 
 The weights of a chunk stay in L1 while all tiles of a band are done. Few weights are one chunk, tiles of pixels are
-then the outer loop, and the result is written in the order it lies in. A tile whose pixels are neighbours in one row
-and see no column outside the image, reads its input at constant distances; in others each pixel has its own pointer
-for each tap, to zeros where the tap is outside. Of planes the loop over c is the outermost.
+then the outer loop, and the result is written in the order it lies in. A tile whose pixels are neighbours in one row,
+and see no column outside the image, reads its input at constant distances; in others each pixel has a pointer of its
+own for each tap, to zeros where the tap is outside. Of planes the loop over c is the outermost.
 Domain: any window; lanes <= outputs of a group.
 """
 

@@ -8,20 +8,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from ..machine import Machine
-from ..plan.copy import CopyPlan
-from ..plan.dense import DensePlan
-from ..plan.depthwise import DepthwisePlan
-from ..plan.direct import DirectPlan
-from ..plan.elementwise import ElementwisePlan
-from ..plan.mean import MeanPlan
-from ..plan.pointwise import PointwisePlan
 from .ir import Block, Int
 from .module import Module
-
-Plan = DepthwisePlan | DirectPlan | PointwisePlan | DensePlan | ElementwisePlan | MeanPlan | CopyPlan
 
 SYMBOL = "kernel"
 
@@ -30,6 +21,17 @@ VIEW = (
     *("x_n", "x_c", "x_z", "x_y", "x_x", "in_z", "in_y", "in_x", "out_z", "out_y", "out_x"),
     *("pad_z", "pad_y", "pad_x"),
 )
+
+
+class Plan(Protocol):
+    """The constants of a loop nest."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def packing(self) -> tuple[object, ...]:
+        """What the order of its packed weights goes by."""
 
 
 @dataclass(frozen=True)
