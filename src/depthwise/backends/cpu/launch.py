@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...geometry import Geometry
 from .. import calls
 from ..base import Weights
 from ..calls import Prepared
@@ -30,7 +32,7 @@ def prepared(weights: Weights, problem: Problem, *, keeps: bool = True) -> Prepa
 
     keeps: what is made of the weights may stay for the next call
     """
-    bound = calls.bound((problem, threads.team_size()), lambda: _bind(problem))
+    bound = calls.bound((problem, threads.team_size()), partial(_bind, problem))
     if not isinstance(bound, Launch):
         return None if bound is None else Prepared(bound, None)
     key = (bound.packing, tuple(norm and norm.eps for norm in weights.norms))
@@ -50,7 +52,7 @@ def _bind(problem: Problem) -> Launch | Empty | None:
     if not prod(problem.output_size):
         return Empty(problem)
     decision = decide(problem)
-    return Launch(decision, problem) if _compiles(decision.program) else None
+    return Launch(decision, problem) if compiles(decision.program) else None
 
 
 class Empty:
@@ -66,7 +68,7 @@ class Empty:
 _failed: set[str] = set()
 
 
-def _compiles(program: Program) -> bool:
+def compiles(program: Program) -> bool:
     """Whether there is code for a program; where there is none, it is said once."""
     if program.name in _failed:
         return False
@@ -108,7 +110,7 @@ class Launch:
         self.packing = program.packing
         self._serial, self._parallel, self._threads = table.serial, table.parallel, program.team
         own, self._elements = program.arena
-        self._pace = threads.Pace(_most_seconds(problem))
+        self._pace = threads.Pace(most_seconds(problem.geometry, problem.batch))
         self._size = problem.output_size
         size = prod(self._size) * FLOAT_BYTES
         self._huge_bytes = size if size >= memory.LEAST_HUGE_BYTES else 0
@@ -167,12 +169,11 @@ class Launch:
         return scratch
 
 
-def _most_seconds(problem: Problem) -> float:
-    """What a problem takes at most, on a slow machine and in new memory, on a team that has its cores to itself."""
-    g = problem.geometry
+def most_seconds(g: Geometry, batch: int) -> float:
+    """What a convolution takes at most, on a slow machine and in new memory, on a team that has its cores to itself."""
     multiplied = g.depthwise_channels * (g.kernel_area / 0.5e9 + (g.out_channels or 0) / g.groups / 4e9)
     moved_bytes = FLOAT_BYTES * (prod(g.input_size) + prod(g.output_size))
-    return 0.001 + problem.batch * (multiplied * prod(g.out_spatial) + moved_bytes / 1e9)
+    return 0.001 + batch * (multiplied * prod(g.out_spatial) + moved_bytes / 1e9)
 
 
 def _lies_as(strides: Strides, others: Strides, size: Sequence[int]) -> bool:

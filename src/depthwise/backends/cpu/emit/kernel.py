@@ -13,10 +13,13 @@ from typing import ClassVar
 from ..machine import Machine
 from ..plan.depthwise import DepthwisePlan
 from ..plan.direct import DirectPlan
+from ..plan.filter_sums import FilterSumsPlan
+from ..plan.input_gradient import InputGradientPlan
 from ..plan.pointwise import PointwisePlan
+from ..plan.weight_gradient import WeightGradientPlan
 from .ir import Block, Int, Module
 
-Plan = DepthwisePlan | DirectPlan | PointwisePlan
+Plan = DepthwisePlan | DirectPlan | PointwisePlan | InputGradientPlan | FilterSumsPlan | WeightGradientPlan
 SYMBOL = "kernel"
 
 # Of a frame: how the input lies, and what its windows see.

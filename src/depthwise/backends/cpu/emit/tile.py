@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..plan.depthwise import DepthwisePlan
+from ..plan.filters import PixelFilters
 from .ir import Block, Bool, Int, Ptr, Vec, ceil_div, greatest, least, select
 
 
@@ -232,16 +233,16 @@ def _chunk(
             if not is_inside:
                 inside_image = (ix + position).is_index_of(e.number("in_x"))
                 pixel = select(inside_image, pixel, e.zeros(k.lanes + 1))
-            column = _load(e, k, strip, pixel, o)
+            column = inputs_of(e, k, pixel, o, packed=strip.packed)
             for i, t in users[position]:
                 values[i] = column.fma(weights[t], values[i])
     return values
 
 
-def _load(e: Block, k: DepthwisePlan, strip: Strip, pixel: Ptr, o: Int) -> Vec:
-    """The inputs of the filters from o on, of one pixel."""
+def inputs_of(e: Block, k: PixelFilters, pixel: Ptr, o: Int, *, packed: bool) -> Vec:
+    """The inputs of the filters from o on, of one pixel; packed: see `Strip`."""
     lanes, multiplier = k.lanes, k.multiplier
-    if strip.packed or multiplier == 1:
+    if packed or multiplier == 1:
         return pixel.load(lanes)
     if multiplier % lanes == 0:
         return e.splat(pixel, lanes)

@@ -8,7 +8,7 @@ from math import prod
 from ....geometry import Geometry
 from ...base import Activation
 from ..machine import FLOAT_BYTES, Machine
-from .filters import MOST_ZEROS, Filters
+from .filters import MOST_ZEROS, PixelFilters
 from .sizes import Axes, columns_done, fetches_next, lanes_below, seen_outside, three
 from .tuning import tuning_of
 
@@ -19,10 +19,9 @@ TAPS_AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True)
-class DepthwisePlan(Filters):
+class DepthwisePlan(PixelFilters):
     """The constants of a depthwise loop nest.
 
-    lanes:   output channels per vector
     columns: output columns per register tile, and those for rows that are too short for so many
     evenly:  tiles have as many `columns` as leave the fewest of a row done twice, and look at their edges: those of at
              most "same" padding
@@ -32,12 +31,9 @@ class DepthwisePlan(Filters):
     strip_blocks: blocks of filters that a strip of rows does together
     fetches: the input of later rows, or of the next block of a sequence, is fetched ahead where the cut says so
     fetches_out: the place of later rows' result too
-    planar:  the input is contiguous, one plane per channel, and comes to pixels in boxes
     to_planes: the results of a sequence whose pixels lie together go to planes from registers
-    pixel_stride: elements from one input pixel to the next; None where it is a slot
     """
 
-    lanes: int
     columns: tuple[int, ...]
     evenly: bool
     dilated_columns: tuple[int, ...]
@@ -46,9 +42,7 @@ class DepthwisePlan(Filters):
     strip_blocks: int
     fetches: bool
     fetches_out: bool
-    planar: bool
     to_planes: bool
-    pixel_stride: int | None
 
     @property
     def name(self) -> str:
@@ -58,10 +52,6 @@ class DepthwisePlan(Filters):
         flags = f"{'f' * self.fetches}{'o' * self.fetches_out}{'r' * self.to_planes}"
         nest = f"t{self.taps}{'u' * self.rows_unrolled}b{self.strip_blocks}{flags}"
         return f"{self.window_name}_{tile}{nest}{layout}"
-
-    @property
-    def blocks(self) -> int:
-        return -(-self.filters // self.lanes)
 
     def zero_elements(self, distance: int) -> int:
         """How many zeros a tile may read in the place of an input row of pixels that lie `distance` apart."""

@@ -51,6 +51,24 @@ class Filters:
         return f"{window}_{activation_name(self.activation)}"
 
 
+@dataclass(frozen=True, slots=True)
+class PixelFilters(Filters):
+    """Filters of pixels, whose channels fill vectors.
+
+    lanes:  filters per vector
+    planar: the input is contiguous, one plane per channel, and comes to pixels in boxes
+    pixel_stride: elements from one input pixel to the next; None where it is a slot
+    """
+
+    lanes: int
+    planar: bool
+    pixel_stride: int | None
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.filters // self.lanes)
+
+
 def tap_stride(filters: int, taps: int) -> int:
     """Elements from one tap's weights to the next one's: one line more where else many taps shared few sets of L1."""
     lines, rest = divmod(filters, LINE_ELEMENTS)

@@ -1,0 +1,140 @@
+"""Gradients of convolutions of plain tensors, computed by generated code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import replace
+from math import prod
+
+import torch
+from torch import Tensor
+
+from ...geometry import Geometry
+from .. import calls
+from ..formats import Strides
+from ..tensors import is_listened_to, why_not_memory
+from .launch import compiles, machine, most_seconds
+from .lower_gradients import (
+    InputGradient,
+    WeightGradient,
+    is_turned,
+    lower_input_gradient,
+    lower_weight_gradient,
+)
+from .pack import pack_depthwise
+from .plan.sizes import least_steps
+from .run import memory, threads
+from .run.bound import Bound
+from .run.program import Program
+
+_FLOAT32 = torch.float32
+
+
+def depthwise_gradients(
+    gradient: Tensor, x: Tensor, weight: Tensor, g: Geometry, wanted: tuple[bool, ...]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None] | None:
+    """Those of input, weight and bias that are wanted; None where PyTorch's operators are to compute them."""
+    if not (gradient.numel() and _are_plain(gradient, x, weight)):
+        return None
+    gradient, x, weight, g = gradient.resolve_neg(), x.resolve_neg(), weight.resolve_neg(), least_steps(g)
+    dx = dw = db = None
+    if wanted[0]:
+        dx = _input_gradient(gradient, x, weight, g)
+        if dx is None:
+            return None
+    if wanted[1] or wanted[2]:
+        found = _weight_gradient(gradient, x, weight, g, bias=wanted[2])
+        if found is None:
+            return None
+        dw, db = found
+    return dx, dw if wanted[1] else None, db
+
+
+def _are_plain(*tensors: Tensor) -> bool:
+    """Whether generated code may read these, and nobody records what is done with them."""
+    if torch.is_grad_enabled() or is_listened_to():
+        return False
+    return all(tensor.dtype == _FLOAT32 and why_not_memory(tensor) is None for tensor in tensors)
+
+
+def _bound(key: Hashable, lower: Callable[[], Program], seconds: Callable[[], float]) -> Bound | None:
+    def bind() -> Bound | None:
+        program = lower()
+        return Bound(program, seconds()) if compiles(program) else None
+
+    return calls.bound((key, threads.team_size()), bind)
+
+
+def _input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, g: Geometry) -> Tensor | None:
+    axes = tuple(range(2, 2 + g.rank))
+    size, turned = tuple(x.shape), is_turned(g)
+    if turned:
+        gradient, g = _without_padding(gradient, g)
+        weight = weight.flip(axes)
+    # Sequences are written in planes, as the results of convolutions are.
+    planar = g.rank == 1 or not _has_channels_last(x)
+    gradient = gradient.contiguous() if planar else _channels_last(gradient)
+    asked = InputGradient(g, len(x), gradient.stride(), planar)
+    bound = _bound(
+        asked,
+        lambda: lower_input_gradient(asked, machine(), threads.team_size()),
+        lambda: most_seconds(g, len(x)),
+    )
+    if bound is None:
+        return None
+    packed, bias = pack_depthwise(weight, None)
+    dx = memory.new_result(size, _strides(size, planar=planar), _FLOAT32)
+    addresses = {"depthwise_weight": packed.data_ptr(), "depthwise_bias": bias.data_ptr()}
+    bound.run({"x": gradient.data_ptr(), **addresses, "out": dx.data_ptr()})
+    return dx
+
+
+def _without_padding(gradient: Tensor, g: Geometry) -> tuple[Tensor, Geometry]:
+    """The gradient of outputs whose windows reach the input, at stride 1, and what computes these alone."""
+    padding = []
+    for axis, (k, d, (before, after)) in enumerate(zip(g.kernel_size, g.dilation, g.padding, strict=True), 2):
+        reach, count = d * (k - 1), gradient.shape[axis]
+        start, stop = max(0, before - reach), count - max(0, after - reach)
+        gradient = gradient.narrow(axis, start, stop - start)
+        padding.append((min(before, reach), min(after, reach)))
+    return gradient, replace(g, padding=tuple(padding))
+
+
+def _weight_gradient(
+    gradient: Tensor, x: Tensor, weight: Tensor, g: Geometry, *, bias: bool
+) -> tuple[Tensor, Tensor | None] | None:
+    planar = not _has_channels_last(x)
+    if planar and x.stride(-1) != 1 and x.shape[-1] > 1:
+        x = x.contiguous()
+    gradient = gradient.contiguous() if planar else _channels_last(gradient)
+    asked = WeightGradient(g, len(x), x.stride(), planar, bias)
+    bound = _bound(
+        asked,
+        lambda: lower_weight_gradient(asked, machine(), threads.team_size()),
+        lambda: most_seconds(g, len(x)),
+    )
+    if bound is None:
+        return None
+    dw = memory.new_result(tuple(weight.shape), _strides(tuple(weight.shape), planar=True), _FLOAT32)
+    db = memory.new_result((len(weight),), (1,), _FLOAT32) if bias else None
+    addresses = {"x": x.data_ptr(), "gradient": gradient.data_ptr(), "weight_gradient": dw.data_ptr()}
+    bound.run(addresses if db is None else {**addresses, "bias_gradient": db.data_ptr()})
+    return dw, db
+
+
+def _has_channels_last(x: Tensor) -> bool:
+    return x.stride(1) == 1 or x.shape[1] == 1
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    """The same with channels side by side, and nothing between pixels."""
+    return tensor.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+def _strides(size: tuple[int, ...], *, planar: bool) -> Strides:
+    """Of a dense result."""
+    channels, *spatial = size[1:]
+    along = [prod(spatial[axis + 1 :]) for axis in range(len(spatial))]
+    if planar:
+        return channels * prod(spatial), prod(spatial), *along
+    return channels * prod(spatial), 1, *(channels * stride for stride in along)
