@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import replace
 from math import prod
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from ...geometry import Geometry
 from .. import calls
+from ..base import PointwiseTensors
 from ..formats import Strides
+from ..problem import Problem
 from ..tensors import is_listened_to, why_not_memory
-from .launch import compiles, machine, most_seconds
+from .launch import compiles, machine, most_seconds, prepared
 from .lower_gradients import (
     InputGradient,
+    PointwiseGradient,
     WeightGradient,
     is_turned,
     lower_input_gradient,
+    lower_pointwise_gradient,
     lower_weight_gradient,
 )
+from .machine import Machine
 from .pack import pack_depthwise
 from .plan.sizes import least_steps
 from .run import memory, threads
@@ -28,6 +34,7 @@ from .run.bound import Bound
 from .run.program import Program
 
 _FLOAT32 = torch.float32
+Asked = TypeVar("Asked", InputGradient, WeightGradient, PointwiseGradient)
 
 
 def depthwise_gradients(
@@ -50,6 +57,36 @@ def depthwise_gradients(
     return dx, dw if wanted[1] else None, db
 
 
+def pointwise_gradients(
+    gradient: Tensor, x: Tensor, weight: Tensor, g: Geometry, wanted: tuple[bool, ...]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None] | None:
+    """The same of a pointwise convolution, of images whose pixels are dense."""
+    if not (gradient.numel() and _are_plain(gradient, x, weight) and _is_dense(x)):
+        return None
+    gradient, x, weight = _channels_last(gradient.resolve_neg()), x.resolve_neg(), weight.resolve_neg()
+    dx = dw = db = None
+    if wanted[0]:
+        dx = _pointwise_input_gradient(gradient, x, weight, g)
+        if dx is None:
+            return None
+    if wanted[1] or wanted[2]:
+        asked = PointwiseGradient(g, len(x), wanted[2])
+        found = _sums(asked, lower_pointwise_gradient, g, (gradient, x, weight), bias=wanted[2])
+        if found is None:
+            return None
+        dw, db = found
+    return dx, dw if wanted[1] else None, db
+
+
+def _pointwise_input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, g: Geometry) -> Tensor | None:
+    """A pointwise convolution of the gradient, with each group's weights the other way round."""
+    grouped = weight.flatten(1).unflatten(0, (g.groups, -1)).transpose(1, 2).flatten(0, 1)
+    turned = replace(g, input_size=(len(weight), *g.input_size[1:]), out_channels=g.in_channels)
+    problem = Problem("pointwise", turned, _FLOAT32, "cpu", len(x), gradient.stride(), _strides(x.shape, planar=False))
+    ready = prepared(PointwiseTensors(grouped[(..., *(None,) * g.rank)]), problem, keeps=False)
+    return None if ready is None else ready.run(gradient, None)
+
+
 def _are_plain(*tensors: Tensor) -> bool:
     """Whether generated code may read these, and nobody records what is done with them."""
     if torch.is_grad_enabled() or is_listened_to():
@@ -57,12 +94,14 @@ def _are_plain(*tensors: Tensor) -> bool:
     return all(tensor.dtype == _FLOAT32 and why_not_memory(tensor) is None for tensor in tensors)
 
 
-def _bound(key: Hashable, lower: Callable[[], Program], seconds: Callable[[], float]) -> Bound | None:
-    def bind() -> Bound | None:
-        program = lower()
-        return Bound(program, seconds()) if compiles(program) else None
+def _bound(asked: Asked, lower: Callable[[Asked, Machine, int], Program], g: Geometry, batch: int) -> Bound | None:
+    """What runs a gradient, made once for all that ask the same; None where the code for it could not be made."""
 
-    return calls.bound((key, threads.team_size()), bind)
+    def bind() -> Bound | None:
+        program = lower(asked, machine(), threads.team_size())
+        return Bound(program, most_seconds(g, batch)) if compiles(program) else None
+
+    return calls.bound((asked, threads.team_size()), bind)
 
 
 def _input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, g: Geometry) -> Tensor | None:
@@ -75,11 +114,7 @@ def _input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, g: Geometry) ->
     planar = g.rank == 1 or not _has_channels_last(x)
     gradient = gradient.contiguous() if planar else _channels_last(gradient)
     asked = InputGradient(g, len(x), gradient.stride(), planar)
-    bound = _bound(
-        asked,
-        lambda: lower_input_gradient(asked, machine(), threads.team_size()),
-        lambda: most_seconds(g, len(x)),
-    )
+    bound = _bound(asked, lower_input_gradient, g, len(x))
     if bound is None:
         return None
     packed, bias = pack_depthwise(weight, None)
@@ -108,15 +143,25 @@ def _weight_gradient(
         x = x.contiguous()
     gradient = gradient.contiguous() if planar else _channels_last(gradient)
     asked = WeightGradient(g, len(x), x.stride(), planar, bias)
-    bound = _bound(
-        asked,
-        lambda: lower_weight_gradient(asked, machine(), threads.team_size()),
-        lambda: most_seconds(g, len(x)),
-    )
+    return _sums(asked, lower_weight_gradient, g, (gradient, x, weight), bias=bias)
+
+
+def _sums(
+    asked: Asked,
+    lower: Callable[[Asked, Machine, int], Program],
+    g: Geometry,
+    tensors: tuple[Tensor, Tensor, Tensor],
+    *,
+    bias: bool,
+) -> tuple[Tensor, Tensor | None] | None:
+    """The gradients of weight and bias."""
+    gradient, x, weight = tensors
+    bound = _bound(asked, lower, g, len(x))
     if bound is None:
         return None
-    dw = memory.new_result(tuple(weight.shape), _strides(tuple(weight.shape), planar=True), _FLOAT32)
-    db = memory.new_result((len(weight),), (1,), _FLOAT32) if bias else None
+    size = tuple(weight.shape)
+    dw = memory.new_result(size, _strides(size, planar=True), _FLOAT32)
+    db = memory.new_result(size[:1], (1,), _FLOAT32) if bias else None
     addresses = {"x": x.data_ptr(), "gradient": gradient.data_ptr(), "weight_gradient": dw.data_ptr()}
     bound.run(addresses if db is None else {**addresses, "bias_gradient": db.data_ptr()})
     return dw, db
@@ -129,6 +174,11 @@ def _has_channels_last(x: Tensor) -> bool:
 def _channels_last(tensor: Tensor) -> Tensor:
     """The same with channels side by side, and nothing between pixels."""
     return tensor.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+def _is_dense(x: Tensor) -> bool:
+    """Whether pixels follow one another in memory, and channels in each."""
+    return x.movedim(1, -1).is_contiguous()
 
 
 def _strides(size: tuple[int, ...], *, planar: bool) -> Strides:

@@ -12,13 +12,16 @@ from ..formats import LAST, Strides
 from ..problem import Problem
 from .emit.filter_sums import FilterSumsKernel
 from .emit.input_gradient import InputGradientKernel
+from .emit.pointwise_gradient import PointwiseGradientKernel, PointwiseSumsKernel
 from .emit.weight_gradient import WeightGradientKernel, WeightSumsKernel
 from .lower import BETWEEN, lower
 from .machine import Machine
 from .plan.cut import team_of
 from .plan.filter_sums import Lines, filter_sums_plan
 from .plan.input_gradient import input_boxes, input_gradient_plan
-from .plan.view import view_of
+from .plan.pointwise_gradient import pixel_slots, pointwise_gradient_plan
+from .plan.sizes import three
+from .plan.view import View, view_of
 from .plan.weight_gradient import weight_boxes, weight_gradient_plan
 from .run.program import Program, Stage
 
@@ -113,3 +116,28 @@ def lower_weight_gradient(asked: WeightGradient, machine: Machine, threads: int)
         Stage(WeightSumsKernel(machine, plan), view, cut),
     )
     return Program(stages, ((SUMS, plan.sum_elements(cut.slots)),))
+
+
+@dataclass(frozen=True, slots=True)
+class PointwiseGradient:
+    """The gradients of a pointwise convolution's weight and bias, of dense channels-last images.
+
+    geometry: with a window of one pixel
+    bias:     its gradient is asked for too
+    """
+
+    geometry: Geometry
+    batch: int
+    bias: bool
+
+
+def lower_pointwise_gradient(asked: PointwiseGradient, machine: Machine, threads: int) -> Program:
+    g, batch = asked.geometry, asked.batch
+    plan = pointwise_gradient_plan(g, machine, bias=asked.bias)
+    cut = pixel_slots(plan, g, batch, machine, team_of(g, batch, machine, threads))
+    view = View(batch=batch, outputs=three(g.out_spatial, 1))
+    stages = (
+        Stage(PointwiseGradientKernel(machine, plan), view, cut),
+        Stage(PointwiseSumsKernel(machine, plan), view, cut),
+    )
+    return Program(stages, ((SUMS, cut.slots * plan.tiles * plan.tile_elements),))

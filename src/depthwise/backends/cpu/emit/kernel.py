@@ -16,10 +16,12 @@ from ..plan.direct import DirectPlan
 from ..plan.filter_sums import FilterSumsPlan
 from ..plan.input_gradient import InputGradientPlan
 from ..plan.pointwise import PointwisePlan
+from ..plan.pointwise_gradient import PointwiseGradientPlan
 from ..plan.weight_gradient import WeightGradientPlan
 from .ir import Block, Int, Module
 
-Plan = DepthwisePlan | DirectPlan | PointwisePlan | InputGradientPlan | FilterSumsPlan | WeightGradientPlan
+GradientPlan = FilterSumsPlan | InputGradientPlan | PointwiseGradientPlan | WeightGradientPlan
+Plan = DepthwisePlan | DirectPlan | PointwisePlan | GradientPlan
 SYMBOL = "kernel"
 
 # Of a frame: how the input lies, and what its windows see.
