@@ -22,7 +22,19 @@ FLOORS = [
     ["layers"],
     ["blocks", "keras"],
     ["inputs", "tracing", "count", "preparing"],
-    ["page", "explain", "doctor", "separate", "demo", "bench", "optimize", "loading", "separating", "optimizing"],
+    [
+        "page",
+        "explain",
+        "accelerate",
+        "doctor",
+        "separate",
+        "demo",
+        "bench",
+        "optimize",
+        "loading",
+        "separating",
+        "optimizing",
+    ],
     ["arguments", "cli", "__main__", "__init__"],
 ]
 UNITS = [unit for floor in FLOORS for unit in floor]

@@ -2,6 +2,8 @@
 
 from . import blocks, functional
 from . import keras as keras
+from .accelerate import Acceleration as Acceleration
+from .accelerate import accelerate_, restore_
 from .backends import backend
 from .backends.weights import repack_
 from .count import count
@@ -48,6 +50,7 @@ __all__ = [
     "SeparableConvTranspose1d",
     "SeparableConvTranspose2d",
     "SeparableConvTranspose3d",
+    "accelerate_",
     "backend",
     "blocks",
     "count",
@@ -58,6 +61,7 @@ __all__ = [
     "optimize",
     "prepare",
     "repack_",
+    "restore_",
     "separate_",
     "separated_like",
 ]

@@ -12,7 +12,7 @@ from torch.compiler import is_dynamo_compiling
 from . import operators
 from .activations import ACTIVATIONS
 from .backends import calls
-from .backends.base import DepthwiseTensors, Norm, SeparableTensors
+from .backends.base import DepthwiseTensors, Norm, PointwiseTensors, SeparableTensors, Weights
 from .backends.calls import OfOne, Setting, is_plain_window
 from .backends.problem import Activation
 from .backends.tensors import Tensors, is_autocasting
@@ -219,6 +219,36 @@ def depthwise_conv(
     return _computed(setting, x, None, tensors, window, DepthwiseTensors(weight, bias), g)
 
 
+def pointwise_conv(rank: int, x: Tensor, weight: Tensor, bias: Tensor | None, groups: int = 1) -> Tensor:
+    """A convolution whose window is one pixel, by rank.
+
+    x:      (batch, in_channels, *spatial), or without the batch
+    weight: (out_channels, in_channels / groups, 1, ...)
+    """
+    tensors, window = (weight, bias), (groups,)
+    setting: Setting = ()
+    if not is_dynamo_compiling():
+        setting = (id(groups), "pointwise", rank)
+        out = calls.found((id(weight), id(bias)), setting, x, None, tensors, window)
+        if out is not None:
+            return out
+    batch, _ = batched(x, rank, weight.shape[1] * groups)
+    _check_tensors(batch, {"weight": weight}, {"bias": bias})
+    is_plain = not torch.compiler.is_compiling() and all(type(n) is int for n in batch.shape)
+    settle = _remembered_pointwise if is_plain else _pointwise_geometry
+    g = settle(batch.shape[1:], weight.shape[0], groups)
+    _check_pointwise(weight.shape, g)
+    _check_bias("bias", _shape(bias), weight.shape[0])
+    return _computed(setting, x, None, tensors, window, PointwiseTensors(weight, bias), g)
+
+
+def _pointwise_geometry(input_size: Size, out_channels: int, groups: int) -> Geometry:
+    return geometry(input_size, 1, out_channels=out_channels, groups=groups)
+
+
+_remembered_pointwise = lru_cache(maxsize=4096)(_pointwise_geometry)
+
+
 def separable_conv(
     rank: int,
     x: Tensor,
@@ -276,7 +306,7 @@ def _computed(
     residual: Tensor | None,
     tensors: Tensors,
     window: tuple[object, ...],
-    weights: DepthwiseTensors | SeparableTensors,
+    weights: Weights,
     g: Geometry,
 ) -> Tensor:
     """The result of a call that was checked; what ran it is kept for calls like it.

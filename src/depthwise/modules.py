@@ -21,6 +21,10 @@ _READ = frozenset(
 )
 
 
+# In the dictionary of a class that stands for the one it is made of, and computes the same: accelerate/ makes them.
+STANDS_FOR = "_depthwise_stands_for"
+
+
 def computes_as(kind: type[nn.Module], *bases: type[nn.Module]) -> type[nn.Module] | None:
     """The class among `bases` whose calls those of `kind` are: itself, or what it inherits and changes nothing of.
 
@@ -36,8 +40,8 @@ def computes_as(kind: type[nn.Module], *bases: type[nn.Module]) -> type[nn.Modul
         return kind
     for base in bases:
         if issubclass(kind, base):
-            own = (cls for cls in kind.__mro__ if cls not in base.__mro__)
-            return base if all(map(_READ.isdisjoint, (cls.__dict__ for cls in own))) else None
+            own = (cls.__dict__ for cls in kind.__mro__ if cls not in base.__mro__)
+            return base if all(STANDS_FOR in each or _READ.isdisjoint(each) for each in own) else None
     return None
 
 

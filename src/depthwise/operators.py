@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from .backends import BACKENDS, EAGER, choose, is_observed
-from .backends.base import Backend, DepthwiseTensors, SeparableTensors, Weights
+from .backends.base import Backend, PointwiseTensors, Weights
 from .backends.calls import Prepared
+from .backends.eager import convolved
 from .backends.problem import Problem, problem_of
 from .backends.schema import DEPTHWISE, SEPARABLE, of_depthwise, of_separable
 from .backends.tensors import is_foreign, is_listened_to
@@ -26,9 +27,12 @@ from .cost import convolution_cost
 from .geometry import Geometry
 
 
-def convolution(x: Tensor, weights: DepthwiseTensors | SeparableTensors, g: Geometry) -> tuple[Tensor, Prepared | None]:
-    """The depthwise or separable convolution of `x`, (batch, *g.input_size), and what may run calls like this one."""
+def convolution(x: Tensor, weights: Weights, g: Geometry) -> tuple[Tensor, Prepared | None]:
+    """The convolution of `x`, (batch, *g.input_size), with these weights, and what may run calls like this one."""
     if _becomes_a_node():
+        if isinstance(weights, PointwiseTensors):
+            # A compiler knows torch's own.
+            return convolved(x, weights, g), None
         nodes = torch.ops.depthwise
         node = nodes.depthwise_conv if weights.operation == "depthwise" else nodes.separable_conv
         return node.default(x, *weights.arguments(g)), None

@@ -43,7 +43,8 @@ def convolved(x: Tensor, weights: Weights, g: Geometry) -> Tensor:
     if isinstance(weights, DepthwiseTensors):
         return depthwise(x, weights.weight, weights.bias, g)
     if isinstance(weights, PointwiseTensors):
-        y = CONVOLUTIONS[g.rank](x, weights.weight, weights.bias, groups=g.groups)
+        x, padding = padded(x, g)
+        y = CONVOLUTIONS[g.rank](x, weights.weight, weights.bias, g.stride, padding, g.dilation, g.groups)
         return activate(y if weights.residual is None else y + weights.residual, weights.activation)
     return by_parts(depthwise, x, weights, g)
 

@@ -64,7 +64,10 @@ def _torch_strides(
         even = (0,) * g.rank
         wide = (n + before + after for n, (before, after) in zip(size[2:], g.padding, strict=True))
         y = torch.empty((*size[:2], *wide), device="cpu", memory_format=suggested_format(y))
-    windows = ((g.stride, even, g.dilation, g.in_channels), ((1,) * g.rank, (0,) * g.rank, (1,) * g.rank, g.groups))
+    pointwise = ((1,) * g.rank, (0,) * g.rank, (1,) * g.rank, g.groups)
+    windows = [(g.stride, even, g.dilation, g.in_channels), pointwise]
+    if len(filters) == 1 and g.out_channels is not None:
+        windows = [pointwise]
     for (shape, steps), window in zip(filters, windows, strict=False):
         weight = torch.empty_strided(shape, steps, device="cpu")
         out = (size[0], shape[0], *g.out_spatial)

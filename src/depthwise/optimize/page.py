@@ -8,28 +8,17 @@ from typing import TYPE_CHECKING
 
 from ..page.document import document as page_around
 from ..page.svg import INK, SOFT_INK, tag, text, words
+from ..page.table import framed, html_table
 
 if TYPE_CHECKING:
     from .profile import Profile
     from .report import NetworkReport
 
+CLASS = "depthwise-optimize"
 OURS, TORCH = "#0072b2", "#d55e00"
 WIDTH, LEFT, BAR, GAP = 760.0, 260.0, 14.0, 4.0
 # Bars for the slowest nodes; the table has them all.
 MOST_BARS = 30
-
-# Every rule is bound to the fragment's own class: a notebook's page stays as it is.
-CSS = """
-.depthwise-optimize { font-family: system-ui, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif; line-height: 1.5;
-  color: var(--ink, #1f2937); background: var(--paper, #fff); max-width: 1100px; padding: 0.75rem; }
-.depthwise-optimize svg { display: block; width: 100%; max-width: 800px; height: auto; background: #fff; }
-.depthwise-optimize .wide { overflow-x: auto; }
-.depthwise-optimize table { border-collapse: collapse; width: 100%; margin: 1rem 0; font-size: 0.85rem; }
-.depthwise-optimize th, .depthwise-optimize td { border: 0; border-bottom: 1px solid var(--rule, #d1d5db);
-  padding: 0.3rem 0.6rem; text-align: left; color: var(--ink, #1f2937); background: var(--paper, #fff);
-  font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
-.depthwise-optimize thead th { color: var(--soft, #4b5563); font-weight: 600; }
-""".strip()
 
 
 def document(report: NetworkReport, profile: Profile | None = None, lines: Sequence[str] = ()) -> str:
@@ -42,23 +31,13 @@ def document(report: NetworkReport, profile: Profile | None = None, lines: Seque
 def report_fragment(report: NetworkReport, lines: Sequence[str] = ()) -> str:
     """The table of layers and what is said of the whole."""
     notes = "".join(words("li", note) for note in (*lines, *report.notes()))
-    return _framed(f"<ul>{notes}</ul>{_table(report.columns, report.rows())}")
+    return framed(CLASS, f"<ul>{notes}</ul>{html_table(report.columns, report.rows())}")
 
 
 def profile_fragment(profile: Profile) -> str:
     """A bar for each of the slowest nodes, and the table of all."""
     total = f"{1000 * profile.seconds:.2f} ms for a batch of {profile.batch} on {profile.threads} threads, node by node"
-    return _framed(words("p", total) + _bars(profile) + _table(profile.columns, profile.rows()))
-
-
-def _framed(content: str) -> str:
-    return f'<div class="depthwise-optimize">\n<style>{CSS}</style>\n{content}\n</div>'
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(words("th", column) for column in columns)
-    body = "".join(tag("tr", *(words("td", cell) or "<td></td>" for cell in cells)) for cells in rows)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return framed(CLASS, words("p", total) + _bars(profile) + html_table(profile.columns, profile.rows()))
 
 
 def _bars(profile: Profile) -> str:

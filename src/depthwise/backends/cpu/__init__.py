@@ -6,7 +6,7 @@ Nothing of LLVM is imported before the first call that could run here.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -18,7 +18,10 @@ from ...geometry import Geometry
 from ..base import Backend, DepthwiseTensors, PointwiseTensors, Weights
 from ..calls import Prepared
 from ..eager import by_parts, convolved
+from ..formats import LAST
+from ..pixels import PixelProblem, activations_of
 from ..problem import Activation, Operation, Problem, problem_of
+from ..series import Compiled, Figures, Series
 from ..tensors import is_listened_to
 from ..weights import gradients_asked
 from .operators import differentiable_depthwise, run_plain
@@ -29,7 +32,9 @@ class Cpu(Backend):
     name = "cpu"
     summary = "kernels generated for this CPU"
 
-    def refusal(self, problem: Problem) -> str | None:
+    def refusal(self, problem: Problem | PixelProblem) -> str | None:
+        if not isinstance(problem, Problem):
+            return _machine_refusal() or _unwritten(activations_of(problem))
         if problem.device != "cpu":
             return f"the tensors are on {problem.device}"
         if problem.dtype != torch.float32:
@@ -38,6 +43,8 @@ class Cpu(Backend):
             return problem.foreign
         if problem.operation == "pointwise" and (problem.differentiable or not _is_last(problem)):
             return "a pointwise convolution alone is computed of dense channels-last images, without gradients"
+        if problem.operation == "dense" and (problem.differentiable or not _is_last(problem, or_planar=True)):
+            return "a dense convolution is computed of dense images, channels-last or contiguous, to channels-last ones"
         if problem.traced and problem.differentiable:
             return "a program that computes gradients is being traced"
         return _machine_refusal() or _unwritten(problem.activations)
@@ -56,7 +63,11 @@ class Cpu(Backend):
             store.summary(),
         )
 
-    def kernel(self, problem: Problem) -> str | None:
+    def kernel(self, problem: Problem | PixelProblem) -> str | None:
+        if not isinstance(problem, Problem):
+            from .launch import decide
+
+            return decide(problem).name
         # Nothing runs where there is nothing to compute.
         if problem.strides is None or not problem.batch:
             return None
@@ -89,6 +100,16 @@ class Cpu(Backend):
             return None
         return prepared(weights, problem)
 
+    def compiled(self, series: Series, packs: MutableMapping[Hashable, Any]) -> Compiled | None:
+        from .series import ready
+
+        return ready(series, packs)
+
+    def figures(self, series: Series) -> Figures | None:
+        from .series import figures
+
+        return figures(series)
+
     def traced(self, x: Tensor, weights: Weights, problem: Problem) -> Tensor:
         if isinstance(weights, PointwiseTensors):
             return convolved(x, weights, problem.geometry)
@@ -111,13 +132,19 @@ def _threads_of(library: str) -> str:
     return f"threads of PyTorch's own {library}; {f'OMP_WAIT_POLICY={policy}' if policy else advice}"
 
 
-def _is_last(problem: Problem) -> bool:
-    """Whether input and result of a problem are dense, pixel by pixel, and its residual too."""
-    if problem.memory_format == torch.contiguous_format or problem.strides is None:
+def _is_last(problem: Problem, *, or_planar: bool = False) -> bool:
+    """Whether input and result of a problem are dense, pixel by pixel, and its residual too.
+
+    or_planar: the input may be dense plane by plane
+    """
+    last = LAST.get(problem.geometry.rank)
+    if last is None or problem.strides is None or problem.result is None:
         return False
     x = torch.empty_strided((problem.batch, *problem.geometry.input_size), problem.strides, device="meta")
+    out = torch.empty_strided(problem.output_size, problem.result, device="meta")
     added = problem.result if problem.residual is None else problem.residual
-    return x.is_contiguous(memory_format=problem.memory_format) and added == problem.result
+    reads = x.is_contiguous(memory_format=last) or (or_planar and x.is_contiguous())
+    return reads and out.is_contiguous(memory_format=last) and added == problem.result
 
 
 def _alone(g: Geometry) -> Geometry:
@@ -125,7 +152,7 @@ def _alone(g: Geometry) -> Geometry:
     return replace(g, out_channels=None, groups=1)
 
 
-def _unwritten(activations: tuple[Activation, Activation]) -> str | None:
+def _unwritten(activations: Sequence[Activation]) -> str | None:
     """Which activation there is no emitter for, or None."""
     from .emit.activations import EMITTERS
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from math import prod
 from typing import TypeVar
 
 import torch
@@ -13,11 +12,11 @@ from torch import Tensor
 from ...geometry import Geometry
 from .. import calls
 from ..base import PointwiseTensors
-from ..formats import Strides
 from ..problem import Problem
 from ..tensors import is_listened_to, why_not_memory
-from .launch import compiles, machine, most_seconds, prepared
-from .lower_gradients import (
+from .launch import compiles, machine, most_seconds_of, prepared
+from .lower.decision import dense_strides
+from .lower.gradients import (
     InputGradient,
     PointwiseGradient,
     WeightGradient,
@@ -82,7 +81,9 @@ def _pointwise_input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, g: Ge
     """A pointwise convolution of the gradient, with each group's weights the other way round."""
     grouped = weight.flatten(1).unflatten(0, (g.groups, -1)).transpose(1, 2).flatten(0, 1)
     turned = replace(g, input_size=(len(weight), *g.input_size[1:]), out_channels=g.in_channels)
-    problem = Problem("pointwise", turned, _FLOAT32, "cpu", len(x), gradient.stride(), _strides(x.shape, planar=False))
+    problem = Problem(
+        "pointwise", turned, _FLOAT32, "cpu", len(x), gradient.stride(), dense_strides(g, channels_last=True)
+    )
     ready = prepared(PointwiseTensors(grouped[(..., *(None,) * g.rank)]), problem, keeps=False)
     return None if ready is None else ready.run(gradient, None)
 
@@ -99,7 +100,7 @@ def _bound(asked: Asked, lower: Callable[[Asked, Machine, int], Program], g: Geo
 
     def bind() -> Bound | None:
         program = lower(asked, machine(), threads.team_size())
-        return Bound(program, most_seconds(g, batch)) if compiles(program) else None
+        return Bound(program, most_seconds_of(g, batch)) if compiles(program) else None
 
     return calls.bound((asked, threads.team_size()), bind)
 
@@ -118,7 +119,7 @@ def _input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, g: Geometry) ->
     if bound is None:
         return None
     packed, bias = pack_depthwise(weight, None)
-    dx = memory.new_result(size, _strides(size, planar=planar), _FLOAT32)
+    dx = memory.new_result(size, dense_strides(g, channels_last=not planar), _FLOAT32)
     addresses = {"depthwise_weight": packed.data_ptr(), "depthwise_bias": bias.data_ptr()}
     bound.run({"x": gradient.data_ptr(), **addresses, "out": dx.data_ptr()})
     return dx
@@ -160,7 +161,7 @@ def _sums(
     if bound is None:
         return None
     size = tuple(weight.shape)
-    dw = memory.new_result(size, _strides(size, planar=True), _FLOAT32)
+    dw = memory.new_result(size, torch.empty(size, device="meta").stride(), _FLOAT32)
     db = memory.new_result(size[:1], (1,), _FLOAT32) if bias else None
     addresses = {"x": x.data_ptr(), "gradient": gradient.data_ptr(), "weight_gradient": dw.data_ptr()}
     bound.run(addresses if db is None else {**addresses, "bias_gradient": db.data_ptr()})
@@ -179,12 +180,3 @@ def _channels_last(tensor: Tensor) -> Tensor:
 def _is_dense(x: Tensor) -> bool:
     """Whether pixels follow one another in memory, and channels in each."""
     return x.movedim(1, -1).is_contiguous()
-
-
-def _strides(size: tuple[int, ...], *, planar: bool) -> Strides:
-    """Of a dense result."""
-    channels, *spatial = size[1:]
-    along = [prod(spatial[axis + 1 :]) for axis in range(len(spatial))]
-    if planar:
-        return channels * prod(spatial), prod(spatial), *along
-    return channels * prod(spatial), 1, *(channels * stride for stride in along)

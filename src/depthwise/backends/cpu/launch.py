@@ -16,9 +16,11 @@ from .. import calls
 from ..base import Weights
 from ..calls import Prepared
 from ..formats import Strides
+from ..pixels import PixelProblem
 from ..problem import Problem
 from ..weights import snapshot
-from .lower import Decision, lower
+from .lower import lower
+from .lower.decision import Decision
 from .machine import FLOAT_BYTES, Machine, host
 from .pack import NAMES, Pack, pack_of
 from .run import jit, memory, threads
@@ -89,7 +91,7 @@ def machine() -> Machine:
     return found
 
 
-def decide(problem: Problem, target: Machine | None = None) -> Decision:
+def decide(problem: Problem | PixelProblem, target: Machine | None = None) -> Decision:
     """The program and the numbers for a problem, on `target` or else this machine."""
     return lower(problem, target or machine(), threads.team_size())
 
@@ -110,7 +112,7 @@ class Launch:
         self.packing = program.packing
         self._serial, self._parallel, self._threads = table.serial, table.parallel, program.team
         own, self._elements = program.arena
-        self._pace = threads.Pace(most_seconds(problem.geometry, problem.batch))
+        self._pace = threads.Pace(most_seconds(problem))
         self._size = problem.output_size
         size = prod(self._size) * FLOAT_BYTES
         self._huge_bytes = size if size >= memory.LEAST_HUGE_BYTES else 0
@@ -169,9 +171,15 @@ class Launch:
         return scratch
 
 
-def most_seconds(g: Geometry, batch: int) -> float:
-    """What a convolution takes at most, on a slow machine and in new memory, on a team that has its cores to itself."""
-    multiplied = g.depthwise_channels * (g.kernel_area / 0.5e9 + (g.out_channels or 0) / g.groups / 4e9)
+def most_seconds(problem: Problem) -> float:
+    """What a problem takes at most, on a slow machine and in new memory, on a team that has its cores to itself."""
+    g = problem.geometry
+    return most_seconds_of(g, problem.batch, g.kernel_area if problem.operation == "dense" else 1)
+
+
+def most_seconds_of(g: Geometry, batch: int, taps: int = 1) -> float:
+    """taps: of the convolution to `out_channels`"""
+    multiplied = g.depthwise_channels * (g.kernel_area / 0.5e9 + taps * (g.out_channels or 0) / g.groups / 4e9)
     moved_bytes = FLOAT_BYTES * (prod(g.input_size) + prod(g.output_size))
     return 0.001 + batch * (multiplied * prod(g.out_spatial) + moved_bytes / 1e9)
 

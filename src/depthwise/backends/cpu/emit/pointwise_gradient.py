@@ -35,6 +35,7 @@ class PointwiseGradientKernel(Kernel):
 
     pointers = ("x", "gradient", "sums", "scratch")
     numbers = ("pixels", "slots", "pieces", "tile_chunks", "scratch_elements")
+    writes = ("sums",)
 
     product: PointwiseGradientPlan
 
@@ -67,6 +68,7 @@ class PointwiseSumsKernel(Kernel):
 
     pointers = ("sums", "weight_gradient", "bias_gradient")
     numbers = ("slots",)
+    writes = ("weight_gradient", "bias_gradient")
 
     product: PointwiseGradientPlan
 

@@ -27,9 +27,9 @@ from operator import add
 from ..plan.weight_gradient import COLUMNS, WeightGradientPlan
 from .boxes import BOXES, Box, box_count, box_of, first_pixel, pack_input, packed_rows, planes_of, planes_to_pixels
 from .depthwise import Rows, first_filter, image_rows
+from .inputs import inputs_of
 from .ir import Block, Bool, Int, Ptr, Vec, ceil_div, greatest, least, select
 from .kernel import VIEW, Kernel, Plan
-from .tile import inputs_of
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class WeightGradientKernel(Kernel):
 
     pointers = ("x", "zeros", "gradient", "sums", "scratch")
     numbers = (*VIEW, *BOXES, "slots", "groups")
+    writes = ("sums",)
 
     taps: WeightGradientPlan
 
@@ -71,6 +72,7 @@ class WeightSumsKernel(Kernel):
 
     pointers = ("sums", "weight_gradient", "bias_gradient")
     numbers = ("slots",)
+    writes = ("weight_gradient", "bias_gradient")
 
     taps: WeightGradientPlan
 
@@ -259,14 +261,14 @@ def _write_columns(
     for i, tap in product(range(count), range(k.tap_columns)):
         users.setdefault(i * stride + tap * dilation, []).append((i, tap))
     ix = x * stride + (row.kx * dilation - e.number("pad_x"))
-    channel = 0 if k.planar else o // k.multiplier
+    inputs = inputs_of(e, k, o, packed=k.planar)
     for ky, start in enumerate(row.inputs):
-        base = start + (ix * row.x_stride + channel)
+        base = start + (ix * row.x_stride + inputs.first)
         for position in sorted(users):
             pixel = base + position * row.x_stride
             if checked:
                 pixel = select((ix + position).is_index_of(e.number("in_x")), pixel, e.zeros(k.lanes + 1))
-            vector = inputs_of(e, k, pixel, o, packed=k.planar)
+            vector = inputs.load(pixel)
             for i, tap in users[position]:
                 own = i % k.sets * k.tile_taps + ky * k.tap_columns + tap
                 sums[own] = gradients[i].fma(vector, sums[own])

@@ -10,7 +10,8 @@ from ....geometry import Geometry
 from ..machine import FLOAT_BYTES, Machine
 from .cut import Cut, balance, segments_of
 from .panels import Panels, panels_cut
-from .pointwise import in_vain, usual_heights
+from .pointwise import usual_heights
+from .product import in_vain
 from .sizes import fetches_next, moved_bytes, pointwise_bytes, three, unaliased, weights_stay
 from .strips import Strips, fetched_ahead, filter_blocks
 from .tuning import tuning_of

@@ -8,7 +8,7 @@ from math import prod
 from ....geometry import Geometry
 from ...base import Activation
 from ..machine import FLOAT_BYTES, Machine
-from .filters import MOST_ZEROS, PixelFilters
+from .filters import FEWEST_SPREAD, MOST_ZEROS, PixelFilters, goes_with
 from .sizes import Axes, columns_done, fetches_next, lanes_below, seen_outside, three
 from .tuning import tuning_of
 
@@ -46,7 +46,7 @@ class DepthwisePlan(PixelFilters):
 
     @property
     def name(self) -> str:
-        layout = "_planar" if self.planar else f"p{self.pixel_stride or 0}"
+        layout = "s" * self.spreads + ("_planar" if self.planar else f"p{self.pixel_stride or 0}")
         tile = "x".join(map(str, (f"v{self.lanes}", *self.columns)))
         tile += "e" * self.evenly + "".join(f"d{n}" for n in self.dilated_columns)
         flags = f"{'f' * self.fetches}{'o' * self.fetches_out}{'r' * self.to_planes}"
@@ -70,8 +70,9 @@ def depthwise_plan(
     kernel, stride, dilation = (three(numbers, 1) for numbers in (g.kernel_size, g.stride, g.dilation))
     tuning = tuning_of(machine)
     lanes, multiplier = lanes_below(g.depthwise_channels, machine.vector_lanes), g.depth_multiplier
-    # A multiplier that does not go with the lanes takes its input lane by lane: much code for each load.
-    gathers = not planar and lanes % multiplier != 0 and multiplier % lanes != 0
+    uneven = not (planar or goes_with(lanes, multiplier))
+    # Few lanes are loaded one by one: much code for each load.
+    gathers = uneven and lanes < FEWEST_SPREAD
     columns, width = (2,) if gathers else _columns(kernel, machine), g.out_spatial[-1]
     if is_one_tile := kernel[2] > TAPS_AT_ONCE and width == columns[-1]:
         columns = (width,)
@@ -108,6 +109,7 @@ def depthwise_plan(
         strip_blocks=_strip_blocks(g, under, lanes, machine),
         fetches=not planar and not fetches_next(g, machine),
         fetches_out=g.rank > 1 and not planar and g.out_channels is None,
+        spreads=uneven and not gathers,
         planar=planar,
         to_planes=to_planes,
         pixel_stride=pixel_stride,

@@ -7,23 +7,23 @@ from math import prod
 
 import torch
 
-from ...geometry import Geometry
-from ..formats import LAST, Strides
-from ..problem import Problem
-from .emit.filter_sums import FilterSumsKernel
-from .emit.input_gradient import InputGradientKernel
-from .emit.pointwise_gradient import PointwiseGradientKernel, PointwiseSumsKernel
-from .emit.weight_gradient import WeightGradientKernel, WeightSumsKernel
-from .lower import BETWEEN, lower
-from .machine import Machine
-from .plan.cut import team_of
-from .plan.filter_sums import Lines, filter_sums_plan
-from .plan.input_gradient import input_boxes, input_gradient_plan
-from .plan.pointwise_gradient import pixel_slots, pointwise_gradient_plan
-from .plan.sizes import three
-from .plan.view import View, view_of
-from .plan.weight_gradient import weight_boxes, weight_gradient_plan
-from .run.program import Program, Stage
+from ....geometry import Geometry
+from ...formats import LAST, Strides
+from ...problem import Problem
+from ..emit.filter_sums import FilterSumsKernel
+from ..emit.input_gradient import InputGradientKernel
+from ..emit.pointwise_gradient import PointwiseGradientKernel, PointwiseSumsKernel
+from ..emit.weight_gradient import WeightGradientKernel, WeightSumsKernel
+from ..machine import Machine
+from ..plan.cut import team_of
+from ..plan.filter_sums import Lines, filter_sums_plan
+from ..plan.input_gradient import input_boxes, input_gradient_plan
+from ..plan.pointwise_gradient import pixel_slots, pointwise_gradient_plan
+from ..plan.sizes import three
+from ..plan.view import View, view_of
+from ..plan.weight_gradient import weight_boxes, weight_gradient_plan
+from ..run.program import Program, Stage
+from .separable import BETWEEN, lower_separable
 
 # What boxes were summed up to, between two stages.
 SUMS = "sums"
@@ -88,7 +88,7 @@ def _turned(asked: InputGradient, machine: Machine, threads: int) -> tuple[Stage
     last = None if asked.planar else LAST.get(g.rank)
     result = torch.empty(size, device="meta", memory_format=last or torch.contiguous_format).stride()
     problem = Problem("depthwise", turned, torch.float32, "cpu", asked.batch, asked.strides, result)
-    return lower(problem, machine, threads).program.stages
+    return lower_separable(problem, machine, threads).program.stages
 
 
 def _strided(asked: InputGradient, machine: Machine, threads: int) -> tuple[Stage, ...]:

@@ -1,0 +1,89 @@
+"""`accelerate_` and `restore_`: a model's modules get classes of ours, and their own ones back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from ..errors import DepthwiseError
+from ..layers.separable import _SeparableConv
+from .classes import Kind, MakeForward, class_of, original_of, ours_in, own_class, replace_class_
+from .convolutions import convolution_forward
+from .report import AcceleratedModule, Acceleration
+
+
+def accelerate_(model: nn.Module) -> Acceleration:
+    """Let a model of torch's modules train, and run, on kernels of ours: in place, and return what became of it.
+
+    Every depthwise and pointwise nn.Conv1d, 2d and 3d goes through the backends. Each module stays the object that it
+    is, with its parameters, hooks, name, mode and state-dict keys: optimizers, checkpoints and wrappers made before or
+    after keep working. What has a forward of its own stays as it is, and is listed with its reason. `restore_` undoes
+    it; twice is once.
+
+    >>> model = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 16, 1), nn.Conv2d(16, 4, 3))
+    >>> print(accelerate_(model).summary)
+    1 depthwise, 1 pointwise; 1 left as they were
+    """
+    _check(model, "accelerate_")
+    rows = []
+    for name, module, kind, found in candidates(model):
+        if isinstance(found, str):
+            rows.append(AcceleratedModule(name, kind.__name__, reason=found))
+            continue
+        became, make_forward = found
+        rows.append(AcceleratedModule(name, kind.__name__, became))
+        if ours_in(type(module)) is None:
+            replace_class_(module, kind, class_of(kind, make_forward))
+    return Acceleration(tuple(rows), tuple(_advice(model)))
+
+
+def restore_(model: nn.Module) -> int:
+    """Give every module that `accelerate_` changed its own class back; how many there were.
+
+    >>> model = nn.Conv2d(8, 8, 3, groups=8)
+    >>> _ = accelerate_(model)
+    >>> restore_(model), type(model)
+    (1, <class 'torch.nn.modules.conv.Conv2d'>)
+    """
+    _check(model, "restore_")
+    restored = 0
+    for module in model.modules():
+        ours = ours_in(type(module))
+        if ours is not None:
+            replace_class_(module, ours, original_of(ours))
+            restored += 1
+    return restored
+
+
+def candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module, Kind, tuple[str, MakeForward] | str]]:
+    """Path, module and class of each module that is looked at, and what it becomes or why it stays as it is."""
+    within: set[nn.Module] = set()
+    for name, module in model.named_modules():
+        if isinstance(module, _SeparableConv):
+            within.update(module.modules())
+        if module in within:
+            continue
+        ours = ours_in(type(module))
+        kind = own_class(module) if ours is None else original_of(ours)
+        if isinstance(module, _ConvNd):
+            yield name, module, kind, convolution_forward(module, kind)
+
+
+def _advice(model: nn.Module) -> Iterator[str]:
+    dense = [module.weight for module in model.modules() if type(module) is nn.Conv2d and module.groups == 1]
+    if not dense or not all(weight.is_contiguous(memory_format=torch.channels_last) for weight in dense):
+        yield (
+            "memory format: channels-last runs on most kernels, model.to(memory_format=torch.channels_last) and "
+            "x.to(memory_format=torch.channels_last); contiguous images run depthwise convolutions alone"
+        )
+
+
+def _check(model: Any, name: str) -> None:
+    if not isinstance(model, nn.Module):
+        raise DepthwiseError(f"{name} takes a torch.nn.Module; got {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise DepthwiseError(f"{name} takes a model in Python; this one was scripted")
