@@ -26,6 +26,7 @@ ROOMS = [
     "lower",
     "pack",
     "launch",
+    "gradients",
     "series",
     "inspection",
     "peak",

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from contextvars import ContextVar
 from operator import itemgetter
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor, get_num_threads, is_grad_enabled
 from torch._C._dynamo.guards import TensorGuards
@@ -26,6 +26,8 @@ _MOST_SETTINGS = 16
 _MOST_INPUTS = 64
 # Problems of all calls, those longest out of use go first.
 _MOST_BOUND = 2048
+
+Made = TypeVar("Made")
 
 # What tells a call beside its tensors: the identities of the window's arguments, then what else there is, by value. The
 # caller writes it as one tuple: a quarter of a microsecond, half of what it takes by map.
@@ -189,20 +191,20 @@ def keep(
     settings.kept = (entry, *settings.kept[: _MOST_INPUTS - 1])
 
 
-_bound: OrderedDict[Hashable, Bound] = OrderedDict()
+_bound: OrderedDict[Hashable, Any] = OrderedDict()
 _lock = Lock()
 
 
-def bound(key: Hashable, bind: Callable[[], Bound | None]) -> Bound | None:
+def bound(key: Hashable, bind: Callable[[], Made]) -> Made:
     """What a problem is bound to, known by value; `key` says it, and all else that binding goes by."""
     with _lock.mine:
-        known = _bound.get(key)
-        if known is not None:
+        if key in _bound:
             _bound.move_to_end(key)
+            known: Made = _bound[key]
             return known
     made = bind()
     if made is None:
-        return None
+        return made
     with _lock.mine:
         _bound[key] = made
         while len(_bound) > _MOST_BOUND:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...geometry import Geometry
 from .. import calls
 from ..base import Weights
 from ..calls import Prepared
@@ -32,7 +34,7 @@ def prepared(weights: Weights, problem: Problem, *, keeps: bool = True) -> Prepa
 
     keeps: what is made of the weights may stay for the next call
     """
-    bound = calls.bound((problem, threads.team_size()), lambda: _bind(problem))
+    bound = calls.bound((problem, threads.team_size()), partial(_bind, problem))
     if not isinstance(bound, Launch):
         return None if bound is None else Prepared(bound, None)
     key = (bound.packing, tuple(norm and norm.eps for norm in weights.norms))
@@ -172,10 +174,14 @@ class Launch:
 def most_seconds(problem: Problem) -> float:
     """What a problem takes at most, on a slow machine and in new memory, on a team that has its cores to itself."""
     g = problem.geometry
-    taps = g.kernel_area if problem.operation == "dense" else 1
+    return most_seconds_of(g, problem.batch, g.kernel_area if problem.operation == "dense" else 1)
+
+
+def most_seconds_of(g: Geometry, batch: int, taps: int = 1) -> float:
+    """taps: of the convolution to `out_channels`"""
     multiplied = g.depthwise_channels * (g.kernel_area / 0.5e9 + taps * (g.out_channels or 0) / g.groups / 4e9)
     moved_bytes = FLOAT_BYTES * (prod(g.input_size) + prod(g.output_size))
-    return 0.001 + problem.batch * (multiplied * prod(g.out_spatial) + moved_bytes / 1e9)
+    return 0.001 + batch * (multiplied * prod(g.out_spatial) + moved_bytes / 1e9)
 
 
 def _lies_as(strides: Strides, others: Strides, size: Sequence[int]) -> bool:

@@ -20,6 +20,15 @@ _LIBRARY.define(f"cpu_depthwise_conv({DEPTHWISE}) -> Tensor")
 _LIBRARY.define(f"cpu_separable_conv({SEPARABLE}) -> Tensor")
 
 
+def plain_gradients(
+    gradient: Tensor, x: Tensor, weight: Tensor, g: Geometry, wanted: tuple[bool, ...]
+) -> tuple[Tensor | None, ...] | None:
+    """Gradients of tensors that are plain memory; None where PyTorch's operators are to compute them."""
+    from .gradients import depthwise_gradients
+
+    return depthwise_gradients(gradient, x, weight, g, wanted)
+
+
 def run_plain(x: Tensor, weights: Weights, problem: Problem, *, keeps: bool = True) -> Tensor:
     """The convolution of tensors that are plain memory, recorded by no one.
 
@@ -37,7 +46,7 @@ def run_plain(x: Tensor, weights: Weights, problem: Problem, *, keeps: bool = Tr
 
 
 class _Depthwise(torch.autograd.Function):
-    """Forward here, backward by PyTorch's own operator."""
+    """Forward and backward here."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, problem: Problem) -> Tensor:
@@ -60,7 +69,15 @@ def differentiable_depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, pro
 def depthwise_gradients(
     gradient: Tensor, x: Tensor, weight: Tensor, bias_sizes: list[int] | None, g: Geometry, wanted: tuple[bool, ...]
 ) -> list[Tensor | None]:
-    """The gradients of input, weight and bias, by PyTorch's own operator."""
+    """The gradients of input, weight and bias that are wanted."""
+    found = plain_gradients(gradient, x, weight, g, wanted)
+    return _torch_gradients(gradient, x, weight, bias_sizes, g, wanted) if found is None else [*found]
+
+
+def _torch_gradients(
+    gradient: Tensor, x: Tensor, weight: Tensor, bias_sizes: list[int] | None, g: Geometry, wanted: tuple[bool, ...]
+) -> list[Tensor | None]:
+    """The same by PyTorch's own operator, which has gradients itself."""
     wide, padding = padded(x, g)
     transposed, output_padding = False, [0] * g.rank
     window = g.stride, padding, g.dilation, transposed, output_padding, g.in_channels

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..plan.depthwise import DepthwisePlan
+from ..plan.filters import PixelFilters
 from .ir import Block, Int, Ptr, Vec, least
 from .order import order_of
 
@@ -29,7 +29,7 @@ class Inputs:
     load: Callable[[Ptr], Vec]
 
 
-def inputs_of(e: Block, k: DepthwisePlan, o: Int, *, packed: bool) -> Inputs:
+def inputs_of(e: Block, k: PixelFilters, o: Int, *, packed: bool) -> Inputs:
     """The inputs of the filters from `o` on.
 
     packed: a pixel holds one block of filters, lane by lane; else all input channels
@@ -50,7 +50,7 @@ def inputs_of(e: Block, k: DepthwisePlan, o: Int, *, packed: bool) -> Inputs:
     return Inputs(first, lambda pixel: e.gather(pixel, [(o % multiplier + i) // multiplier for i in range(lanes)]))
 
 
-def _spread(e: Block, k: DepthwisePlan, o: Int) -> Inputs:
+def _spread(e: Block, k: PixelFilters, o: Int) -> Inputs:
     lanes, multiplier = k.lanes, k.multiplier
     phases = [[(phase + lane) // multiplier for lane in range(lanes)] for phase in range(multiplier)]
     width = 1 << max(phases[-1]).bit_length()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from ..machine import Machine
 from .ir import Block, Int
@@ -24,7 +24,9 @@ VIEW = (
 
 
 class Plan(Protocol):
-    """The constants of a loop nest."""
+    """The constants of a loop nest: a dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def name(self) -> str: ...

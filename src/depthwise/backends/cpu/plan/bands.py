@@ -56,7 +56,7 @@ def separable_cut(g: Geometry, batch: int, machine: Machine, threads: int) -> Ba
     share = machine.l2_bytes // (16 if weights_stay(g, machine) else 4)
     target = max(56, share // (FLOAT_BYTES * stride))
     rows, width = batch * prod(g.out_spatial[:-1]), g.out_spatial[-1]
-    pixels, segments = rows * width, segments_of(g, rows, threads, target)
+    pixels, segments = rows * width, segments_of(g.out_spatial[-1], rows, threads, target)
     units, unit_pixels = rows * segments, -(-width // segments)
     by_rows = _even_bands(g, machine, units, unit_pixels, threads, target)
     tile = -(-units // by_rows) * unit_pixels

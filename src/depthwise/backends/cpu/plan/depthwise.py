@@ -8,23 +8,20 @@ from math import prod
 from ....geometry import Geometry
 from ...base import Activation
 from ..machine import FLOAT_BYTES, Machine
-from .filters import MOST_ZEROS, Filters
+from .filters import FEWEST_SPREAD, MOST_ZEROS, PixelFilters, goes_with
 from .sizes import Axes, columns_done, fetches_next, lanes_below, seen_outside, three
 from .tuning import tuning_of
 
 # Taps of a kernel, at most, that are written out one after another.
 MOST_UNROLLED = 9
-# Lanes that instructions put into any order.
-FEWEST_SPREAD = 4
 # Of longer rows than registers have room for, so many taps at a time.
 TAPS_AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True)
-class DepthwisePlan(Filters):
+class DepthwisePlan(PixelFilters):
     """The constants of a depthwise loop nest.
 
-    lanes:   output channels per vector
     columns: output columns per register tile, and those for rows that are too short for so many
     evenly:  tiles have as many `columns` as leave the fewest of a row done twice, and look at their edges: those of at
              most "same" padding
@@ -34,13 +31,9 @@ class DepthwisePlan(Filters):
     strip_blocks: blocks of filters that a strip of rows does together
     fetches: the input of later rows, or of the next block of a sequence, is fetched ahead where the cut says so
     fetches_out: the place of later rows' result too
-    spreads: a block's input channels are loaded together, and put into the lanes of the filters that read them
-    planar:  the input is contiguous, one plane per channel, and comes to pixels in boxes
     to_planes: the results of a sequence whose pixels lie together go to planes from registers
-    pixel_stride: elements from one input pixel to the next; None where it is a slot
     """
 
-    lanes: int
     columns: tuple[int, ...]
     evenly: bool
     dilated_columns: tuple[int, ...]
@@ -49,10 +42,7 @@ class DepthwisePlan(Filters):
     strip_blocks: int
     fetches: bool
     fetches_out: bool
-    spreads: bool
-    planar: bool
     to_planes: bool
-    pixel_stride: int | None
 
     @property
     def name(self) -> str:
@@ -62,10 +52,6 @@ class DepthwisePlan(Filters):
         flags = f"{'f' * self.fetches}{'o' * self.fetches_out}{'r' * self.to_planes}"
         nest = f"t{self.taps}{'u' * self.rows_unrolled}b{self.strip_blocks}{flags}"
         return f"{self.window_name}_{tile}{nest}{layout}"
-
-    @property
-    def blocks(self) -> int:
-        return -(-self.filters // self.lanes)
 
     def zero_elements(self, distance: int) -> int:
         """How many zeros a tile may read in the place of an input row of pixels that lie `distance` apart."""
@@ -84,7 +70,7 @@ def depthwise_plan(
     kernel, stride, dilation = (three(numbers, 1) for numbers in (g.kernel_size, g.stride, g.dilation))
     tuning = tuning_of(machine)
     lanes, multiplier = lanes_below(g.depthwise_channels, machine.vector_lanes), g.depth_multiplier
-    uneven = not planar and lanes % multiplier != 0 and multiplier % lanes != 0
+    uneven = not (planar or goes_with(lanes, multiplier))
     # Few lanes are loaded one by one: much code for each load.
     gathers = uneven and lanes < FEWEST_SPREAD
     columns, width = (2,) if gathers else _columns(kernel, machine), g.out_spatial[-1]
