@@ -30,7 +30,9 @@ class Inspection:
     def plan(self) -> str:
         """The constants of each loop nest, then the numbers of this call."""
         stages = self.decision.program.stages
-        parts: list[Plan | Cut] = [part for stage in stages for part in (*stage.kernel.plans, stage.cut)]
+        parts: list[Plan | Cut] = []
+        for stage in stages:
+            parts += [*stage.kernel.plans, stage.cut]
         lines = [self.decision.name]
         for part in parts:
             lines.append(f"\n{type(part).__name__}")
