@@ -18,9 +18,10 @@ from ..plan.direct import DirectPlan
 from ..plan.elementwise import ElementwisePlan
 from ..plan.mean import MeanPlan
 from ..plan.pointwise import PointwisePlan
+from ..plan.rows import RowPlan
 from .ir import Block, Int, Module
 
-Plan = DepthwisePlan | DirectPlan | PointwisePlan | ElementwisePlan | MeanPlan | CopyPlan | DensePlan
+Plan = DepthwisePlan | DirectPlan | PointwisePlan | ElementwisePlan | MeanPlan | CopyPlan | RowPlan | DensePlan
 SYMBOL = "kernel"
 
 # Of a frame: how the input lies, and what its windows see.
