@@ -26,6 +26,7 @@ ROOMS = [
     "lower",
     "pack",
     "launch",
+    "series",
     "inspection",
     "peak",
     "operators",

@@ -2,6 +2,7 @@
 
 python -m tests.support.guarded ISA tails      # some of the tails, each buffer flush with one page, then the other
 python -m tests.support.guarded ISA all        # all of them
+python -m tests.support.guarded ISA series     # a network's block in one program, each buffer in memory of its own
 python -m tests.support.guarded ISA planted    # kernels told wrong numbers or pointers, each of which must die
 python -m tests.support.guarded ISA in_x       # one of these, in this process itself
 """
@@ -41,6 +42,7 @@ from tests.support.kernels import (
     program_of,
     run,
 )
+from tests.support.series import check_example
 
 Side = Literal["before", "after"]
 SIDES: tuple[Side, Side] = ("before", "after")
@@ -163,6 +165,9 @@ def main(isa: str, what: str) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         alive = survivors(target)
         sys.exit(f"lived through: {', '.join(alive)}" if alive else 0)
+    elif what == "series":
+        for team, side in product((1, 2), SIDES):
+            check_example(target, team, Guarded(side), apart=True)
     elif what == "tails":
         check_tails(target, 4, every=False)
     else:

@@ -6,7 +6,7 @@ Nothing of LLVM is imported before the first call that could run here.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -19,7 +19,9 @@ from ..base import Backend, DepthwiseTensors, PointwiseTensors, Weights
 from ..calls import Prepared
 from ..eager import by_parts, convolved
 from ..formats import LAST
+from ..pixels import PixelProblem, activations_of
 from ..problem import Activation, Operation, Problem, problem_of
+from ..series import Compiled, Figures, Series
 from ..tensors import is_listened_to
 from ..weights import gradients_asked
 from .operators import differentiable_depthwise, run_plain
@@ -30,7 +32,9 @@ class Cpu(Backend):
     name = "cpu"
     summary = "kernels generated for this CPU"
 
-    def refusal(self, problem: Problem) -> str | None:
+    def refusal(self, problem: Problem | PixelProblem) -> str | None:
+        if not isinstance(problem, Problem):
+            return _machine_refusal() or _unwritten(activations_of(problem))
         if problem.device != "cpu":
             return f"the tensors are on {problem.device}"
         if problem.dtype != torch.float32:
@@ -59,7 +63,11 @@ class Cpu(Backend):
             store.summary(),
         )
 
-    def kernel(self, problem: Problem) -> str | None:
+    def kernel(self, problem: Problem | PixelProblem) -> str | None:
+        if not isinstance(problem, Problem):
+            from .launch import decide
+
+            return decide(problem).name
         # Nothing runs where there is nothing to compute.
         if problem.strides is None or not problem.batch:
             return None
@@ -91,6 +99,16 @@ class Cpu(Backend):
         if problem.traced or problem.differentiable or negated:
             return None
         return prepared(weights, problem)
+
+    def compiled(self, series: Series, packs: MutableMapping[Hashable, Any]) -> Compiled | None:
+        from .series import ready
+
+        return ready(series, packs)
+
+    def figures(self, series: Series) -> Figures | None:
+        from .series import figures
+
+        return figures(series)
 
     def traced(self, x: Tensor, weights: Weights, problem: Problem) -> Tensor:
         if isinstance(weights, PointwiseTensors):
@@ -134,7 +152,7 @@ def _alone(g: Geometry) -> Geometry:
     return replace(g, out_channels=None, groups=1)
 
 
-def _unwritten(activations: tuple[Activation, Activation]) -> str | None:
+def _unwritten(activations: Sequence[Activation]) -> str | None:
     """Which activation there is no emitter for, or None."""
     from .emit.activations import EMITTERS
 

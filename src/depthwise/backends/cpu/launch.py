@@ -14,6 +14,7 @@ from .. import calls
 from ..base import Weights
 from ..calls import Prepared
 from ..formats import Strides
+from ..pixels import PixelProblem
 from ..problem import Problem
 from ..weights import snapshot
 from .lower import lower
@@ -51,7 +52,7 @@ def _bind(problem: Problem) -> Launch | Empty | None:
     if not prod(problem.output_size):
         return Empty(problem)
     decision = decide(problem)
-    return Launch(decision, problem) if _compiles(decision.program) else None
+    return Launch(decision, problem) if compiles(decision.program) else None
 
 
 class Empty:
@@ -67,7 +68,7 @@ class Empty:
 _failed: set[str] = set()
 
 
-def _compiles(program: Program) -> bool:
+def compiles(program: Program) -> bool:
     """Whether there is code for a program; where there is none, it is said once."""
     if program.name in _failed:
         return False
@@ -88,7 +89,7 @@ def machine() -> Machine:
     return found
 
 
-def decide(problem: Problem, target: Machine | None = None) -> Decision:
+def decide(problem: Problem | PixelProblem, target: Machine | None = None) -> Decision:
     """The program and the numbers for a problem, on `target` or else this machine."""
     return lower(problem, target or machine(), threads.team_size())
 
@@ -109,7 +110,7 @@ class Launch:
         self.packing = program.packing
         self._serial, self._parallel, self._threads = table.serial, table.parallel, program.team
         own, self._elements = program.arena
-        self._pace = threads.Pace(_most_seconds(problem))
+        self._pace = threads.Pace(most_seconds(problem))
         self._size = problem.output_size
         size = prod(self._size) * FLOAT_BYTES
         self._huge_bytes = size if size >= memory.LEAST_HUGE_BYTES else 0
@@ -168,7 +169,7 @@ class Launch:
         return scratch
 
 
-def _most_seconds(problem: Problem) -> float:
+def most_seconds(problem: Problem) -> float:
     """What a problem takes at most, on a slow machine and in new memory, on a team that has its cores to itself."""
     g = problem.geometry
     taps = g.kernel_area if problem.operation == "dense" else 1

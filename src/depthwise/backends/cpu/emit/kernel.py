@@ -11,13 +11,17 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..machine import Machine
+from ..plan.copy import CopyPlan
 from ..plan.dense import DensePlan
 from ..plan.depthwise import DepthwisePlan
 from ..plan.direct import DirectPlan
+from ..plan.elementwise import ElementwisePlan
+from ..plan.mean import MeanPlan
 from ..plan.pointwise import PointwisePlan
+from ..plan.rows import RowPlan
 from .ir import Block, Int, Module
 
-Plan = DepthwisePlan | DirectPlan | PointwisePlan | DensePlan
+Plan = DepthwisePlan | DirectPlan | PointwisePlan | ElementwisePlan | MeanPlan | CopyPlan | RowPlan | DensePlan
 SYMBOL = "kernel"
 
 # Of a frame: how the input lies, and what its windows see.
@@ -32,10 +36,12 @@ class Kernel(ABC):
     """One kind of kernel, at its constants.
 
     pointers, numbers: the slots of its frame, in this order
+    writes: the pointers that it writes to, but for memory of a thread's own
     """
 
     pointers: ClassVar[tuple[str, ...]]
     numbers: ClassVar[tuple[str, ...]]
+    writes: ClassVar[tuple[str, ...]] = ("out",)
 
     machine: Machine
 

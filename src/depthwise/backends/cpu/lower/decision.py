@@ -41,3 +41,8 @@ def dense_strides(g: Geometry, *, channels_last: bool) -> Strides:
     if channels_last:
         return prod(g.input_size), 1, *(channels * stride for stride in along)
     return prod(g.input_size), prod(spatial), *along
+
+
+def of_pixels(program: Program) -> Decision:
+    """Of an operation on pixels whose channels lie side by side."""
+    return Decision(program, Layout(planar_in=False, planar_out=False), torch.channels_last)
