@@ -76,20 +76,26 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class LayerNorm:
-    """Each row normalised, then scaled and shifted by channel. Buffers: x, scale, shift, out; out may be x."""
+    """Each row normalised, then scaled and shifted by channel where it is `affine`.
+
+    Buffers: x, scale and shift, out; out may be x.
+    """
 
     operation: ClassVar[str] = "layer_norm"
+    in_place: ClassVar[tuple[str, ...]] = ("x",)
 
     rows: int
     channels: int
     eps: float
+    affine: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Softmax:
-    """The softmax of each row. Buffers: x, out."""
+    """The softmax of each row. Buffers: x, out; out may be x."""
 
     operation: ClassVar[str] = "softmax"
+    in_place: ClassVar[tuple[str, ...]] = ("x",)
 
     rows: int
     channels: int

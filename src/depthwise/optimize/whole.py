@@ -102,8 +102,8 @@ class Whole(Program):
         if key not in self._kept:
             with self._lock:
                 if key not in self._kept:
-                    for oldest in list(self._kept)[: len(self._kept) - MOST_KEPT + 1]:
-                        self._kept.pop(oldest, None)
+                    while len(self._kept) >= MOST_KEPT:
+                        del self._kept[next(iter(self._kept))]
                     self._kept[key] = self._bound(batch)
         return self._kept.get(key)
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.eager import activate
-from depthwise.backends.pixels import Copy, Elementwise, Mean, Term
+from depthwise.backends.pixels import Copy, Elementwise, LayerNorm, Mean, Softmax, Term
 from tests.support.cases import small_integers
 from tests.support.kernels import HERE, assert_same
 from tests.support.series import run_problem
@@ -115,3 +116,34 @@ def test_the_check_can_fail(target: Machine) -> None:
     out = run_problem(Elementwise(2, 3, 9, terms), {"x": x, "operand_0": other}, (2, 3, 9), target)
     with pytest.raises(AssertionError, match="elements differ"):
         assert_same(out, by_torch(x, (Term("sub", "each"),), [other]), "planted")
+
+
+@on_each_machine
+def test_norms_of_rows(target: Machine) -> None:
+    for channels, rows, team in zip(CHANNELS[1:], (1, 2, 5, 9) * 4, TEAMS * 5, strict=False):
+        draw = torch.Generator().manual_seed(channels)
+        x = torch.randn(rows, channels, generator=draw) + 3
+        scale, shift = (torch.randn(channels, generator=draw) for _ in range(2))
+        exact = F.layer_norm(x.double(), (channels,), scale.double(), shift.double(), 1e-3)
+        tensors, problem = {"x": x, "scale": scale, "shift": shift}, LayerNorm(rows, channels, 1e-3, affine=True)
+        allowed = 2e-6 * (1 + exact.abs() + scale.abs().double())
+        for place in ("", "x"):
+            out = run_problem(problem, tensors, (rows, channels), target, team, in_place=place)
+            assert bool(((out - exact).abs() <= allowed).all()), (channels, rows, team)
+        plain = run_problem(LayerNorm(rows, channels, 1e-3, affine=False), {"x": x}, (rows, channels), target, team)
+        assert bool(((plain - F.layer_norm(x.double(), (channels,), eps=1e-3)).abs() <= 4e-6).all())
+
+
+@on_each_machine
+def test_softmax_of_rows(target: Machine) -> None:
+    for channels, rows, team in zip(CHANNELS, (1, 2, 5, 9) * 4, TEAMS * 5, strict=False):
+        x = 30 * torch.randn(rows, channels, generator=torch.Generator().manual_seed(channels))
+        exact = x.double().softmax(1)
+        # What is left out by rounding the distance to the greatest shows in the power.
+        allowed = (8 + x.amax(1, keepdim=True) - x) * torch.finfo().eps * exact + 1e-37
+        for place in ("", "x"):
+            out = run_problem(Softmax(rows, channels), {"x": x}, (rows, channels), target, team, in_place=place)
+            assert bool(((out - exact).abs() <= allowed).all()), (channels, rows, team)
+    x = torch.tensor([[0.0, torch.inf, 1.0], [torch.nan, 1.0, 2.0], [-torch.inf, 0.0, 0.0], [-torch.inf] * 3])
+    out = run_problem(Softmax(4, 3), {"x": x}, (4, 3), target)
+    assert torch.allclose(out, x.softmax(1), equal_nan=True)

@@ -14,7 +14,7 @@ from .context import Lie, Lowering, RefusedError, same_strides
 from .convolutions import is_dense, lower_conv, lower_linear, lower_separable
 from .elementwise import lower_activation, lower_affine, lower_binary
 from .moving import lower_cat, lower_getitem, lower_layout, lower_pieces, lower_slice, lower_view
-from .reductions import lower_mean, lower_pool
+from .reductions import lower_layer_norm, lower_mean, lower_pool, lower_softmax
 
 LOWERED: Mapping[str, Callable[[Node, Lowering], tuple[Step, ...]]] = {
     **dict.fromkeys(("add", "div", "mul", "sub"), lower_binary),
@@ -29,11 +29,13 @@ LOWERED: Mapping[str, Callable[[Node, Lowering], tuple[Step, ...]]] = {
     "cat": lower_cat,
     "conv": lower_conv,
     "getitem": lower_getitem,
+    "layer_norm": lower_layer_norm,
     "layout": lower_layout,
     "linear": lower_linear,
     "mean": lower_mean,
     "separable": lower_separable,
     "slice": lower_slice,
+    "softmax": lower_softmax,
 }
 
 

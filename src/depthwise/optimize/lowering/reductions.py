@@ -1,8 +1,8 @@
-"""Means over the pixels of images."""
+"""Means over the pixels of images, and what sees all channels of a pixel: norms, softmax."""
 
 from __future__ import annotations
 
-from ...backends.pixels import Mean
+from ...backends.pixels import LayerNorm, Mean, Softmax
 from ...backends.series import Step
 from ..graph import Node
 from .context import Lie, Lowering, RefusedError, axes_of, step
@@ -31,3 +31,29 @@ def _mean(node: Node, x: Lie, into: Lowering) -> tuple[Step, ...]:
     problem = Mean(images, x.elements // (images * channels), channels)
     shape = into.shape(node.name)
     return (step(problem, x=x.buffer, out=into.made(node, min(x.inner, len(shape) - 1)).buffer),)
+
+
+def lower_layer_norm(node: Node, into: Lowering) -> tuple[Step, ...]:
+    x = into.value(node["input"])
+    shape = node["normalized_shape"]
+    if len(shape if isinstance(shape, tuple) else (shape,)) != 1:
+        raise RefusedError("a norm is over one dimension")
+    x = into.along(node["input"], len(x.shape) - 1)
+    weights = {key: into.weight(node[name]) for key, name in (("scale", "weight"), ("shift", "bias"))}
+    given = [node["weight"] is not None, node["bias"] is not None]
+    if any(given) and (None in weights.values() or not all(given)):
+        raise RefusedError("a norm has a weight and a bias, or neither")
+    problem = LayerNorm(x.elements // x.shape[-1], x.shape[-1], float(node["eps"]), all(given))
+    buffers = {"scale": node["weight"].name, "shift": node["bias"].name} if all(given) else {}
+    return (step(problem, None, x=x.buffer, **buffers, out=into.made(node, x.inner).buffer),)
+
+
+def lower_softmax(node: Node, into: Lowering) -> tuple[Step, ...]:
+    if node["dtype"] is not None:
+        raise RefusedError("its result is of another dtype")
+    shape = into.value(node["self"]).shape
+    if not shape:
+        raise RefusedError("its input has no dimension")
+    x = into.along(node["self"], node["dim"] % len(shape))
+    problem = Softmax(x.elements // x.shape[x.inner], x.shape[x.inner])
+    return (step(problem, x=x.buffer, out=into.made(node, x.inner).buffer),)

@@ -172,12 +172,8 @@ class Block:
 
     def splat(self, pointer: Ptr, lanes: int) -> Vec:
         """The number at `pointer` in every lane."""
-        return self.every(pointer.load_one(), lanes)
-
-    def every(self, number: str, lanes: int) -> Vec:
-        """A float32 in every lane."""
         kind = _vector(lanes)
-        one = self.value(f"insertelement {kind} poison, float {number}, i32 0")
+        one = self.value(f"insertelement {kind} poison, float {pointer.load_one()}, i32 0")
         every = f"shufflevector {kind} {one}, {kind} poison, <{lanes} x i32> zeroinitializer"
         return Vec(self, self.value(every), lanes)
 
@@ -188,8 +184,7 @@ class Block:
             # Behind an address that LLVM knows nothing of: it would read constants once, ahead of every loop, and keep
             # the sums of the loops inside in memory rather than in the registers that they then lack.
             number = self.module.constant(f"number{value!r}", "float", _hexadecimal(value))
-            address = Ptr(self, self.value(f'call ptr asm sideeffect "", "=r,0"(ptr {number})'))
-            self._constants[key] = self.splat(address, lanes)
+            self._constants[key] = self.splat(Ptr(self, number).anew(), lanes)
         return self._constants[key]
 
 
@@ -337,6 +332,10 @@ class Ptr:
 
     def __sub__(self, elements: Int) -> Ptr:
         return self + (0 - elements)
+
+    def anew(self) -> Ptr:
+        """The same address, of which LLVM knows nothing: what was read there before is read again, and not kept."""
+        return self.like(self.block.value(f'call ptr asm sideeffect "", "=r,0"(ptr {self.value})'))
 
     def load(self, lanes: int) -> Vec:
         value = self.block.value(f"load {_vector(lanes)}, ptr {self.value}, align {FLOAT_BYTES}")
