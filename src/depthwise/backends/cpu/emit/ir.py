@@ -172,8 +172,12 @@ class Block:
 
     def splat(self, pointer: Ptr, lanes: int) -> Vec:
         """The number at `pointer` in every lane."""
+        return self.every(pointer.load_one(), lanes)
+
+    def every(self, number: str, lanes: int) -> Vec:
+        """A float32 in every lane."""
         kind = _vector(lanes)
-        one = self.value(f"insertelement {kind} poison, float {pointer.load_one()}, i32 0")
+        one = self.value(f"insertelement {kind} poison, float {number}, i32 0")
         every = f"shufflevector {kind} {one}, {kind} poison, <{lanes} x i32> zeroinitializer"
         return Vec(self, self.value(every), lanes)
 
@@ -433,6 +437,10 @@ class Vec:
     def at_most(self, bound: float) -> Vec:
         """The lesser of each lane and `bound`; NaN stays NaN."""
         return select(self.above(bound), self._constant_or(bound), self)
+
+    def is_nan(self) -> Bool:
+        """Of each lane."""
+        return self._compared("uno", self)
 
     def magnitude(self) -> Vec:
         return self._intrinsic("fabs", self)
