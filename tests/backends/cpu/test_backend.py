@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._functorch.aot_autograd import aot_module_simplified
+from torch._functorch.aot_autograd import aot_module_simplified, make_boxed_func
 from torch.utils.flop_counter import FlopCounterMode
 
 import depthwise
@@ -441,7 +441,7 @@ def lowering_to(graphs: list[str]) -> Any:
     def lowered(gm: torch.fx.GraphModule, example_inputs: object) -> Any:
         calls = [str(node.target) for node in gm.graph.nodes if node.op == "call_function"]
         graphs.append("\n".join(call for call in calls if "getitem" not in call))
-        return gm.forward
+        return make_boxed_func(gm.forward)
 
     def compiler(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
         return aot_module_simplified(graph, inputs, fw_compiler=lowered)
