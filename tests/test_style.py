@@ -30,6 +30,7 @@ ROOMS = [
     "series",
     "inspection",
     "peak",
+    "differentiable",
     "operators",
     "__init__",
 ]

@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 
 from ...geometry import Geometry
-from ..base import Backend, DepthwiseTensors, PointwiseTensors, Weights
+from ..base import Backend, DepthwiseTensors, PointwiseTensors, SeparableTensors, Weights
 from ..calls import Prepared
-from ..eager import by_parts, convolved
-from ..formats import LAST
+from ..eager import by_parts, convolved, pointwise
 from ..pixels import PixelProblem, activations_of
-from ..problem import Activation, Operation, Problem, problem_of
+from ..problem import Activation, Operation, Problem
 from ..series import Compiled, Figures, Series
 from ..tensors import is_listened_to
 from ..weights import gradients_asked
-from .operators import differentiable_depthwise, run_plain
+from .differentiable import is_last, run_plain, run_recorded
+from .operators import OPERATORS
 from .run import executable
 
 
@@ -41,12 +41,10 @@ class Cpu(Backend):
             return f"{problem.dtype} is not supported, only torch.float32"
         if problem.foreign is not None:
             return problem.foreign
-        if problem.operation == "pointwise" and (problem.differentiable or not _is_last(problem)):
-            return "a pointwise convolution alone is computed of dense channels-last images, without gradients"
-        if problem.operation == "dense" and (problem.differentiable or not _is_last(problem, or_planar=True)):
+        if problem.operation == "pointwise" and not is_last(problem):
+            return "a pointwise convolution alone is computed of dense channels-last images"
+        if problem.operation == "dense" and (problem.differentiable or not is_last(problem, or_planar=True)):
             return "a dense convolution is computed of dense images, channels-last or contiguous, to channels-last ones"
-        if problem.traced and problem.differentiable:
-            return "a program that computes gradients is being traced"
         return _machine_refusal() or _unwritten(problem.activations)
 
     def details(self) -> tuple[str, ...]:
@@ -85,12 +83,7 @@ class Cpu(Backend):
         if not problem.differentiable:
             return run_plain(x, weights, problem)
         gradients_asked(weights.weights)
-        if isinstance(weights, DepthwiseTensors):
-            return differentiable_depthwise(x, weights.weight, weights.bias, problem)
-        if isinstance(weights, PointwiseTensors):
-            return convolved(x, weights, problem.geometry)
-        # For the gradient of what is between the parts, a fused result would have to be computed again.
-        return by_parts(_differentiable, x, weights, problem.geometry)
+        return run_recorded(x, weights, problem)
 
     def prepared(self, x: Tensor, weights: Weights, problem: Problem) -> Prepared | None:
         from .launch import prepared
@@ -113,38 +106,25 @@ class Cpu(Backend):
     def traced(self, x: Tensor, weights: Weights, problem: Problem) -> Tensor:
         if isinstance(weights, PointwiseTensors):
             return convolved(x, weights, problem.geometry)
+        if problem.differentiable and isinstance(weights, SeparableTensors):
+            return by_parts(_depthwise_node, pointwise, x, weights, problem.geometry)
         out: Tensor = self.operators[problem.operation].default(x, *weights.arguments(problem.geometry))
         return out
 
     @property
     def operators(self) -> Mapping[Operation, Any]:
-        own = torch.ops.depthwise
-        return {"depthwise": own.cpu_depthwise_conv, "separable": own.cpu_separable_conv}
+        return OPERATORS
 
 
-def _differentiable(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
-    return differentiable_depthwise(x, weight, bias, problem_of(x, DepthwiseTensors(weight, bias), g))
+def _depthwise_node(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
+    out: Tensor = OPERATORS["depthwise"].default(x, *DepthwiseTensors(weight, bias).arguments(g))
+    return out
 
 
 def _threads_of(library: str) -> str:
     policy = os.environ.get("OMP_WAIT_POLICY")
     advice = "OMP_WAIT_POLICY=PASSIVE makes waits shorter where others use the cores too"
     return f"threads of PyTorch's own {library}; {f'OMP_WAIT_POLICY={policy}' if policy else advice}"
-
-
-def _is_last(problem: Problem, *, or_planar: bool = False) -> bool:
-    """Whether input and result of a problem are dense, pixel by pixel, and its residual too.
-
-    or_planar: the input may be dense plane by plane
-    """
-    last = LAST.get(problem.geometry.rank)
-    if last is None or problem.strides is None or problem.result is None:
-        return False
-    x = torch.empty_strided((problem.batch, *problem.geometry.input_size), problem.strides, device="meta")
-    out = torch.empty_strided(problem.output_size, problem.result, device="meta")
-    added = problem.result if problem.residual is None else problem.residual
-    reads = x.is_contiguous(memory_format=last) or (or_planar and x.is_contiguous())
-    return reads and out.is_contiguous(memory_format=last) and added == problem.result
 
 
 def _alone(g: Geometry) -> Geometry:

@@ -36,10 +36,21 @@ _FLOAT32 = torch.float32
 Asked = TypeVar("Asked", InputGradient, WeightGradient, PointwiseGradient)
 
 
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+def plain_gradients(
+    gradient: Tensor, x: Tensor, weight: Tensor, g: Geometry, wanted: tuple[bool, ...]
+) -> Gradients | None:
+    """Those of input, weight and bias that are wanted; None where PyTorch's operators are to compute them."""
+    gradients = depthwise_gradients if g.out_channels is None else pointwise_gradients
+    return gradients(gradient, x, weight, g, wanted)
+
+
 def depthwise_gradients(
     gradient: Tensor, x: Tensor, weight: Tensor, g: Geometry, wanted: tuple[bool, ...]
-) -> tuple[Tensor | None, Tensor | None, Tensor | None] | None:
-    """Those of input, weight and bias that are wanted; None where PyTorch's operators are to compute them."""
+) -> Gradients | None:
+    """The same of a depthwise convolution."""
     if not (gradient.numel() and _are_plain(gradient, x, weight)):
         return None
     gradient, x, weight, g = gradient.resolve_neg(), x.resolve_neg(), weight.resolve_neg(), least_steps(g)
@@ -58,7 +69,7 @@ def depthwise_gradients(
 
 def pointwise_gradients(
     gradient: Tensor, x: Tensor, weight: Tensor, g: Geometry, wanted: tuple[bool, ...]
-) -> tuple[Tensor | None, Tensor | None, Tensor | None] | None:
+) -> Gradients | None:
     """The same of a pointwise convolution, of images whose pixels are dense."""
     if not (gradient.numel() and _are_plain(gradient, x, weight) and _is_dense(x)):
         return None
