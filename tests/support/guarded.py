@@ -2,6 +2,7 @@
 
 python -m tests.support.guarded ISA tails      # some of the tails, each buffer flush with one page, then the other
 python -m tests.support.guarded ISA all        # all of them
+python -m tests.support.guarded ISA norms      # batch norms in training mode
 python -m tests.support.guarded ISA planted    # kernels told wrong numbers or pointers, each of which must die
 python -m tests.support.guarded ISA in_x       # one of these, in this process itself
 """
@@ -24,6 +25,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
+from depthwise.backends.cpu.lower_norms import NormProblem
 from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.cpu.run import threads
 from depthwise.backends.cpu.run.driver import HEADER, ROW
@@ -41,6 +43,7 @@ from tests.support.kernels import (
     program_of,
     run,
 )
+from tests.support.norms import assert_exact
 
 Side = Literal["before", "after"]
 SIDES: tuple[Side, Side] = ("before", "after")
@@ -88,6 +91,13 @@ def check_tails(machine: Machine, count: int, *, every: bool) -> None:
             if target == machine:
                 for given, side in product(inputs_of(layer, count, layouts), SIDES):
                     check(layer, given, target, side)
+
+
+def check_norms(machine: Machine) -> None:
+    """Batch norms forward and backward, every buffer guarded, whose results are exact."""
+    for channels, pixels, side in product((1, 3, 8, 17, 33), (2, 32, 64), SIDES):
+        for activation in (None, ("relu6", 0.0)):
+            assert_exact(NormProblem(pixels, channels, 3.0, activation, residual=True), machine, 1, Guarded(side))
 
 
 _IMAGE = Input(1, (5, 9), 1)
@@ -163,6 +173,8 @@ def main(isa: str, what: str) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         alive = survivors(target)
         sys.exit(f"lived through: {', '.join(alive)}" if alive else 0)
+    elif what == "norms":
+        check_norms(target)
     elif what == "tails":
         check_tails(target, 4, every=False)
     else:
