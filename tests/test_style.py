@@ -28,8 +28,11 @@ ROOMS = [
     "pack",
     "launch",
     "norms",
+    "gradients",
+    "series",
     "inspection",
     "peak",
+    "differentiable",
     "operators",
     "__init__",
 ]

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from benchmarks.tuning import TRIALS, Trial, app, measured, prepared
 from depthwise.backends.cpu import launch, lower, machine
-from depthwise.backends.cpu.lower import Decision
+from depthwise.backends.cpu.lower.decision import Decision
 from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.cpu.plan.tuning import ROWS, Tuning
 from depthwise.backends.problem import Problem

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+import signal
 import threading
 import weakref
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 import depthwise
 from depthwise import DepthwiseError, SeparableConv2d, optimize
+from depthwise.optimize import module
 from depthwise.optimize.frozen import optimized
 from depthwise.optimize.module import MOST_CAPTURES, MOST_PLANS, Optimized
 from tests.support.networks import Calls, InvertedResidual
@@ -160,7 +162,7 @@ def test_a_constant_may_be_a_result() -> None:
 
 
 def test_a_model_with_nothing_for_the_kernels_works_and_says_so() -> None:
-    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)).eval()
+    model = nn.Sequential(nn.Tanh(), nn.Softplus(), nn.Tanh()).eval()
     found = optimize(model, torch.zeros(1, 4))
     assert difference(found, model, torch.randn(3, 4)) <= 1
     assert "no convolutions; all 3 operators run by torch" in str(found.report)
@@ -232,6 +234,33 @@ def test_many_threads_at_once(pair: Pair) -> None:
     assert max(worst) < 1e-4
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="signals")
+def test_a_handler_that_calls_what_is_being_planned(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, fast = pair[0], optimize(pair[0], torch.zeros(1, 8, 12, 12))
+    x = torch.randn(1, 8, 10, 11)
+    inside: list[Any] = []
+    own: Any = vars(module)["plan"]
+
+    def interrupted(*args: Any) -> Any:
+        if not inside:
+            signal.raise_signal(signal.SIGUSR1)
+        return own(*args)
+
+    monkeypatch.setattr(module, "plan", interrupted)
+
+    def handler(*_: object) -> None:
+        inside.append(None)
+        inside.append(fast(x))
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        y = fast(x)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert torch.equal(y, inside[1])
+    assert torch.allclose(y, model.eval()(x), atol=1e-5)
+
+
 def test_the_result_owns_its_weights() -> None:
     model = block()
     x = torch.randn(2, 8, 12, 12)
@@ -268,7 +297,7 @@ def test_modes_and_printing(pair: Pair) -> None:
     assert found.train() is found
     assert not found.training
     assert found.eval()(torch.zeros(1, 8, 12, 12)).shape == (1, 5)
-    assert repr(found) == "Optimized(5 of 5 convolutions on our kernels, 7 segments)"
+    assert repr(found) == "Optimized(5 of 5 convolutions on our kernels, 1 segments)"
 
 
 def test_the_profile_tells_each_nodes_time(pair: Pair) -> None:

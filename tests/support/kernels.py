@@ -24,7 +24,7 @@ from depthwise.backends.cpu.emit.fused import BoxedFusedKernel, FusedKernel
 from depthwise.backends.cpu.emit.kernel import Kernel
 from depthwise.backends.cpu.emit.pointwise import PointwiseKernel
 from depthwise.backends.cpu.launch import Launch
-from depthwise.backends.cpu.lower import Decision
+from depthwise.backends.cpu.lower.decision import Decision
 from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.cpu.pack import Pack, pack_of
 from depthwise.backends.cpu.plan import tuning
@@ -433,6 +433,7 @@ TAILS: dict[str, tuple[list[Layer], tuple[str, ...]]] = {
     "multipliers": (
         [
             *(Layer(5, (2, 3), multiplier) for multiplier in (2, 3, 4, 5, 8, 16, 17, 32)),
+            *(Layer(channels, (3, 3), multiplier) for channels, multiplier in ((1, 6), (13, 7), (4, 12))),
             *(Layer(1, (3,), multiplier, stride=2) for multiplier in (3, 8, 33)),
         ],
         _BOTH,

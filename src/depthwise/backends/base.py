@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -14,6 +14,9 @@ from ..geometry import Geometry
 from .calls import Prepared
 from .problem import Activation as Activation
 from .problem import Operation, Problem
+
+if TYPE_CHECKING:
+    from .series import Compiled, Figures, Series
 
 
 class Norm(NamedTuple):
@@ -166,6 +169,13 @@ class PointwiseTensors:
         return replace(self, residual=self.residual.resolve_neg())
 
 
+class DenseTensors(PointwiseTensors):
+    """What a dense convolution reads beside its input, whatever its window."""
+
+    __slots__ = ()
+    operation: ClassVar[Operation] = "dense"
+
+
 def norm_of(tensors: Sequence[Tensor] | None, eps: float) -> Norm | None:
     """The inverse of a norm's part of `SeparableTensors.arguments`."""
     if not tensors:
@@ -216,4 +226,15 @@ class Backend(ABC):
 
     def kernel(self, problem: Problem) -> str | None:  # noqa: ARG002  most have no names for what they run
         """The name of what would run `problem`."""
+        return None
+
+    def compiled(self, series: Series, packs: MutableMapping[Hashable, Any]) -> Compiled | None:  # noqa: ARG002
+        """What runs problems that it does not refuse in one call; None where it cannot.
+
+        packs: what is made of weights, which series of other sizes use too
+        """
+        return None
+
+    def figures(self, series: Series) -> Figures | None:  # noqa: ARG002
+        """What `compiled` would give."""
         return None

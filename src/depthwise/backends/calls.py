@@ -6,19 +6,18 @@ the same settings. What it was bound to holds no weights, and is shared by all c
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from contextvars import ContextVar
 from operator import itemgetter
-from threading import RLock
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor, get_num_threads, is_grad_enabled
 from torch._C._dynamo.guards import TensorGuards
 from torch.autograd import forward_ad
 
 from . import weights
+from .forks import Lock
 from .tensors import Tensors, dispatch_modes, needs_gradient
 from .weights import NO_PRINTS, Identities, Prints, Snapshot
 
@@ -27,6 +26,8 @@ _MOST_SETTINGS = 16
 _MOST_INPUTS = 64
 # Problems of all calls, those longest out of use go first.
 _MOST_BOUND = 2048
+
+Made = TypeVar("Made")
 
 # What tells a call beside its tensors: the identities of the window's arguments, then what else there is, by value. The
 # caller writes it as one tuple: a quarter of a microsecond, half of what it takes by map.
@@ -190,22 +191,21 @@ def keep(
     settings.kept = (entry, *settings.kept[: _MOST_INPUTS - 1])
 
 
-_bound: OrderedDict[Hashable, Bound] = OrderedDict()
-# A signal's handler may call while the thread that it interrupts holds it.
-_lock = RLock()
+_bound: OrderedDict[Hashable, Any] = OrderedDict()
+_lock = Lock()
 
 
-def bound(key: Hashable, bind: Callable[[], Bound | None]) -> Bound | None:
+def bound(key: Hashable, bind: Callable[[], Made]) -> Made:
     """What a problem is bound to, known by value; `key` says it, and all else that binding goes by."""
-    with _lock:
-        known = _bound.get(key)
-        if known is not None:
+    with _lock.mine:
+        if key in _bound:
             _bound.move_to_end(key)
+            known: Made = _bound[key]
             return known
     made = bind()
     if made is None:
-        return None
-    with _lock:
+        return made
+    with _lock.mine:
         _bound[key] = made
         while len(_bound) > _MOST_BOUND:
             _bound.popitem(last=False)
@@ -242,12 +242,3 @@ def _guard(*tensors: Tensor) -> Callable[..., bool]:
     make: Any = TensorGuards
     sizes, strides = [list(tensor.shape) for tensor in tensors], [list(tensor.stride()) for tensor in tensors]
     return make(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides).check  # type: ignore[no-any-return]
-
-
-def _after_fork_in_child() -> None:
-    global _lock  # noqa: PLW0603
-    _lock = RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

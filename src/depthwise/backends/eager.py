@@ -43,9 +43,10 @@ def convolved(x: Tensor, weights: Weights, g: Geometry) -> Tensor:
     if isinstance(weights, DepthwiseTensors):
         return depthwise(x, weights.weight, weights.bias, g)
     if isinstance(weights, PointwiseTensors):
-        y = CONVOLUTIONS[g.rank](x, weights.weight, weights.bias, groups=g.groups)
+        x, padding = padded(x, g)
+        y = CONVOLUTIONS[g.rank](x, weights.weight, weights.bias, g.stride, padding, g.dilation, g.groups)
         return activate(y if weights.residual is None else y + weights.residual, weights.activation)
-    return by_parts(depthwise, x, weights, g)
+    return by_parts(depthwise, pointwise, x, weights, g)
 
 
 def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
@@ -53,17 +54,21 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Te
     return CONVOLUTIONS[g.rank](x, weight, bias, g.stride, padding, g.dilation, g.in_channels)
 
 
-def by_parts(
-    depthwise: Callable[[Tensor, Tensor, Tensor | None, Geometry], Tensor],
-    x: Tensor,
-    tensors: SeparableTensors,
-    g: Geometry,
-) -> Tensor:
-    """A separable convolution one part after another; `depthwise` runs the first."""
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
+    return CONVOLUTIONS[g.rank](x, weight, bias, groups=g.groups)
+
+
+Part = Callable[[Tensor, Tensor, Tensor | None, Geometry], Tensor]
+
+
+def by_parts(depthwise: Part, pointwise: Part, x: Tensor, tensors: SeparableTensors, g: Geometry) -> Tensor:
+    """A separable convolution one part after another."""
+    one, none = (1,) * g.rank, ((0, 0),) * g.rank
+    last = Geometry(g.depthwise_size, one, one, none, one, out_channels=g.out_channels, groups=g.groups)
     alone = replace(g, out_channels=None, groups=1)
     y = depthwise(x, tensors.depthwise_weight, tensors.depthwise_bias, alone)
     y = activate(_normalised(y, tensors.depthwise_norm), tensors.depthwise_activation)
-    y = CONVOLUTIONS[g.rank](y, tensors.pointwise_weight, tensors.pointwise_bias, groups=g.groups)
+    y = pointwise(y, tensors.pointwise_weight, tensors.pointwise_bias, last)
     y = _normalised(y, tensors.pointwise_norm)
     if tensors.residual is not None:
         y = y + tensors.residual

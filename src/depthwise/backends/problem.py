@@ -17,7 +17,7 @@ from .tensors import dtype_of, is_foreign, needs_gradient, why_not_memory
 if TYPE_CHECKING:
     from .base import Weights
 
-Operation = Literal["depthwise", "separable", "pointwise"]
+Operation = Literal["depthwise", "separable", "pointwise", "dense"]
 Activation = tuple[str, float] | None  # a name of `activations.ACTIVATIONS` and its slope
 
 

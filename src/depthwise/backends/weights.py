@@ -20,7 +20,6 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from functools import cache, lru_cache
 from itertools import chain, islice
 from math import prod
-from threading import RLock
 from typing import Any, TypeGuard
 
 import torch
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from ..errors import DepthwiseError
+from .forks import Lock
 from .tensors import Tensors
 
 # Of a tensor; one of no more words is printed whole.
@@ -58,7 +58,7 @@ class Known:
 _tensors: dict[int, Known] = {}
 # What is kept of weights by their identities, whatever became of them.
 sets: dict[Identities, Snapshot] = {}
-_lock = RLock()
+_lock = Lock()
 _sweep_at = _FEWEST_SWEPT
 
 
@@ -161,7 +161,7 @@ def identities_of(tensors: Tensors) -> Identities:
 def snapshot(tensors: Tensors) -> Snapshot:
     """What is kept of these weights as they are now."""
     identities = identities_of(tensors)
-    with _lock:
+    with _lock.mine:
         found = sets.get(identities)
         kind = Compared if any(map(_may_change_unseen, tensors)) else Snapshot
         if type(found) is not kind or not found.is_as_it_was(tensors):
@@ -177,7 +177,7 @@ def snapshot(tensors: Tensors) -> Snapshot:
 
 def gradients_asked(tensors: Tensors) -> None:
     """Note that these may be updated soon, by what moves no version; nothing that was made of them stays."""
-    with _lock:
+    with _lock.mine:
         for tensor in tensors:
             if tensor is not None and tensor.requires_grad and not tensor.is_inference():
                 known = _known(tensor)
@@ -188,7 +188,7 @@ def gradients_asked(tensors: Tensors) -> None:
 
 def forget(identities: Identities) -> None:
     """Nothing is kept of the weights of these identities."""
-    with _lock:
+    with _lock.mine:
         if sets.pop(identities, None) is not None:
             for identity in identities:
                 known = _tensors.get(identity)
@@ -207,7 +207,7 @@ def repack_(model: nn.Module | None = None) -> int:
     """
     if model is not None and not isinstance(model, nn.Module):
         raise DepthwiseError(f"repack_ takes a torch.nn.Module, or nothing for all; got {type(model).__name__}")
-    with _lock:
+    with _lock.mine:
         keys = [*sets] if model is None else _sets_of((*model.parameters(), *model.buffers()))
         for key in keys:
             forget(key)
@@ -321,7 +321,7 @@ def _watch_optimizers() -> None:
 
 @torch._disable_dynamo  # type: ignore[attr-defined]
 def _after_step(optimizer: torch.optim.Optimizer, *_: object) -> None:
-    with _lock:
+    with _lock.mine:
         for group in optimizer.param_groups:
             for tensor in group["params"]:
                 known = _tensors.get(id(tensor))
@@ -330,13 +330,3 @@ def _after_step(optimizer: torch.optim.Optimizer, *_: object) -> None:
                     known.asked = None
                     for identities in tuple(known.sets):
                         forget(identities)
-
-
-def _after_fork_in_child() -> None:
-    global _lock  # noqa: PLW0603
-    # Another thread may have held it, which stayed behind.
-    _lock = RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Hashable, Sequence
-from threading import Lock
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from ..backends.forks import Lock
 from ..errors import DepthwiseError
 from .frozen import optimize
 
@@ -51,7 +51,7 @@ class Frozen:
         key = tuple(map(_identity, arguments, self.is_weight))
         found = self.kept.get(key)
         if found is None:
-            with self.lock:
+            with self.lock.mine:
                 found = self.kept.get(key) or self._frozen(key, arguments)
         run, _ = found
         return run(*self._inputs(arguments))

@@ -24,7 +24,7 @@ from .network import Network, Shape
 from .operators import CONSTANTS, DTYPES, KNOWN, OWN, dtype_name, signature
 from .passes import PASSES
 from .passes.layout import lay_out_weights
-from .planning import plan
+from .planning import shapes_of
 
 FORMAT, VERSION = "depthwise.optimize", 1
 
@@ -338,7 +338,7 @@ def _check_shapes(network: Network) -> None:
     for name, tensor in network.weights.items():
         if tensor.device.type != "cpu":
             raise DepthwiseError(f"{name} is on {tensor.device}")
-    shapes = plan(network, network.sizes, batches[0] if batches else network.batch or 1).shapes
+    shapes = shapes_of(network, network.sizes, batches[0] if batches else network.batch or 1)
     for name in shapes:
         for shape in _each(shapes[name]):
             if prod(shape) > MOST_NUMBERS:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..backends.forks import Lock
 from ..errors import DepthwiseError
 from .capture import Call, capture
 from .file import from_bytes, load, save, to_bytes
@@ -17,7 +17,7 @@ from .graph import Batch, Tree, Value
 from .network import Network, Shape
 from .operators import DTYPES, FORMATS, is_channels_last
 from .passes import apply_passes
-from .planning import Plan, plan
+from .planning import Plan, at_batch, is_batched, plan
 from .profile import Profile, profile
 from .report import NetworkReport, report
 
@@ -119,7 +119,7 @@ class Optimized(nn.Module):
 
     def _batch(self, tensors: tuple[Tensor, ...]) -> int:
         found = [
-            x.shape[0] for spec, x in zip(self._network.graph.inputs, tensors, strict=True) if _is_batched(spec.shape)
+            x.shape[0] for spec, x in zip(self._network.graph.inputs, tensors, strict=True) if is_batched(spec.shape)
         ]
         if len(set(found)) > 1:
             raise DepthwiseError(f"the inputs are of different batches: {', '.join(map(str, found))}")
@@ -131,12 +131,12 @@ class Optimized(nn.Module):
         if self._network.batch is None:
             specs = self._network.graph.inputs
             key = tuple(
-                x.shape[1:] if _is_batched(spec.shape) else x.shape for spec, x in zip(specs, tensors, strict=True)
+                x.shape[1:] if is_batched(spec.shape) else x.shape for spec, x in zip(specs, tensors, strict=True)
             )
         found = self._plans.get(key)
         if found is not None:
             return found
-        with self._lock:
+        with self._lock.mine:
             if key not in self._plans:
                 most = MOST_CAPTURES if self._network.is_sized else MOST_PLANS
                 while len(self._plans) >= most:
@@ -152,10 +152,7 @@ class Optimized(nn.Module):
             network = self._recaptured(tensors)
             shapes, batch = network.sizes, _batch_of(network, network.sizes)
         elif network.batch is None:
-            shapes = {
-                s.name: (batch, *shapes[s.name][1:]) if _is_batched(s.shape) else shapes[s.name]
-                for s in network.graph.inputs
-            }
+            shapes = at_batch(network, shapes, batch)
         return plan(network, shapes, batch)
 
     def _recaptured(self, tensors: tuple[Tensor, ...]) -> Network:
@@ -214,17 +211,13 @@ def _is_last(tensors: tuple[Tensor, ...]) -> bool:
     return any(map(is_channels_last, tensors))
 
 
-def _is_batched(shape: tuple[Any, ...]) -> bool:
-    return bool(shape) and not isinstance(shape[0], int)
-
-
 def _batch_of(network: Network, shapes: dict[str, Shape]) -> int:
-    batched = [shapes[spec.name][0] for spec in network.graph.inputs if _is_batched(spec.shape)]
+    batched = [shapes[spec.name][0] for spec in network.graph.inputs if is_batched(spec.shape)]
     return batched[0] if batched else network.batch or 1
 
 
 def _fits(network: Network, shapes: dict[str, Shape]) -> bool:
-    skipped = [int(_is_batched(spec.shape)) for spec in network.graph.inputs]
+    skipped = [int(is_batched(spec.shape)) for spec in network.graph.inputs]
     names = [spec.name for spec in network.graph.inputs]
     return all(shapes[name][n:] == network.sizes[name][n:] for name, n in zip(names, skipped, strict=True))
 

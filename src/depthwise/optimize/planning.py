@@ -41,7 +41,7 @@ class Plan:
         values: dict[str, Any] = dict(zip((spec.name for spec in graph.inputs), inputs, strict=True))
         for segment, program, last in zip(self.segments, self.programs, self.last, strict=True):
             given = [values[name] for name in segment.reads]
-            values.update(zip(segment.gives, program(given, batch), strict=True))
+            values.update(zip(segment.gives, program.run(given, batch), strict=True))
             for name in last:
                 del values[name]
         return {name: values[name] if name in values else weights[name] for name in graph.returned()}
@@ -53,14 +53,38 @@ def plan(network: Network, inputs: Mapping[str, Shape], batch: int, *, node_by_n
     node_by_node: a segment for each node, so that each can be timed
     """
     graph = network.graph
-    shapes = infer(graph, inputs, batch, _asked(network.dtypes))
-    engine, rest = Kernels(graph), TorchOperators()
-    refusals = {node.name: engine.refusal(node, shapes) for node in graph.nodes}
-    kernels = {node.name: engine.kernel(node, shapes) for node in graph.nodes if refusals[node.name] is None}
+    shapes = shapes_of(network, inputs, batch)
+
+    def shapes_at(other: int) -> Mapping[str, Shapes]:
+        return shapes if other == batch else shapes_of(network, at_batch(network, inputs, other), other)
+
+    engine, rest = Kernels(network, shapes_at, batch), TorchOperators(network)
+    refusals = {node.name: engine.refusal(node) for node in graph.nodes}
+    kernels = {node.name: engine.kernel(node) for node in graph.nodes if refusals[node.name] is None}
     segments = cut(graph, refusals, engine.name, rest.name, node_by_node=node_by_node)
     engines: dict[str, Engine] = {engine.name: engine, rest.name: rest}
-    programs = tuple(engines[segment.engine].compile(segment, shapes, network.weights) for segment in segments)
+    programs = tuple(engines[segment.engine].compile(segment) for segment in segments)
     return Plan(network, shapes, refusals, kernels, segments, programs, _last(segments, set(graph.returned())))
+
+
+def shapes_of(network: Network, inputs: Mapping[str, Shape], batch: int) -> dict[str, Shapes]:
+    """Of all values, for inputs of these; raises DepthwiseError where they do not fit the network."""
+    return infer(network.graph, inputs, batch, _asked(network.dtypes))
+
+
+def at_batch(network: Network, inputs: Mapping[str, Shape], batch: int) -> dict[str, Shape]:
+    """The inputs' shapes at another batch, where the network takes any."""
+    if network.batch is not None:
+        return dict(inputs)
+    return {
+        spec.name: (batch, *inputs[spec.name][1:]) if is_batched(spec.shape) else inputs[spec.name]
+        for spec in network.graph.inputs
+    }
+
+
+def is_batched(shape: Sequence[object]) -> bool:
+    """Whether an input's first dimension is the batch."""
+    return bool(shape) and not isinstance(shape[0], int)
 
 
 def _last(segments: Sequence[Segment], returned: set[str]) -> tuple[tuple[str, ...], ...]:

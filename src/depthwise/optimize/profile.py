@@ -122,7 +122,7 @@ def _run(plan: Plan, inputs: tuple[Tensor, ...], batch: int, samples: Mapping[st
     for segment, program, last in zip(plan.segments, plan.programs, plan.last, strict=True):
         given = [values[name] for name in segment.reads]
         start = perf_counter()
-        made = program(given, batch)
+        made = program.run(given, batch)
         taken = perf_counter() - start
         values.update(zip(segment.gives, made, strict=True))
         if samples:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import Any, ClassVar
 
+from ..backends.series import Figures
 from ..page.table import text_table
 from .planning import Plan
 
@@ -43,6 +44,8 @@ class NetworkReport:
     batch:        the only one, or None for any; why_fixed: why
     is_sized:     another height or width needs another capture
     weight_bytes: of all weights, tied ones once
+    programs:     for each segment on our kernels, at the example's sizes and this many threads: the number of its
+                  stages, of the waits of all threads for one another between them, and the bytes of its arena
     """
 
     columns: ClassVar[tuple[str, ...]] = ("layer", "operator", "output", "runs on", "kernel, or why not ours")
@@ -54,6 +57,7 @@ class NetworkReport:
     why_fixed: str
     is_sized: bool
     weight_bytes: int
+    programs: tuple[Figures, ...] = ()
     precision: str = "float32"
 
     @property
@@ -65,9 +69,11 @@ class NetworkReport:
     @property
     def summary(self) -> str:
         ours, total = self.convolutions
+        mine = sum(layer.engine != "torch" for layer in self.layers)
         if not total:
-            return f"no convolutions; all {len(self.layers)} operators run by torch"
-        if not ours:
+            where = f"{mine} of {len(self.layers)} operators on our kernels"
+            return f"no convolutions; {where if mine else f'all {len(self.layers)} operators run by torch'}"
+        if not mine:
             return f"none of {total} convolutions on our kernels; all {len(self.layers)} operators run by torch"
         return f"{ours} of {total} convolutions on our kernels, {len(self.segments)} segments"
 
@@ -80,6 +86,9 @@ class NetworkReport:
             f"precision {self.precision}; weights {self.weight_bytes / 2**20:.1f} MiB",
             f"nodes saved by pass: {spent or 'none'}",
         ]
+        if self.programs:
+            stages, barriers, arena_bytes = (sum(numbers) for numbers in zip(*map(astuple, self.programs), strict=True))
+            found.append(f"{stages} stages, {barriers} barriers; arenas {arena_bytes / 2**20:.2f} MiB")
         if torchs:
             found.append(f"by torch: {', '.join(f'{name} ({count})' for name, count in torchs.most_common())}")
         if self.batch is not None:
@@ -140,6 +149,7 @@ def report(plan: Plan, saved: dict[str, int]) -> NetworkReport:
         network.why_fixed,
         network.is_sized,
         network.bytes(),
+        tuple(figures for program in plan.programs if (figures := program.figures()) is not None),
     )
 
 

@@ -11,15 +11,12 @@ its own kind than the one in which its operands are there.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from ..backends.series import Figures
 from .graph import Graph, Node
-from .rules import Shapes
-
-# The values that a segment reads and the batch, to the values that it gives.
-Program = Callable[[Sequence[Any], int], Sequence[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +35,32 @@ class Segment:
         return f"{self.engine}: {len(self.nodes)} nodes, {', '.join(self.reads)} -> {', '.join(self.gives)}"
 
 
+class Program(ABC):
+    """What runs a segment."""
+
+    @abstractmethod
+    def run(self, given: Sequence[Any], batch: int) -> Sequence[Any]:
+        """The values that the segment gives, from those that it reads and the batch."""
+
+    def figures(self) -> Figures | None:
+        """What it is as one program of a backend's, at the batch that it was planned with."""
+        return None
+
+
 class Engine(ABC):
-    """One way to run segments."""
+    """One way to run segments of a network, at sizes that it knows."""
 
     name: ClassVar[str]
 
     @abstractmethod
-    def refusal(self, node: Node, shapes: Mapping[str, Shapes]) -> str | None:
-        """Why this engine does not run `node` at these shapes, or None where it does."""
+    def refusal(self, node: Node) -> str | None:
+        """Why this engine does not run `node`, or None where it does."""
 
     @abstractmethod
-    def compile(self, segment: Segment, shapes: Mapping[str, Shapes], weights: Mapping[str, Any]) -> Program:
-        """What runs the segment: the values in `segment.reads` to those in `segment.gives`."""
+    def compile(self, segment: Segment) -> Program:
+        """What runs the segment."""
 
-    def kernel(self, node: Node, shapes: Mapping[str, Shapes]) -> str | None:  # noqa: ARG002  some have no names
+    def kernel(self, node: Node) -> str | None:  # noqa: ARG002  some have no names
         """The name of the code that runs `node`."""
         return None
 

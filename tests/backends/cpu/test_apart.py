@@ -131,12 +131,12 @@ def test_work_whose_thread_is_lost_is_done_anew(monkeypatch: pytest.MonkeyPatch)
     killer.join()
 
 
-def no_thread(_: threading.Thread) -> None:
+def no_thread(*_: object) -> None:
     raise RuntimeError("can't start new thread")
 
 
 def test_without_threads_it_is_done_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    monkeypatch.setattr(module, "start_new_thread", no_thread)
     assert apart(threading.get_ident) == threading.get_ident()
 
 
@@ -153,7 +153,7 @@ def test_without_threads_a_handler_that_asks_for_what_it_interrupted_does_not_ha
         return 7
 
     task = Task(work)
-    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    monkeypatch.setattr(module, "start_new_thread", no_thread)
     before = signal.signal(signal.SIGUSR1, lambda *_: asked.append(task.result()))
     try:
         assert task.result() == 7
@@ -177,17 +177,16 @@ def test_without_threads_an_interrupt_is_the_callers_alone(monkeypatch: pytest.M
 
     task = Task(work)
     other = threading.Thread(target=lambda: others.append(outcome(task.result)))
-    own_start = threading.Thread.start
 
     def wait_too() -> None:
         started.wait(60)
-        own_start(other)
+        other.start()
         until(lambda: len(task._waiting) == 2)
         go.set()
 
     helper = threading.Thread(target=wait_too)
-    own_start(helper)
-    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    helper.start()
+    monkeypatch.setattr(module, "start_new_thread", no_thread)
     with pytest.raises(KeyboardInterrupt):
         task.result()
     helper.join()
@@ -297,6 +296,38 @@ def test_a_handler_that_forks_while_it_is_compiled() -> None:
         if "CHILD" in os.environ:
             os._exit(0)
     assert forks > 2, forks
+    """
+    )
+
+
+@posix
+def test_a_handler_that_forks_before_the_compiling_thread_runs() -> None:
+    # On a busy machine it takes a while until a new thread does.
+    run(
+        """
+    import _thread, os, signal, threading, time
+
+    def slowly(start):
+        def started(function, arguments):
+            return start(lambda *given: (time.sleep(0.3), function(*given)), arguments)
+
+        return started
+
+    _thread.start_new_thread = slowly(_thread.start_new_thread)
+    threading._start_new_thread = slowly(threading._start_new_thread)
+    from depthwise.backends.cpu.apart import apart
+
+    children = []
+
+    def handler(*_):
+        children.append(os.fork())
+
+    signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    assert apart(lambda: 7) == 7
+    if not all(children):
+        os._exit(0)
+    assert os.waitpid(children[0], 0)[1] == 0
     """
     )
 

@@ -18,7 +18,7 @@ from depthwise import reference
 from depthwise.backends.base import Activation, DepthwiseTensors
 from depthwise.backends.cpu import launch, machine
 from depthwise.backends.cpu.emit.activations import EPS, ERROR_BOUNDS
-from depthwise.backends.cpu.lower import Decision
+from depthwise.backends.cpu.lower.decision import Decision
 from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.cpu.plan import tuning
 from depthwise.backends.cpu.run import jit
@@ -125,6 +125,13 @@ def test_every_width_of_dilated_rows(target: Machine) -> None:
     for width in range(14, 56):
         for padding in (0, 4):
             assert_exact(layer, Input(1, (2, width), ((0, 0), (padding, padding))), target)
+
+
+@on_each_machine
+@pytest.mark.parametrize("multiplier", [3, 5, 6, 7, 9, 11, 12, 13, 24])
+def test_filters_of_a_channel_lie_across_vectors(multiplier: int, target: Machine) -> None:
+    for channels, stride in ((1, 1), (2, 2), (3, 1), (5, 1), (8, 2), (11, 1)):
+        assert_exact(Layer(channels, (2, 3), multiplier, stride=stride), Input(2, (4, 9), 1), target)
 
 
 # Windows, or the taps of one, that lie far apart.

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 import depthwise
 from depthwise import SeparableConv1d, SeparableConv2d, backend, functional
 from depthwise.backends import weights
-from depthwise.backends.cpu import launch, lower, machine
-from depthwise.backends.cpu.lower import Layout
+from depthwise.backends.cpu import launch, machine
+from depthwise.backends.cpu.lower import separable
+from depthwise.backends.cpu.lower.decision import Layout
 from depthwise.backends.cpu.run import memory, threads
 from depthwise.backends.formats import suggested_format
 from depthwise.backends.problem import Problem
@@ -40,7 +41,7 @@ def layout_of(x: Tensor, memory_format: torch.memory_format, width: int) -> Layo
     wide = (*x.shape[2:-1], x.shape[-1] + width - 1)
     g = geometry((x.shape[1], *wide), (*x.shape[2:-1], x.shape[-1]))
     result = torch.empty((x.shape[0], *g.output_size), device="meta").contiguous(memory_format=memory_format).stride()
-    return lower.layout_of(Problem("depthwise", g, x.dtype, "cpu", x.shape[0], x.stride(), result))
+    return separable.layout_of(Problem("depthwise", g, x.dtype, "cpu", x.shape[0], x.stride(), result))
 
 
 def last(*size: int) -> Tensor:

@@ -13,13 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from depthwise.backends.cpu import lower, pack
-from depthwise.backends.cpu.emit import boxes, depthwise, direct, fused, ir, pointwise, tile
+from depthwise.backends.cpu import pack
+from depthwise.backends.cpu.emit import boxes, depthwise, direct, fused, ir, pointwise, product, tile
 from depthwise.backends.cpu.emit.ir import Block, Int, Vec
+from depthwise.backends.cpu.lower import separable
 from depthwise.backends.cpu.run import jit, program
 from tests.support.kernels import HERE, NAN, Input, Layer, Memory, assert_exact
 
-MODULES = (ir, tile, depthwise, pointwise, boxes, direct, fused, program, pack, lower)
+MODULES = (ir, tile, depthwise, pointwise, product, boxes, direct, fused, program, pack, separable)
 
 _BLOCK = Layer(9, (3, 2), out_channels=19, activations=(("relu", 0.0), ("leaky_relu", 0.25)), residual=True)
 # Every emitter, tails in every dimension, and all that a mutant may leave out.
@@ -109,7 +110,7 @@ def without_residual(right: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def shorter_tile(right: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda e, k, band, panel, m, rows: right(e, k, band, panel, m, max(1, rows - 1))
+    return lambda e, k, band, panel, tile: right(e, k, band, panel, replace(tile, rows=max(1, tile.rows - 1)))
 
 
 def without_bias(right: Callable[..., Any]) -> Callable[..., Any]:
@@ -198,7 +199,7 @@ MUTANTS: dict[str, tuple[ModuleType | type, str, Mutant]] = {
         "gather",
         lambda right: lambda e, base, offsets: right(e, base, [*offsets[1:], offsets[0]]),
     ),
-    "stride and dilation mistaken": (lower, "depthwise_plan", swapped_window),
+    "stride and dilation mistaken": (separable, "depthwise_plan", swapped_window),
     "no depthwise bias": (pack, "pack_depthwise", without_bias),
     "no pointwise bias": (pack, "pack_pointwise", without_bias),
     "taps in another order": (pack, "pack_depthwise", changed(lambda packed, *_: (packed[0].flip(0), packed[1]))),
@@ -209,7 +210,7 @@ MUTANTS: dict[str, tuple[ModuleType | type, str, Mutant]] = {
         changed(lambda columns, k: columns - (columns[:, :1] % k.lanes > 0).long()),
     ),
     "no depthwise activation": (depthwise, "activated", lambda right: lambda x, activation: x),
-    "no pointwise activation": (pointwise, "activated", lambda right: lambda x, activation: x),
+    "no pointwise activation": (product, "activated", lambda right: lambda x, activation: x),
     "no residual": (pointwise, "write_product", without_residual),
     "a tile one row short": (pointwise, "_write_tile", shorter_tile),
     "two lanes of a transposition swapped": (boxes, "transposed", swapped_rows),

@@ -32,7 +32,8 @@ from depthwise.backends.cpu.plan.depthwise import DepthwisePlan, depthwise_plan
 from depthwise.backends.cpu.plan.direct import DirectPlan, Planes, direct_plan, planes_cut, runs_direct
 from depthwise.backends.cpu.plan.filters import MOST_ZEROS, tap_stride
 from depthwise.backends.cpu.plan.panels import Panels
-from depthwise.backends.cpu.plan.pointwise import PointwisePlan, in_vain, pointwise_plan
+from depthwise.backends.cpu.plan.pointwise import PointwisePlan, pointwise_plan
+from depthwise.backends.cpu.plan.product import in_vain
 from depthwise.backends.cpu.plan.sizes import fetches_next, lanes_below, seen, three, unaliased
 from depthwise.backends.cpu.plan.strips import Strips, strips_cut
 from depthwise.backends.cpu.plan.tuning import ROWS, tuning_of
@@ -553,6 +554,7 @@ def depthwise_plans(draw: st.DrawFn) -> DepthwisePlan:
         strip_blocks=draw(counts),
         fetches=draw(st.booleans()),
         fetches_out=draw(st.booleans()),
+        spreads=draw(st.booleans()),
         planar=planar,
         to_planes=draw(st.booleans()),
         pixel_stride=None if planar else draw(st.one_of(st.none(), counts)),

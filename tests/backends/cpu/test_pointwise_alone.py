@@ -90,13 +90,12 @@ def test_changed_weights_are_seen() -> None:
 def test_what_is_refused() -> None:
     x, tensors = torch.ones(2, 8, 3, 3), PointwiseTensors(torch.ones(4, 8, 1, 1))
     last = x.contiguous(memory_format=torch.channels_last)
-    why = "a pointwise convolution alone is computed of dense channels-last images, without gradients"
+    why = "a pointwise convolution alone is computed of dense channels-last images"
     assert CPU.refusal(problem_of(last, tensors, 1)) is None
     assert CPU.refusal(problem_of(x, tensors, 1)) == why
     assert CPU.refusal(problem_of(last, tensors, 1, result=None)) == why
     assert CPU.refusal(problem_of(last, tensors, 1, residual=(36, 9, 3, 1))) == why
     assert CPU.refusal(problem_of(last[:, :, :, :2], tensors, 1)) == why
-    assert CPU.refusal(problem_of(last, tensors, 1, differentiable=True)) == why
 
 
 def test_torch_computes_the_same() -> None:

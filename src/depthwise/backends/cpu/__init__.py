@@ -6,7 +6,7 @@ Nothing of LLVM is imported before the first call that could run here.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -15,13 +15,16 @@ import torch
 from torch import Tensor
 
 from ...geometry import Geometry
-from ..base import Backend, DepthwiseTensors, PointwiseTensors, Weights
+from ..base import Backend, DepthwiseTensors, PointwiseTensors, SeparableTensors, Weights
 from ..calls import Prepared
-from ..eager import by_parts, convolved
-from ..problem import Activation, Operation, Problem, problem_of
+from ..eager import by_parts, convolved, pointwise
+from ..pixels import PixelProblem, activations_of
+from ..problem import Activation, Operation, Problem
+from ..series import Compiled, Figures, Series
 from ..tensors import is_listened_to
 from ..weights import gradients_asked
-from .operators import differentiable_depthwise, run_plain
+from .differentiable import is_last, run_plain, run_recorded
+from .operators import OPERATORS
 from .run import executable
 
 
@@ -29,17 +32,19 @@ class Cpu(Backend):
     name = "cpu"
     summary = "kernels generated for this CPU"
 
-    def refusal(self, problem: Problem) -> str | None:
+    def refusal(self, problem: Problem | PixelProblem) -> str | None:
+        if not isinstance(problem, Problem):
+            return _machine_refusal() or _unwritten(activations_of(problem))
         if problem.device != "cpu":
             return f"the tensors are on {problem.device}"
         if problem.dtype != torch.float32:
             return f"{problem.dtype} is not supported, only torch.float32"
         if problem.foreign is not None:
             return problem.foreign
-        if problem.operation == "pointwise" and (problem.differentiable or not _is_last(problem)):
-            return "a pointwise convolution alone is computed of dense channels-last images, without gradients"
-        if problem.traced and problem.differentiable:
-            return "a program that computes gradients is being traced"
+        if problem.operation == "pointwise" and not is_last(problem):
+            return "a pointwise convolution alone is computed of dense channels-last images"
+        if problem.operation == "dense" and (problem.differentiable or not is_last(problem, or_planar=True)):
+            return "a dense convolution is computed of dense images, channels-last or contiguous, to channels-last ones"
         return _machine_refusal() or _unwritten(problem.activations)
 
     def details(self) -> tuple[str, ...]:
@@ -56,7 +61,11 @@ class Cpu(Backend):
             store.summary(),
         )
 
-    def kernel(self, problem: Problem) -> str | None:
+    def kernel(self, problem: Problem | PixelProblem) -> str | None:
+        if not isinstance(problem, Problem):
+            from .launch import decide
+
+            return decide(problem).name
         # Nothing runs where there is nothing to compute.
         if problem.strides is None or not problem.batch:
             return None
@@ -74,12 +83,7 @@ class Cpu(Backend):
         if not problem.differentiable:
             return run_plain(x, weights, problem)
         gradients_asked(weights.weights)
-        if isinstance(weights, DepthwiseTensors):
-            return differentiable_depthwise(x, weights.weight, weights.bias, problem)
-        if isinstance(weights, PointwiseTensors):
-            return convolved(x, weights, problem.geometry)
-        # For the gradient of what is between the parts, a fused result would have to be computed again.
-        return by_parts(_differentiable, x, weights, problem.geometry)
+        return run_recorded(x, weights, problem)
 
     def prepared(self, x: Tensor, weights: Weights, problem: Problem) -> Prepared | None:
         from .launch import prepared
@@ -89,20 +93,32 @@ class Cpu(Backend):
             return None
         return prepared(weights, problem)
 
+    def compiled(self, series: Series, packs: MutableMapping[Hashable, Any]) -> Compiled | None:
+        from .series import ready
+
+        return ready(series, packs)
+
+    def figures(self, series: Series) -> Figures | None:
+        from .series import figures
+
+        return figures(series)
+
     def traced(self, x: Tensor, weights: Weights, problem: Problem) -> Tensor:
         if isinstance(weights, PointwiseTensors):
             return convolved(x, weights, problem.geometry)
+        if problem.differentiable and isinstance(weights, SeparableTensors):
+            return by_parts(_depthwise_node, pointwise, x, weights, problem.geometry)
         out: Tensor = self.operators[problem.operation].default(x, *weights.arguments(problem.geometry))
         return out
 
     @property
     def operators(self) -> Mapping[Operation, Any]:
-        own = torch.ops.depthwise
-        return {"depthwise": own.cpu_depthwise_conv, "separable": own.cpu_separable_conv}
+        return OPERATORS
 
 
-def _differentiable(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
-    return differentiable_depthwise(x, weight, bias, problem_of(x, DepthwiseTensors(weight, bias), g))
+def _depthwise_node(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
+    out: Tensor = OPERATORS["depthwise"].default(x, *DepthwiseTensors(weight, bias).arguments(g))
+    return out
 
 
 def _threads_of(library: str) -> str:
@@ -111,21 +127,12 @@ def _threads_of(library: str) -> str:
     return f"threads of PyTorch's own {library}; {f'OMP_WAIT_POLICY={policy}' if policy else advice}"
 
 
-def _is_last(problem: Problem) -> bool:
-    """Whether input and result of a problem are dense, pixel by pixel, and its residual too."""
-    if problem.memory_format == torch.contiguous_format or problem.strides is None:
-        return False
-    x = torch.empty_strided((problem.batch, *problem.geometry.input_size), problem.strides, device="meta")
-    added = problem.result if problem.residual is None else problem.residual
-    return x.is_contiguous(memory_format=problem.memory_format) and added == problem.result
-
-
 def _alone(g: Geometry) -> Geometry:
     """The depthwise step alone."""
     return replace(g, out_channels=None, groups=1)
 
 
-def _unwritten(activations: tuple[Activation, Activation]) -> str | None:
+def _unwritten(activations: Sequence[Activation]) -> str | None:
     """Which activation there is no emitter for, or None."""
     from .emit.activations import EMITTERS
 

@@ -5,10 +5,12 @@ Whoever waits for it may be interrupted; the work goes on, and the others that w
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
+from _thread import start_new_thread
 from collections.abc import Callable
-from threading import Lock, Thread, get_ident
+from threading import Lock, get_ident
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -36,14 +38,11 @@ class Task(Generic[T]):
         if self._worker == get_ident() and not self._is_over:
             # Asked for by a handler that interrupted the work, where that had to be done on this thread.
             return self._work()
-        mine = Lock()
-        mine.acquire()
-        self._waiting.append(mine)
+        mine = self._waiter()
         if not self._claim.locked():
             # Those that come at the same time start a thread each; one of them finds the work to do.
             self._start()
-        if not self._is_over:
-            mine.acquire()
+        self._wait(mine)
         try:
             if self._error is not None:
                 raise self._error
@@ -54,6 +53,20 @@ class Task(Generic[T]):
             # An error holds this frame, and must not be held by it.
             del self
 
+    def wait(self) -> None:
+        """Until it is over."""
+        self._wait(self._waiter())
+
+    def _waiter(self) -> Any:
+        mine = Lock()
+        mine.acquire()
+        self._waiting.append(mine)
+        return mine
+
+    def _wait(self, mine: Any) -> None:
+        if not self._is_over:
+            mine.acquire()
+
     def _start(self) -> None:
         if sys.is_finalizing():
             # A new thread would wait for ever.
@@ -61,13 +74,17 @@ class Task(Generic[T]):
             return
         _begun.add(self)
         try:
-            Thread(target=self._run, name="depthwise-compiler").start()
+            # threading.Thread would wait until it runs: for ever in a child that a handler forks meanwhile.
+            start_new_thread(self._run, ())
         except RuntimeError:
-            # Where there are too many, or the main thread has ended, there is no new one.
+            # Where there are too many, or the interpreter ends, there is no new one.
             self._run()
         except BaseException:
             _begun.discard(self)
             raise
+        if self._is_over:
+            # Another one's thread was done with it before it was added here.
+            _begun.discard(self)
 
     def _run(self) -> None:
         if not self._claim.acquire(blocking=False):
@@ -99,6 +116,15 @@ def apart(work: Callable[[], T]) -> T:
             return Task(work).result()
         except AbandonedError:
             continue
+
+
+def _at_exit() -> None:
+    # Native code must not go on while the process takes it down.
+    for task in tuple(_begun):
+        task.wait()
+
+
+atexit.register(_at_exit)
 
 
 def _after_fork_in_child() -> None:

@@ -13,7 +13,7 @@ from ..formats import suggested_strides
 from ..problem import Activation, Operation, Problem
 from . import machine
 from .launch import decide
-from .lower import Decision
+from .lower.decision import Decision
 
 MACHINES = {"avx2": machine.avx2, "neon": machine.neon}
 

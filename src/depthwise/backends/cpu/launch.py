@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...geometry import Geometry
 from .. import calls
 from ..base import Weights
 from ..calls import Prepared
 from ..formats import Strides
+from ..pixels import PixelProblem
 from ..problem import Problem
 from ..weights import snapshot
-from .lower import Decision, lower
+from .lower import lower
+from .lower.decision import Decision
 from .machine import FLOAT_BYTES, Machine, host
 from .pack import NAMES, Pack, pack_of
 from .run import jit, memory, threads
@@ -30,7 +34,7 @@ def prepared(weights: Weights, problem: Problem, *, keeps: bool = True) -> Prepa
 
     keeps: what is made of the weights may stay for the next call
     """
-    bound = calls.bound((problem, threads.team_size()), lambda: _bind(problem))
+    bound = calls.bound((problem, threads.team_size()), partial(_bind, problem))
     if not isinstance(bound, Launch):
         return None if bound is None else Prepared(bound, None)
     key = (bound.packing, tuple(norm and norm.eps for norm in weights.norms))
@@ -50,7 +54,7 @@ def _bind(problem: Problem) -> Launch | Empty | None:
     if not prod(problem.output_size):
         return Empty(problem)
     decision = decide(problem)
-    return Launch(decision, problem) if _compiles(decision.program) else None
+    return Launch(decision, problem) if compiles(decision.program) else None
 
 
 class Empty:
@@ -66,7 +70,7 @@ class Empty:
 _failed: set[str] = set()
 
 
-def _compiles(program: Program) -> bool:
+def compiles(program: Program) -> bool:
     """Whether there is code for a program; where there is none, it is said once."""
     if program.name in _failed:
         return False
@@ -87,7 +91,7 @@ def machine() -> Machine:
     return found
 
 
-def decide(problem: Problem, target: Machine | None = None) -> Decision:
+def decide(problem: Problem | PixelProblem, target: Machine | None = None) -> Decision:
     """The program and the numbers for a problem, on `target` or else this machine."""
     return lower(problem, target or machine(), threads.team_size())
 
@@ -108,7 +112,7 @@ class Launch:
         self.packing = program.packing
         self._serial, self._parallel, self._threads = table.serial, table.parallel, program.team
         own, self._elements = program.arena
-        self._pace = threads.Pace(_most_seconds(problem))
+        self._pace = threads.Pace(most_seconds(problem))
         self._size = problem.output_size
         size = prod(self._size) * FLOAT_BYTES
         self._huge_bytes = size if size >= memory.LEAST_HUGE_BYTES else 0
@@ -167,12 +171,17 @@ class Launch:
         return scratch
 
 
-def _most_seconds(problem: Problem) -> float:
+def most_seconds(problem: Problem) -> float:
     """What a problem takes at most, on a slow machine and in new memory, on a team that has its cores to itself."""
     g = problem.geometry
-    multiplied = g.depthwise_channels * (g.kernel_area / 0.5e9 + (g.out_channels or 0) / g.groups / 4e9)
+    return most_seconds_of(g, problem.batch, g.kernel_area if problem.operation == "dense" else 1)
+
+
+def most_seconds_of(g: Geometry, batch: int, taps: int = 1) -> float:
+    """taps: of the convolution to `out_channels`"""
+    multiplied = g.depthwise_channels * (g.kernel_area / 0.5e9 + taps * (g.out_channels or 0) / g.groups / 4e9)
     moved_bytes = FLOAT_BYTES * (prod(g.input_size) + prod(g.output_size))
-    return 0.001 + problem.batch * (multiplied * prod(g.out_spatial) + moved_bytes / 1e9)
+    return 0.001 + batch * (multiplied * prod(g.out_spatial) + moved_bytes / 1e9)
 
 
 def _lies_as(strides: Strides, others: Strides, size: Sequence[int]) -> bool:

@@ -2,73 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...geometry import Geometry
-from ..base import DepthwiseTensors, Weights
-from ..eager import convolved, is_even, padded
+from ..base import Weights
+from ..eager import convolved
 from ..formats import suggested_format
-from ..problem import Problem, problem_of
+from ..problem import Operation, problem_of
 from ..schema import DEPTHWISE, SEPARABLE, of_depthwise, of_separable
+from ..tensors import is_foreign
 from ..weights import gradients_asked
+from .differentiable import gradients_of, run_plain
 
 _LIBRARY = torch.library.Library("depthwise", "FRAGMENT")
 _LIBRARY.define(f"cpu_depthwise_conv({DEPTHWISE}) -> Tensor")
 _LIBRARY.define(f"cpu_separable_conv({SEPARABLE}) -> Tensor")
-
-
-def run_plain(x: Tensor, weights: Weights, problem: Problem, *, keeps: bool = True) -> Tensor:
-    """The convolution of tensors that are plain memory, recorded by no one.
-
-    keeps: what is made of the weights may stay for the next call
-    """
-    from .launch import prepared
-
-    # Once more where the weights changed between the first look and the second.
-    for may_keep in (keeps, False):
-        ready = prepared(weights, problem, keeps=may_keep)
-        out = None if ready is None else ready.run(x, weights.residual)
-        if out is not None or ready is None:
-            break
-    return convolved(x, weights, problem.geometry) if out is None else out
-
-
-class _Depthwise(torch.autograd.Function):
-    """Forward here, backward by PyTorch's own operator."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, problem: Problem) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.g, ctx.bias_sizes = problem.geometry, None if bias is None else list(bias.shape)
-        return run_plain(x, DepthwiseTensors(weight, bias), problem, keeps=False)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        return (*depthwise_gradients(gradient, x, weight, ctx.bias_sizes, ctx.g, ctx.needs_input_grad[:3]), None)
-
-
-def differentiable_depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, problem: Problem) -> Tensor:
-    """A depthwise convolution that autograd records."""
-    out: Tensor = _Depthwise.apply(x, weight, bias, problem)  # type: ignore[no-untyped-call]
-    return out
-
-
-def depthwise_gradients(
-    gradient: Tensor, x: Tensor, weight: Tensor, bias_sizes: list[int] | None, g: Geometry, wanted: tuple[bool, ...]
-) -> list[Tensor | None]:
-    """The gradients of input, weight and bias, by PyTorch's own operator."""
-    wide, padding = padded(x, g)
-    transposed, output_padding = False, [0] * g.rank
-    window = g.stride, padding, g.dilation, transposed, output_padding, g.in_channels
-    dx, dw, db = torch.ops.aten.convolution_backward(gradient, wide, weight, bias_sizes, *window, wanted)
-    if dx is not None and not is_even(g):
-        for axis, ((before, _), size) in enumerate(zip(g.padding, x.shape[2:], strict=True)):
-            dx = dx.narrow(axis + 2, before, size)
-    return [dx if wanted[0] else None, dw if wanted[1] else None, db if wanted[2] else None]
+# Of input, weight and bias, those that are wanted; empty ones in the place of the others.
+_LIBRARY.define(
+    "cpu_depthwise_conv_backward(Tensor gradient, Tensor x, Tensor weight, int[] stride, SymInt[] padding, "
+    "int[] dilation, bool[] wanted) -> (Tensor, Tensor, Tensor)"
+)
+OPERATORS: Mapping[Operation, Any] = {
+    "depthwise": torch.ops.depthwise.cpu_depthwise_conv,
+    "separable": torch.ops.depthwise.cpu_separable_conv,
+}
 
 
 def _depthwise(x: Tensor, *arguments: Any) -> Tensor:
@@ -111,11 +72,39 @@ def _keep_depthwise(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None: 
 
 
 def _depthwise_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    x, weight = ctx.saved_tensors
-    found = depthwise_gradients(gradient, x, weight, ctx.bias_sizes, ctx.g, tuple(ctx.needs_input_grad[:3]))
+    (x, weight), wanted = ctx.saved_tensors, tuple(ctx.needs_input_grad[:3])
+    found: tuple[Tensor | None, ...]
+    if torch.compiler.is_compiling() and is_foreign(gradient):
+        node = torch.ops.depthwise.cpu_depthwise_conv_backward.default
+        found = node(gradient, x, weight, *ctx.g.window, list(wanted))
+        found = tuple(tensor if is_wanted else None for tensor, is_wanted in zip(found, wanted, strict=True))
+    else:
+        found = gradients_of(gradient, x, weight, ctx.bias_sizes, ctx.g, wanted)
     return (*found, None, None, None)
 
 
+def _gradients(
+    gradient: Tensor, x: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any, wanted: Sequence[bool]
+) -> tuple[Tensor, ...]:
+    g = of_depthwise(x, weight, None, stride, padding, dilation)[1]
+    found = gradients_of(gradient, x, weight, [len(weight)], g, tuple(wanted))
+    fakes = _fake_gradients(gradient, x, weight, stride, padding, dilation, wanted)
+    return tuple(fake if own is None else _laid_as(own, fake) for own, fake in zip(found, fakes, strict=True))
+
+
+def _fake_gradients(gradient: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    *_, wanted = rest
+    dx = torch.empty_like(x, memory_format=suggested_format(x)) if wanted[0] else x.new_empty(0)
+    dw = weight.new_empty(weight.shape) if wanted[1] else x.new_empty(0)
+    return dx, dw, gradient.new_empty(weight.shape[0] if wanted[2] else 0)
+
+
+def _laid_as(tensor: Tensor, other: Tensor) -> Tensor:
+    return tensor if tensor.stride() == other.stride() else other.copy_(tensor)
+
+
+_LIBRARY.impl("cpu_depthwise_conv_backward", _gradients, "CPU")
+torch.library.register_fake("depthwise::cpu_depthwise_conv_backward", _fake_gradients, lib=_LIBRARY)
 torch.library.register_autograd(
     "depthwise::cpu_depthwise_conv", _depthwise_backward, setup_context=_keep_depthwise, lib=_LIBRARY
 )

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from ...folding import scale_and_shift_of
 from ..base import DepthwiseTensors, Norm, PointwiseTensors, Weights
+from .plan.dense import DensePlan
 from .plan.filters import tap_stride
 from .plan.pointwise import PointwisePlan
+from .plan.product import Product
 
 NAMES = ("depthwise_weight", "depthwise_bias", "pointwise_weight", "pointwise_bias")
 
@@ -41,11 +43,13 @@ class Pack:
         return {name: tensor.data_ptr() for name, tensor in tensors.items() if tensor is not None}
 
 
-def pack_of(weights: Weights, pointwise: PointwisePlan | None) -> Pack:
+def pack_of(weights: Weights, pointwise: PointwisePlan | DensePlan | None) -> Pack:
     """Pack the weights of a call, its batch norms folded in."""
     with torch.no_grad():
         if isinstance(weights, DepthwiseTensors):
             return Pack(*pack_depthwise(weights.weight, weights.bias))
+        if isinstance(weights, PointwiseTensors) and isinstance(pointwise, DensePlan):
+            return Pack(None, None, *pack_dense(weights.weight, weights.bias, pointwise))
         if isinstance(weights, PointwiseTensors):
             return Pack(None, None, *(pack_pointwise(weights.weight, weights.bias, pointwise) if pointwise else ()))
         first = _folded(weights.depthwise_weight, weights.depthwise_bias, weights.depthwise_norm)
@@ -77,11 +81,23 @@ def unpack_depthwise(packed: Tensor, filters: int, kernel_size: tuple[int, ...])
     return weight.contiguous()
 
 
-def pack_pointwise(weight: Tensor, bias: Tensor | None, k: PointwisePlan) -> tuple[Tensor, Tensor]:
+def pack_dense(weight: Tensor, bias: Tensor | None, k: DensePlan) -> tuple[Tensor, Tensor]:
+    """The panels of every group as `pack_pointwise` has them, of the terms in the order in which they are summed.
+
+    weight: (out_channels, group_inputs, *kernel)
+    """
+    taps = weight.detach().flatten(2)
+    if k.planar:
+        return pack_pointwise(taps, bias, k)
+    chunks = [chunk.transpose(1, 2).flatten(1) for chunk in taps.split(k.chunk, dim=1)]
+    return pack_pointwise(torch.cat(chunks, dim=1), bias, k)
+
+
+def pack_pointwise(weight: Tensor, bias: Tensor | None, k: Product) -> tuple[Tensor, Tensor]:
     """The panels of every group, full ones before the group's rest, and the bias of every vector.
 
-    weight: (out_channels, group_inputs, 1, ...)
-    out:    (groups · group_vectors · lanes · group_inputs,) and (groups · group_vectors, lanes)
+    weight: (out_channels, terms, 1, ...)
+    out:    (groups · group_vectors · lanes · terms,) and (groups · group_vectors, lanes)
     """
     rows, flat = weight.detach().flatten(1), _bias(bias, weight)
     if k.group_outputs % k.lanes:
@@ -109,20 +125,20 @@ def _copy(tensor: Tensor) -> Tensor:
     return tensor.clone(memory_format=torch.contiguous_format).resolve_neg()
 
 
-def unpack_pointwise(packed: Tensor, k: PointwisePlan) -> Tensor:
-    """The weight that `pack_pointwise` was given, as (out_channels, group_inputs)."""
+def unpack_pointwise(packed: Tensor, k: Product) -> Tensor:
+    """The weight that `pack_pointwise` was given, as (out_channels, terms)."""
     full = k.full_panels * k.vectors
     rows = packed.unflatten(0, (k.groups, -1))
-    panels, rest = rows.split([full * k.lanes * k.group_inputs, k.rest_vectors * k.lanes * k.group_inputs], dim=1)
-    shape = (k.full_panels, k.group_inputs, k.vectors, k.lanes)
+    panels, rest = rows.split([full * k.lanes * k.terms, k.rest_vectors * k.lanes * k.terms], dim=1)
+    shape = (k.full_panels, k.terms, k.vectors, k.lanes)
     whole = panels.unflatten(1, shape).transpose(1, 2).flatten(2, 3)
-    grouped = torch.cat([whole, rest.unflatten(1, (k.group_inputs, k.rest_vectors, k.lanes))], dim=2)
-    weight = packed.new_empty(k.groups, k.group_outputs, k.group_inputs)
+    grouped = torch.cat([whole, rest.unflatten(1, (k.terms, k.rest_vectors, k.lanes))], dim=2)
+    weight = packed.new_empty(k.groups, k.group_outputs, k.terms)
     weight[:, _columns(k).flatten()] = grouped.flatten(2).transpose(1, 2)
     return weight.flatten(0, 1)
 
 
-def _columns(k: PointwisePlan) -> Tensor:
+def _columns(k: Product) -> Tensor:
     """Output channels, within a group, of each lane of its vectors."""
     starts = [min(vector * k.lanes, k.group_outputs - k.lanes) for vector in range(k.group_vectors)]
     return torch.tensor(starts, device="cpu")[:, None] + torch.arange(k.lanes, device="cpu")

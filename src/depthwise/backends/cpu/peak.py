@@ -72,6 +72,7 @@ class LoopKernel(Kernel):
 
     pointers = ("memory",)
     numbers = ("turns",)
+    writes = ()
 
     what: str
     body: _Body

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from ..plan.depthwise import DepthwisePlan
+from ..plan.filters import PixelFilters
 from .depthwise import FETCHED, POINTERS, Pixels, Place, Rows, first_filter, image_rows, write_rows
 from .ir import Block, Int, Ptr, Vec, ceil_div, greatest, least
 from .kernel import VIEW, Kernel, Plan
@@ -107,6 +108,12 @@ class BoxedDepthwiseKernel(Kernel):
                 pixels_to_planes(e, result, k.lanes, box.pixels, planes)
 
 
+def first_pixel(e: Block, box: Box) -> Int:
+    """Index, over the whole batch, of the box's first output pixel."""
+    height, width = e.number("out_y"), e.number("out_x")
+    return ((box.n * e.number("out_z") + box.z_start) * height + box.y_start) * width + box.x_start
+
+
 def planes_of(e: Block, base: Ptr, box: Box, channels: int, o: Int, lanes: int) -> list[Ptr]:
     """Where the box begins in the planes from `o` of a contiguous tensor of the output's spatial size."""
     height, width = e.number("out_y"), e.number("out_x")
@@ -141,19 +148,19 @@ class Planes(Place):
 
 def write_box(e: Block, k: DepthwisePlan, box: Box, block: Int, scratch: Ptr, out: Place) -> None:
     """One block of filters of a box; `out` is the place of its first pixel."""
-    covered = _packed(e, k, box, first_filter(k, block), scratch) if k.planar else None
+    covered = pack_input(e, k, box, first_filter(k, block), scratch) if k.planar else None
     height, width = box.y_stop - box.y_start, box.x_stop - box.x_start
     with e.loop(box.z_start, box.z_stop) as z:
         if covered is None:
             rows = image_rows(e, k, (box.n, z.index, box.y_start), height, (box.x_start, box.x_stop))
         else:
-            rows = _packed_rows(e, k, box, covered, scratch, z.index)
+            rows = packed_rows(e, k, box, covered, scratch, z.index)
         pixel = (z.index - box.z_start) * height * width
         write_rows(e, k, rows, (block, block + 1), out.after(pixel))
 
 
 @dataclass(frozen=True, slots=True)
-class _Covered:
+class Covered:
     """The part of the image under a box's windows: the first plane, row and column inside, and how many of each."""
 
     z: Int
@@ -164,7 +171,7 @@ class _Covered:
     width: Int
 
 
-def _packed(e: Block, k: DepthwisePlan, box: Box, o: Int, scratch: Ptr) -> _Covered:
+def pack_input(e: Block, k: PixelFilters, box: Box, o: Int, scratch: Ptr) -> Covered:
     """Bring what the box's windows cover to scratch, pixel by pixel, the channels of one block of filters together."""
     covered = _covered(e, k, box)
     image = e.pointer("x") + box.n * e.number("x_n")
@@ -189,14 +196,14 @@ def _packed(e: Block, k: DepthwisePlan, box: Box, o: Int, scratch: Ptr) -> _Cove
     return covered
 
 
-def _may_skip(k: DepthwisePlan, axis: int) -> bool:
+def _may_skip(k: PixelFilters, axis: int) -> bool:
     """Whether windows of neighbouring outputs may have planes or rows between them that nobody reads."""
     return k.dilation[axis] > 1 or k.stride[axis] > k.kernel[axis]
 
 
 @contextmanager
 def _each_seen(
-    e: Block, k: DepthwisePlan, axis: int, outputs: tuple[Int, Int], covered: tuple[Int, Int]
+    e: Block, k: PixelFilters, axis: int, outputs: tuple[Int, Int], covered: tuple[Int, Int]
 ) -> Iterator[Int]:
     """The planes or rows of covered = (first, count) that outputs = [start, stop) see, by their index in it.
 
@@ -216,14 +223,14 @@ def _each_seen(
             yield index
 
 
-def _run(k: DepthwisePlan, outputs: tuple[Int, Int]) -> Int:
+def _run(k: PixelFilters, outputs: tuple[Int, Int]) -> Int:
     """Columns from the first to the last that one tap sees for outputs [start, stop)."""
     return (outputs[1] - outputs[0] - 1) * k.stride[2] + 1
 
 
 @contextmanager
 def _runs(
-    e: Block, k: DepthwisePlan, outputs: tuple[Int, Int], covered: _Covered, length: Int
+    e: Block, k: PixelFilters, outputs: tuple[Int, Int], covered: Covered, length: Int
 ) -> Iterator[tuple[Int, Int]]:
     """Runs of columns, (start, count), that outputs see: tap by tap where that is fewer, else one of `length`."""
     if k.dilation[2] == 1:
@@ -239,7 +246,7 @@ def _runs(
         yield by_taps.pick(inside, 0), by_taps.pick(count, length)
 
 
-def _packed_rows(e: Block, k: DepthwisePlan, box: Box, covered: _Covered, scratch: Ptr, z: Int) -> Rows:
+def packed_rows(e: Block, k: PixelFilters, box: Box, covered: Covered, scratch: Ptr, z: Int) -> Rows:
     """The box's output rows in plane z, from scratch."""
     iz, iy = z * k.stride[0] - e.number("pad_z"), box.y_start * k.stride[1] - e.number("pad_y")
     y_stride = covered.width * k.lanes
@@ -258,15 +265,15 @@ def _packed_rows(e: Block, k: DepthwisePlan, box: Box, covered: _Covered, scratc
     )
 
 
-def _covered(e: Block, k: DepthwisePlan, box: Box) -> _Covered:
+def _covered(e: Block, k: PixelFilters, box: Box) -> Covered:
     z, depth = _span(k, 0, box.z_start, box.z_stop, e.number("pad_z"), e.number("in_z"))
     y, height = _span(k, 1, box.y_start, box.y_stop, e.number("pad_y"), e.number("in_y"))
     x, width = _span(k, 2, box.x_start, box.x_stop, e.number("pad_x"), e.number("in_x"))
     whole = e.number("segments") <= 1
-    return _Covered(z, depth, y, height, whole.pick(0, x), whole.pick(e.number("in_x"), width))
+    return Covered(z, depth, y, height, whole.pick(0, x), whole.pick(e.number("in_x"), width))
 
 
-def _span(k: DepthwisePlan, axis: int, start: Int, stop: Int, padding: Int, size: Int) -> tuple[Int, Int]:
+def _span(k: PixelFilters, axis: int, start: Int, stop: Int, padding: Int, size: Int) -> tuple[Int, Int]:
     """First input inside the image that the outputs [start, stop) see along an axis, and how many."""
     first = start * k.stride[axis] - padding
     last = (stop - 1) * k.stride[axis] - padding + ((k.kernel[axis] - 1) * k.dilation[axis] + 1)

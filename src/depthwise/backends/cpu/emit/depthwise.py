@@ -23,6 +23,7 @@ from operator import and_
 from typing import Protocol, Self
 
 from ..plan.depthwise import TAPS_AT_ONCE, DepthwisePlan, usual_edges
+from ..plan.filters import PixelFilters
 from ..plan.sizes import seen
 from .activations import activated
 from .ir import Block, Bool, Int, Ptr, Vec, ceil_div, greatest, least
@@ -140,7 +141,7 @@ def _row_in_turn(e: Block, k: DepthwisePlan, turn: Int) -> Int:
     return (band // bands * depth + z) * height + band % bands * rows + y
 
 
-def first_filter(k: DepthwisePlan, block: Int) -> Int:
+def first_filter(k: PixelFilters, block: Int) -> Int:
     """The first filter of a block; the last block overlaps the one before it where filters do not fill it."""
     return least(block * k.lanes, k.filters - k.lanes)
 
@@ -177,7 +178,7 @@ def first_unseen(e: Block, k: DepthwisePlan, unit: Int) -> Ptr:
     return rows.tap + (rows.y_stride * overlap + (rows.start * k.stride[2] - e.number("pad_x")) * rows.x_stride)
 
 
-def image_rows(e: Block, k: DepthwisePlan, place: tuple[Int, Int, Int], count: Int, columns: tuple[Int, Int]) -> Rows:
+def image_rows(e: Block, k: PixelFilters, place: tuple[Int, Int, Int], count: Int, columns: tuple[Int, Int]) -> Rows:
     """The columns [start, stop) of `count` output rows from n z y on, from a channels-last input."""
     n, z, y = place
     iz, iy = z * k.stride[0] - e.number("pad_z"), y * k.stride[1] - e.number("pad_y")

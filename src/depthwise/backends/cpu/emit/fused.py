@@ -15,19 +15,20 @@ from dataclasses import dataclass
 from ..plan.depthwise import DepthwisePlan
 from ..plan.pointwise import PointwisePlan
 from ..plan.sizes import lanes_below
-from . import depthwise, pointwise
+from . import depthwise
 from .boxes import BOXES, Box, box_count, box_of, pixels_to_planes, planes_of, planes_to_pixels, write_box
 from .depthwise import FETCHED, UNITS, Pixels, first_pixel, first_unseen, write_units
 from .ir import Block, Int, Ptr, ceil_div, least
 from .kernel import VIEW, Kernel, Plan
 from .pointwise import Ahead, Band, write_product
+from .product import POINTERS
 
 
 @dataclass(frozen=True)
 class FusedKernel(Kernel):
     """Channels-last images. Tasks: bands, runs of neighbouring pixels."""
 
-    pointers = (*depthwise.POINTERS, *pointwise.POINTERS, "scratch")
+    pointers = (*depthwise.POINTERS, *POINTERS, "scratch")
     # fetch_next: elements of the next band's input that are fetched for each pixel of this one; 0: none
     numbers = (*VIEW, *UNITS, *FETCHED, "pixels", "bands", "whole_rows", "fetch_next", "scratch_elements")
 
@@ -70,7 +71,7 @@ def _cut(e: Block, d: DepthwisePlan, band: Int) -> tuple[Int, Int, Int]:
 class BoxedFusedKernel(Kernel):
     """Contiguous images. Tasks: boxes; scratch memory holds a box's input, depthwise pixels, result and residual."""
 
-    pointers = (*depthwise.POINTERS, *pointwise.POINTERS, "scratch")
+    pointers = (*depthwise.POINTERS, *POINTERS, "scratch")
     numbers = (*VIEW, *FETCHED, *BOXES)
 
     depthwise: DepthwisePlan

@@ -17,29 +17,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
 from ..machine import FLOAT_BYTES
+from .module import Module
 
 Case = TypeVar("Case")
-
-
-class Module:
-    """What functions share: constants, and the intrinsics that they call."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.functions: list[str] = []
-        self._globals: dict[str, str] = {}
-
-    def constant(self, name: str, kind: str, value: str) -> str:
-        """The address of a constant in memory."""
-        self._globals.setdefault(name, f'@"{name}" = private constant {kind} {value}')
-        return f'@"{name}"'
-
-    def intrinsic(self, name: str, result: str, parameters: Sequence[str]) -> str:
-        self._globals.setdefault(name, f"declare {result} @{name}({', '.join(parameters)})")
-        return f"@{name}"
-
-    def __str__(self) -> str:
-        return "\n".join([f'source_filename = "{self.name}"', *self._globals.values(), *self.functions, ""])
 
 
 class Block:
@@ -192,8 +172,12 @@ class Block:
 
     def splat(self, pointer: Ptr, lanes: int) -> Vec:
         """The number at `pointer` in every lane."""
+        return self.every(pointer.load_one(), lanes)
+
+    def every(self, number: str, lanes: int) -> Vec:
+        """A float32 in every lane."""
         kind = _vector(lanes)
-        one = self.value(f"insertelement {kind} poison, float {pointer.load_one()}, i32 0")
+        one = self.value(f"insertelement {kind} poison, float {number}, i32 0")
         every = f"shufflevector {kind} {one}, {kind} poison, <{lanes} x i32> zeroinitializer"
         return Vec(self, self.value(every), lanes)
 

@@ -11,12 +11,23 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..machine import Machine
+from ..plan.copy import CopyPlan
+from ..plan.dense import DensePlan
 from ..plan.depthwise import DepthwisePlan
 from ..plan.direct import DirectPlan
+from ..plan.elementwise import ElementwisePlan
+from ..plan.filter_sums import FilterSumsPlan
+from ..plan.input_gradient import InputGradientPlan
+from ..plan.mean import MeanPlan
 from ..plan.pointwise import PointwisePlan
-from .ir import Block, Int, Module
+from ..plan.pointwise_gradient import PointwiseGradientPlan
+from ..plan.weight_gradient import WeightGradientPlan
+from .ir import Block, Int
+from .module import Module
 
-Plan = DepthwisePlan | DirectPlan | PointwisePlan
+GradientPlan = FilterSumsPlan | InputGradientPlan | PointwiseGradientPlan | WeightGradientPlan
+Plan = DepthwisePlan | DirectPlan | PointwisePlan | DensePlan | ElementwisePlan | MeanPlan | CopyPlan | GradientPlan
+
 SYMBOL = "kernel"
 
 # Of a frame: how the input lies, and what its windows see.
@@ -31,10 +42,12 @@ class Kernel(ABC):
     """One kind of kernel, at its constants.
 
     pointers, numbers: the slots of its frame, in this order
+    writes: the pointers that it writes to, but for memory of a thread's own
     """
 
     pointers: ClassVar[tuple[str, ...]]
     numbers: ClassVar[tuple[str, ...]]
+    writes: ClassVar[tuple[str, ...]] = ("out",)
 
     machine: Machine
 
@@ -60,7 +73,7 @@ class Kernel(ABC):
         return (*self.pointers, *self.numbers)
 
     def ir(self) -> str:
-        module = Module(self.name)
+        module = Module(self.name, self.machine.isa)
         block = Block(module, SYMBOL, ("ptr %frame", "i64 %thread", "i64 %threads"), self.slots)
         self.write(block, block.argument("thread"), block.argument("threads"))
         block.close()

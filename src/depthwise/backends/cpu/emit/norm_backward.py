@@ -53,6 +53,7 @@ class _OverPixels(NormKernel):
 class GradientSumsKernel(_OverPixels):
     pointers = ("x", "dy", "bias", "statistics", "residual", "sums")
     numbers = ("pixels", "channels", "chunks", "sum_channels")
+    writes = ("sums",)
 
     @property
     def label(self) -> str:
@@ -82,6 +83,7 @@ class GradientSumsKernel(_OverPixels):
 class CoefficientsKernel(NormKernel):
     pointers = ("sums", "statistics", "gradients")
     numbers = ("pixels", "channels", "chunks", "sum_channels")
+    writes = ("gradients",)
 
     @property
     def label(self) -> str:
@@ -103,6 +105,7 @@ class CoefficientsKernel(NormKernel):
 class InputGradientKernel(_OverPixels):
     pointers = ("x", "dy", "bias", "statistics", "residual", "gradients", "dx", "dresidual")
     numbers = ("pixels", "channels", "chunks")
+    writes = ("dx", "dresidual")
 
     @property
     def label(self) -> str:

@@ -44,6 +44,7 @@ class NormKernel(Kernel):
 class MomentsKernel(NormKernel):
     pointers = ("x", "sums")
     numbers = ("pixels", "channels", "chunks", "sum_channels")
+    writes = ("sums",)
 
     @property
     def label(self) -> str:
@@ -73,6 +74,7 @@ class MomentsKernel(NormKernel):
 class StatisticsKernel(NormKernel):
     pointers = ("sums", "weight", "statistics")
     numbers = ("pixels", "channels", "chunks", "sum_channels", "eps_bits")
+    writes = ("statistics",)
 
     @property
     def label(self) -> str:

@@ -8,10 +8,7 @@
             out[m + i, j] = activation(sum[i, j] + residual[m + i, j])
 
 Where the weights stay in L2, tiles of pixels are the outer loop, so that the result is written in the order it lies in.
-Weights come packed panel by panel (pack.py). Pixels are cut into as few tiles as the greatest height allows, all of one
-height or one pixel less, so that nearly all numbers of pixels leave no remainder; where those tiles would be lower than
-the least height, the last overlaps the one before it. So does the last vector of a group where channels do not fill it.
-Domain: lanes <= outputs of a group.
+Weights come packed panel by panel (pack.py). Domain: lanes <= outputs of a group.
 """
 
 from __future__ import annotations
@@ -21,11 +18,9 @@ from dataclasses import dataclass
 
 from ..plan.pointwise import PointwisePlan
 from ..plan.sizes import LINE_ELEMENTS
-from .activations import activated
-from .ir import Block, Bool, Int, Ptr, ceil_div, greatest, least, select
+from .ir import Block, Bool, Int, Ptr, ceil_div, least, select
 from .kernel import Kernel, Plan
-
-POINTERS = ("pointwise_weight", "pointwise_bias", "residual", "out")
+from .product import POINTERS, Panel, Tile, each_panel, each_tile, put
 
 # How far ahead weights are fetched, in input channels: the hardware's own prefetching stops at the end of each page.
 PREFETCH_INPUTS = 24
@@ -93,77 +88,18 @@ class PointwiseKernel(Kernel):
 
 def write_product(e: Block, k: PointwisePlan, band: Band, panels: tuple[Int, Int]) -> None:
     """The panels [first, last) of a band."""
+
+    def tiles(write: Callable[[Tile], None]) -> None:
+        each_tile(k.heights, band.pixels, write)
+
     if k.pixels_first:
-        _each_tile(
-            k, band, lambda m, rows: _each_panel(e, k, panels, lambda panel: _write_tile(e, k, band, panel, m, rows))
-        )
+        tiles(lambda tile: each_panel(e, k, panels, lambda panel: _write_tile(e, k, band, panel, tile)))
     else:
-        _each_panel(
-            e, k, panels, lambda panel: _each_tile(k, band, lambda m, rows: _write_tile(e, k, band, panel, m, rows))
-        )
+        each_panel(e, k, panels, lambda panel: tiles(lambda tile: _write_tile(e, k, band, panel, tile)))
 
 
-@dataclass(frozen=True, slots=True)
-class _Panel:
-    """`vectors` vectors of a group; `columns` are their first output channels."""
-
-    number: Int
-    weight: Ptr
-    bias: Ptr
-    vectors: int
-    columns: list[Int]
-    first_input: Int
-
-
-def _each_panel(e: Block, k: PointwisePlan, panels: tuple[Int, Int], write: Callable[[_Panel], None]) -> None:
-    """Full panels first, numbered through all groups, then each group's rest."""
-    first, last = panels
-    full = k.groups * k.full_panels
-    with e.loop(first, least(last, full)) as panel:
-        group, index = panel.index // k.full_panels, panel.index % k.full_panels
-        write(_panel(e, k, panel.index, (group, index * k.vectors), k.vectors))
-    if k.rest_vectors:
-        with e.loop(greatest(first, full), last) as panel:
-            write(_panel(e, k, panel.index, (panel.index - full, e.whole(k.full_panels * k.vectors)), k.rest_vectors))
-
-
-def _panel(e: Block, k: PointwisePlan, number: Int, place: tuple[Int, Int], vectors: int) -> _Panel:
-    """The `vectors` vectors from place = (group, vector) on."""
-    group, vector = place
-    start = group * k.group_vectors + vector
-    return _Panel(
-        number=number,
-        weight=e.pointer("pointwise_weight") + start * (k.lanes * k.group_inputs),
-        bias=e.pointer("pointwise_bias") + start * k.lanes,
-        vectors=vectors,
-        columns=[
-            group * k.group_outputs + least((vector + j) * k.lanes, k.group_outputs - k.lanes) for j in range(vectors)
-        ],
-        first_input=group * k.group_inputs,
-    )
-
-
-def _each_tile(k: PointwisePlan, band: Band, write: Callable[[Int, int], None]) -> None:
-    """Tiles by their first pixel and their height, of two neighbouring heights; single pixels where there are few."""
-    pixels, least_height = band.pixels, k.heights[-1]
-    e = pixels.block
-    tiles = greatest(ceil_div(pixels, k.heights[0]), 1)
-    # So many tiles of `height` pixels, after `taller` ones with one more.
-    height, taller = pixels // tiles, pixels % tiles
-    fits, enough = height >= least_height, pixels >= least_height
-    for rows in k.heights:
-        first = height.equals(rows).pick(taller * (rows + 1), 0)
-        count = (height + 1).equals(rows).pick(taller, height.equals(rows).pick(tiles - taller, 0))
-        if rows == least_height:
-            count = fits.pick(count, enough.pick(ceil_div(pixels, rows), 0))
-        with e.loop(0, count) as tile:
-            write(least(first + tile.index * rows, pixels - rows), rows)
-    with e.loop((fits | enough).pick(pixels, 0), pixels) as pixel:
-        write(pixel.index, 1)
-
-
-def _write_tile(e: Block, k: PointwisePlan, band: Band, panel: _Panel, m: Int, rows: int) -> None:
-    vectors = panel.vectors
+def _write_tile(e: Block, k: PointwisePlan, band: Band, panel: Panel, tile: Tile) -> None:
+    vectors, m, rows = panel.vectors, tile.m, tile.rows
     a = band.a + (m * k.pixel_stride + panel.first_input)
     # Loaded here: kept from tile to tile, it would take registers from the sums.
     bias = [(panel.bias + j * k.lanes).load(k.lanes) for j in range(vectors)]
@@ -186,16 +122,10 @@ def _write_tile(e: Block, k: PointwisePlan, band: Band, panel: _Panel, m: Int, r
             pixel = e.splat(a + (c.index + i * k.pixel_stride), k.lanes)
             for j in range(vectors):
                 c.values[i * vectors + j] = pixel.fma(columns[j], c.values[i * vectors + j])
-    residuals = [band.residual + place for place in places] if k.residual else []
-    for i in range(rows):
-        for j in range(vectors):
-            value = c.values[i * vectors + j]
-            if k.residual:
-                value = value + (residuals[j] + i * k.out_channels).load(k.lanes)
-            (results[j] + i * k.out_channels).store(activated(value, k.activation))
+    put(k, c.values, rows, results, [band.residual + place for place in places] if k.residual else [])
 
 
-def _fetching(k: PointwisePlan, band: Band, panel: _Panel, m: Int, rows: int) -> Callable[[Int], None]:
+def _fetching(k: PointwisePlan, band: Band, panel: Panel, m: Int, rows: int) -> Callable[[Int], None]:
     """What a tile does at each input channel so that memory beyond L2 is not waited for.
 
     The tile's first panels fetch what of the next band's input belongs to its pixels, some lines for each channel. They

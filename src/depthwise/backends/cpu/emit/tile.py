@@ -15,7 +15,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..plan.dense import DensePlan
 from ..plan.depthwise import DepthwisePlan
+from .inputs import Inputs, inputs_of
 from .ir import Block, Bool, Int, Ptr, Vec, ceil_div, greatest, least, select
 
 
@@ -79,12 +81,12 @@ def rows_of(e: Block, k: DepthwisePlan, strip: Strip, taps: Taps) -> list[Ptr]:
     return [select(is_inside, taps.start + ky * taps.y_step, zeros) for ky, is_inside in enumerate(inside)]
 
 
-def valid(first: Int, size: Int, k: DepthwisePlan, axis: int) -> tuple[Int, Int]:
+def valid(first: Int, size: Int, k: DepthwisePlan | DensePlan, axis: int) -> tuple[Int, Int]:
     """The taps [start, stop) of an axis that fall inside the image where tap 0 falls on `first`."""
     return _from(first, k, axis), least(_from(first - size, k, axis), k.kernel[axis])
 
 
-def _from(first: Int, k: DepthwisePlan, axis: int) -> Int:
+def _from(first: Int, k: DepthwisePlan | DensePlan, axis: int) -> Int:
     """The first tap at or after place 0 where tap 0 falls on `first`."""
     return ceil_div(greatest(0 - first, 0), k.dilation[axis])
 
@@ -92,11 +94,12 @@ def _from(first: Int, k: DepthwisePlan, axis: int) -> Int:
 def sums(e: Block, k: DepthwisePlan, strip: Strip, taps: Taps, o: Int) -> list[Vec]:
     """The sums of one tile, by loops over the rows of the kernel."""
     area, width = k.kernel[1] * k.kernel[2] * k.tap_stride, k.kernel[2] * k.tap_stride
-    start, weight = taps.start + _channel(k, strip, o), e.pointer("depthwise_weight") + o
+    inputs = inputs_of(e, k, o, packed=strip.packed)
+    start, weight = taps.start + inputs.first, e.pointer("depthwise_weight") + o
 
     def plane(start: Ptr, weight: Ptr, values: list[Vec]) -> list[Vec]:
         with e.loop(*taps.y, carried=values) as ky:
-            place = start + ky.index * taps.y_step, weight + ky.index * width, o
+            place = start + ky.index * taps.y_step, weight + ky.index * width, inputs
             ky.values = _row(e, k, strip, place, ky.values)
         return ky.values
 
@@ -110,8 +113,9 @@ def sums(e: Block, k: DepthwisePlan, strip: Strip, taps: Taps, o: Int) -> list[V
 def sums_of_rows(e: Block, k: DepthwisePlan, strip: Strip, rows: list[Ptr], o: Int) -> list[Vec]:
     """The sums of one tile, every row of the kernel written out."""
     values, weight = _bias(e, k, strip, o), e.pointer("depthwise_weight") + o
+    inputs = inputs_of(e, k, o, packed=strip.packed)
     for ky, row in enumerate(rows):
-        place = row + _channel(k, strip, o), weight + ky * k.kernel[2] * k.tap_stride, o
+        place = row + inputs.first, weight + ky * k.kernel[2] * k.tap_stride, inputs
         values = _row(e, k, strip, place, values)
     return values
 
@@ -120,12 +124,7 @@ def _bias(e: Block, k: DepthwisePlan, strip: Strip, o: Int) -> list[Vec]:
     return [(e.pointer("depthwise_bias") + o).load(k.lanes)] * strip.columns
 
 
-def _channel(k: DepthwisePlan, strip: Strip, o: Int) -> int | Int:
-    """Elements from the start of an input pixel to what filter o reads."""
-    return 0 if strip.packed else o // k.multiplier
-
-
-_Place = tuple[Ptr, Ptr, Int]
+_Place = tuple[Ptr, Ptr, Inputs]
 
 
 def _row(e: Block, k: DepthwisePlan, strip: Strip, place: _Place, values: list[Vec]) -> list[Vec]:
@@ -215,7 +214,7 @@ def _chunk(
     inside: the first and last of these columns that the image surely has, counted from column 0 at tap kx; None: all
     checked: it may have others too, and none is sure where `inside` is None
     """
-    (start, weight, o), (kx, count), values = place, taps, list(values)
+    (start, weight, inputs), (kx, count), values = place, taps, list(values)
     weights = [(weight + (kx + t) * k.tap_stride).load(k.lanes) for t in range(count)]
     stride, dilation = k.stride[2], k.dilation[2]
     users: dict[int, list[tuple[int, int]]] = {}
@@ -232,19 +231,7 @@ def _chunk(
             if not is_inside:
                 inside_image = (ix + position).is_index_of(e.number("in_x"))
                 pixel = select(inside_image, pixel, e.zeros(k.lanes + 1))
-            column = _load(e, k, strip, pixel, o)
+            column = inputs.load(pixel)
             for i, t in users[position]:
                 values[i] = column.fma(weights[t], values[i])
     return values
-
-
-def _load(e: Block, k: DepthwisePlan, strip: Strip, pixel: Ptr, o: Int) -> Vec:
-    """The inputs of the filters from o on, of one pixel."""
-    lanes, multiplier = k.lanes, k.multiplier
-    if strip.packed or multiplier == 1:
-        return pixel.load(lanes)
-    if multiplier % lanes == 0:
-        return e.splat(pixel, lanes)
-    if lanes % multiplier == 0:
-        return pixel.load(lanes // multiplier).permuted([lane // multiplier for lane in range(lanes)])
-    return e.gather(pixel, [(o % multiplier + lane) // multiplier for lane in range(lanes)])

@@ -10,7 +10,8 @@ from ....geometry import Geometry
 from ..machine import FLOAT_BYTES, Machine
 from .cut import Cut, balance, segments_of
 from .panels import Panels, panels_cut
-from .pointwise import in_vain, usual_heights
+from .pointwise import usual_heights
+from .product import in_vain
 from .sizes import fetches_next, moved_bytes, pointwise_bytes, three, unaliased, weights_stay
 from .strips import Strips, fetched_ahead, filter_blocks
 from .tuning import tuning_of
@@ -55,7 +56,7 @@ def separable_cut(g: Geometry, batch: int, machine: Machine, threads: int) -> Ba
     share = machine.l2_bytes // (16 if weights_stay(g, machine) else 4)
     target = max(56, share // (FLOAT_BYTES * stride))
     rows, width = batch * prod(g.out_spatial[:-1]), g.out_spatial[-1]
-    pixels, segments = rows * width, segments_of(g, rows, threads, target)
+    pixels, segments = rows * width, segments_of(g.out_spatial[-1], rows, threads, target)
     units, unit_pixels = rows * segments, -(-width // segments)
     by_rows = _even_bands(g, machine, units, unit_pixels, threads, target)
     tile = -(-units // by_rows) * unit_pixels

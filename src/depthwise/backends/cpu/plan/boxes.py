@@ -59,7 +59,7 @@ def boxes_cut(g: Geometry, batch: int, machine: Machine, threads: int, *, planar
     z_bands = depth if by_planes else min(depth, max(threads, -(-depth * height * width // target)))
     planes, rows, columns = -(-depth // z_bands), -(-height // bands), -(-width // segments)
     pixels = planes * rows * columns
-    in_scratch = _covered(g, (planes, rows, columns), whole=segments == 1) * lanes if planar_in else 0
+    in_scratch = covered_pixels(g, (planes, rows, columns), whole=segments == 1) * lanes if planar_in else 0
     lie_together = g.rank == 1 and not planar_in
     return Boxes(
         threads=threads,
@@ -74,7 +74,7 @@ def boxes_cut(g: Geometry, batch: int, machine: Machine, threads: int, *, planar
     )
 
 
-def _covered(g: Geometry, outputs: Axes, *, whole: bool) -> int:
+def covered_pixels(g: Geometry, outputs: Axes, *, whole: bool) -> int:
     """The most input pixels under the windows of a box of outputs; of `whole` rows all columns are packed."""
     sizes, kernel = three(g.input_size[1:], 1), three(g.kernel_size, 1)
     stride, dilation = three(g.stride, 1), three(g.dilation, 1)

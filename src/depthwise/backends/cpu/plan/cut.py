@@ -32,12 +32,11 @@ def balance(tasks: int, threads: int) -> float:
     return tasks / (-(-tasks // threads) * threads)
 
 
-def segments_of(g: Geometry, rows: int, threads: int, target: int) -> int:
+def segments_of(width: int, rows: int, threads: int, target: int) -> int:
     """Pieces of a row, of `target` pixels or more: one, unless rows are long or few.
 
     A piece goes alone, without the rows below it, which would share its input.
     """
-    width = g.out_spatial[-1]
     wanted = max(width // target, -(-2 * threads // max(1, rows)) if threads > 1 else 1)
     return max(1, min(wanted, width // 32))
 

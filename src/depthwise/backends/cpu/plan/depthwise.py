@@ -8,7 +8,7 @@ from math import prod
 from ....geometry import Geometry
 from ...base import Activation
 from ..machine import FLOAT_BYTES, Machine
-from .filters import MOST_ZEROS, Filters
+from .filters import FEWEST_SPREAD, MOST_ZEROS, PixelFilters, goes_with
 from .sizes import Axes, columns_done, fetches_next, lanes_below, seen_outside, three
 from .tuning import tuning_of
 
@@ -19,10 +19,9 @@ TAPS_AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True)
-class DepthwisePlan(Filters):
+class DepthwisePlan(PixelFilters):
     """The constants of a depthwise loop nest.
 
-    lanes:   output channels per vector
     columns: output columns per register tile, and those for rows that are too short for so many
     evenly:  tiles have as many `columns` as leave the fewest of a row done twice, and look at their edges: those of at
              most "same" padding
@@ -32,12 +31,9 @@ class DepthwisePlan(Filters):
     strip_blocks: blocks of filters that a strip of rows does together
     fetches: the input of later rows, or of the next block of a sequence, is fetched ahead where the cut says so
     fetches_out: the place of later rows' result too
-    planar:  the input is contiguous, one plane per channel, and comes to pixels in boxes
     to_planes: the results of a sequence whose pixels lie together go to planes from registers
-    pixel_stride: elements from one input pixel to the next; None where it is a slot
     """
 
-    lanes: int
     columns: tuple[int, ...]
     evenly: bool
     dilated_columns: tuple[int, ...]
@@ -46,22 +42,16 @@ class DepthwisePlan(Filters):
     strip_blocks: int
     fetches: bool
     fetches_out: bool
-    planar: bool
     to_planes: bool
-    pixel_stride: int | None
 
     @property
     def name(self) -> str:
-        layout = "_planar" if self.planar else f"p{self.pixel_stride or 0}"
+        layout = "s" * self.spreads + ("_planar" if self.planar else f"p{self.pixel_stride or 0}")
         tile = "x".join(map(str, (f"v{self.lanes}", *self.columns)))
         tile += "e" * self.evenly + "".join(f"d{n}" for n in self.dilated_columns)
         flags = f"{'f' * self.fetches}{'o' * self.fetches_out}{'r' * self.to_planes}"
         nest = f"t{self.taps}{'u' * self.rows_unrolled}b{self.strip_blocks}{flags}"
         return f"{self.window_name}_{tile}{nest}{layout}"
-
-    @property
-    def blocks(self) -> int:
-        return -(-self.filters // self.lanes)
 
     def zero_elements(self, distance: int) -> int:
         """How many zeros a tile may read in the place of an input row of pixels that lie `distance` apart."""
@@ -80,8 +70,9 @@ def depthwise_plan(
     kernel, stride, dilation = (three(numbers, 1) for numbers in (g.kernel_size, g.stride, g.dilation))
     tuning = tuning_of(machine)
     lanes, multiplier = lanes_below(g.depthwise_channels, machine.vector_lanes), g.depth_multiplier
-    # A multiplier that does not go with the lanes takes its input lane by lane: much code for each load.
-    gathers = not planar and lanes % multiplier != 0 and multiplier % lanes != 0
+    uneven = not (planar or goes_with(lanes, multiplier))
+    # Few lanes are loaded one by one: much code for each load.
+    gathers = uneven and lanes < FEWEST_SPREAD
     columns, width = (2,) if gathers else _columns(kernel, machine), g.out_spatial[-1]
     if is_one_tile := kernel[2] > TAPS_AT_ONCE and width == columns[-1]:
         columns = (width,)
@@ -118,6 +109,7 @@ def depthwise_plan(
         strip_blocks=_strip_blocks(g, under, lanes, machine),
         fetches=not planar and not fetches_next(g, machine),
         fetches_out=g.rank > 1 and not planar and g.out_channels is None,
+        spreads=uneven and not gathers,
         planar=planar,
         to_planes=to_planes,
         pixel_stride=pixel_stride,

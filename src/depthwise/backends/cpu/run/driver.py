@@ -5,7 +5,7 @@
     parallel(table, prints):  if changed(prints): return 1
                               in a team of threads:
                                   for stage in stages:
-                                      barrier, but before the first and between stages of one thread
+                                      barrier, where the stage waits
                                       if thread < stage.team:
                                           stage.code(stage.frame, thread, min(threads, stage.team))
     changed(prints):          whether one of the printed words is not what it was; see ../../weights.py
@@ -16,15 +16,17 @@ and the kernels come as addresses in it, so that the driver names no symbol outs
 
 from __future__ import annotations
 
-from ..emit.ir import Block, Int, Module, greatest, least
+from ..emit.ir import Block, Int, least
+from ..emit.module import Module
 from ..machine import Machine
 from . import jit
 
 # threads: how many the team has, to be asked for; stages: how many rows follow
 RUNTIME_FUNCTIONS = ("omp_get_thread_num", "omp_get_num_threads", "GOMP_barrier", "GOMP_parallel")
 HEADER = (*RUNTIME_FUNCTIONS, "threads", "stages")
-# code: address of the kernel; frame: cells from the table to its frame; team: of how many threads at most
-ROW = ("code", "frame", "team")
+# code: address of the kernel; frame: cells from the table to its frame; team: of how many threads at most;
+# waits: 1 where it begins when all stages before it have ended
+ROW = ("code", "frame", "team", "waits")
 
 
 def driver(machine: Machine) -> jit.Code:
@@ -87,9 +89,7 @@ def _write_parallel(module: Module) -> None:
     thread, threads = (Int(e, e.value(f"sext i32 {value} to i64")) for value in (number, size))
     with e.loop(0, e.number("stages")) as stage:
         team = _cell(e, stage.index, "team")
-        # Before the first stage this reads the header.
-        before = _cell(e, stage.index - 1, "team")
-        with e.when((stage.index > 0) & (greatest(team, before) > 1)):
+        with e.when(_cell(e, stage.index, "waits") > 0):
             e.write(f"call void {e.runtime('GOMP_barrier')}()")
         with e.when(thread < team):
             _call(e, stage.index, thread, least(threads, team))

@@ -7,14 +7,17 @@ of buffers are filled into it at each call.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..emit.kernel import SYMBOL, Kernel
 from ..machine import Machine
 from ..plan.cut import Cut
+from ..plan.dense import DensePlan
 from ..plan.pointwise import PointwisePlan
 from ..plan.view import View
 from . import jit, threads
+from .arena import Access, Region, lives, places, waits
 from .driver import HEADER, ROW, driver
 
 # Buffers that are no tensors: zeros to read, and memory that ends with the stage, a piece for each thread.
@@ -44,10 +47,9 @@ class Stage:
         """The buffer that each pointer of the kernel means."""
         return {name: name for name in self.kernel.pointers} | dict(self.buffers)
 
-    @property
-    def numbers(self) -> list[int]:
-        """In the order of the kernel's."""
-        known = self.view.numbers | self.cut.numbers
+    def numbers(self, **of_program: int) -> list[int]:
+        """In the order of the kernel's; some are the program's."""
+        known = self.view.numbers | self.cut.numbers | of_program
         return [known[name] for name in self.kernel.numbers]
 
 
@@ -55,7 +57,8 @@ class Stage:
 class Program:
     """Stages, and memory between them.
 
-    between: buffers that live in the program's own memory, and their elements
+    between: buffers that live in the program's own memory, and their elements; those that no stage uses at the same
+             time share it
     """
 
     stages: tuple[Stage, ...]
@@ -74,10 +77,10 @@ class Program:
         return max(stage.team for stage in self.stages)
 
     @property
-    def pointwise(self) -> PointwisePlan | None:
-        """What pointwise weights are packed for."""
+    def pointwise(self) -> PointwisePlan | DensePlan | None:
+        """What pointwise or dense weights are packed for."""
         plans = (plan for kernel in self.kernels for plan in kernel.plans)
-        return next((plan for plan in plans if isinstance(plan, PointwisePlan)), None)
+        return next((plan for plan in plans if isinstance(plan, PointwisePlan | DensePlan)), None)
 
     @property
     def packing(self) -> tuple[object, ...]:
@@ -89,14 +92,34 @@ class Program:
         return max(stage.zeros for stage in self.stages)
 
     @property
+    def scratch_elements(self) -> int:
+        """Of each thread's own memory, at the same place in all stages."""
+        return max(stage.cut.scratch_elements for stage in self.stages)
+
+    @property
     def arena(self) -> tuple[dict[str, int], int]:
         """Where each buffer of the program's own begins, in elements, and how many there are in all."""
-        places, used = {}, 0
-        for name, elements in self.between:
-            places[name] = used
-            used += elements
-        scratch = max(stage.team * stage.cut.scratch_elements for stage in self.stages)
-        return places | ({SCRATCH: used} if scratch else {}), used + scratch
+        found, used = places(lives([[*stage.pointers.values()] for stage in self.stages], dict(self.between)))
+        scratch = self.team * self.scratch_elements
+        return found | ({SCRATCH: used} if scratch else {}), used + scratch
+
+    @property
+    def waits(self) -> tuple[bool, ...]:
+        """Whether each stage begins when all before it have ended: a barrier of the team."""
+        own = self.arena[0]
+        return waits([self._access(stage, own) for stage in self.stages])
+
+    def _access(self, stage: Stage, own: Mapping[str, int]) -> Access:
+        """What a stage reads and writes, its threads' own memory aside."""
+        elements = dict(self.between)
+
+        def region(buffer: str) -> Region:
+            start = own.get(buffer)
+            return Region(buffer) if start is None else Region(None, start, start + elements[buffer])
+
+        shared = {pointer: region(buffer) for pointer, buffer in stage.pointers.items() if buffer != SCRATCH}
+        written = tuple(shared[pointer] for pointer in stage.kernel.writes)
+        return Access(stage.team, tuple(shared.values()), written)
 
     def ir(self) -> str:
         """Of all kernels, a module for each."""
@@ -136,12 +159,13 @@ class Table:
         frames: list[int] = []
         begin = len(HEADER) + len(ROW) * len(program.stages)
         self.places: dict[str, tuple[int, ...]] = {}
-        for stage, code in zip(program.stages, kernels, strict=True):
+        for stage, code, is_behind in zip(program.stages, kernels, program.waits, strict=True):
             place = begin + len(frames)
-            rows += [code.address(SYMBOL), place, stage.team]
+            rows += [code.address(SYMBOL), place, stage.team, int(is_behind)]
             for index, buffer in enumerate(stage.pointers.values(), place):
                 self.places[buffer] = (*self.places.get(buffer, ()), index)
-            frames += [*(0 for _ in stage.pointers), *stage.numbers]
+            numbers = stage.numbers(scratch_elements=program.scratch_elements)
+            frames += [*(0 for _ in stage.pointers), *numbers]
         cells = [*functions, program.team, len(program.stages), *rows, *frames]
         self._kind = ctypes.c_int64 * len(cells)
         self._cells = self._kind(*cells)

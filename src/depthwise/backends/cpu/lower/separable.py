@@ -1,4 +1,4 @@
-"""A problem becomes stages: the one place that knows which kinds of kernels there are, and how many a layer needs."""
+"""Depthwise and separable convolutions become one stage, or two."""
 
 from __future__ import annotations
 
@@ -7,63 +7,36 @@ from math import prod
 
 import torch
 
-from ...geometry import Geometry
-from ..formats import Strides
-from ..problem import Activation, Problem
-from .emit.boxes import BoxedDepthwiseKernel
-from .emit.depthwise import DepthwiseKernel
-from .emit.direct import DirectKernel
-from .emit.fused import BoxedFusedKernel, FusedKernel
-from .emit.kernel import Kernel
-from .emit.pointwise import PointwiseKernel
-from .machine import Machine
-from .plan.bands import Bands, TwoStages, separable_cut
-from .plan.boxes import boxes_cut
-from .plan.cut import Cut, team_of
-from .plan.depthwise import DepthwisePlan, depthwise_plan
-from .plan.direct import direct_plan, planes_cut, runs_direct
-from .plan.panels import panels_cut
-from .plan.pointwise import PointwisePlan, pointwise_plan
-from .plan.sizes import least_steps, unaliased
-from .plan.strips import strips_cut
-from .plan.view import view_of
-from .run.program import Program, Stage
+from ....geometry import Geometry
+from ...formats import Strides
+from ...problem import Activation, Problem
+from ..emit.boxes import BoxedDepthwiseKernel
+from ..emit.depthwise import DepthwiseKernel
+from ..emit.direct import DirectKernel
+from ..emit.fused import BoxedFusedKernel, FusedKernel
+from ..emit.kernel import Kernel
+from ..emit.pointwise import PointwiseKernel
+from ..machine import Machine
+from ..plan.bands import Bands, TwoStages, separable_cut
+from ..plan.boxes import boxes_cut
+from ..plan.cut import Cut, team_of
+from ..plan.depthwise import DepthwisePlan, depthwise_plan
+from ..plan.direct import direct_plan, planes_cut, runs_direct
+from ..plan.pointwise import PointwisePlan, pointwise_plan
+from ..plan.sizes import least_steps, unaliased
+from ..plan.strips import strips_cut
+from ..plan.view import view_of
+from ..run.program import Program, Stage
+from .decision import Decision, Layout, dense_strides
 
 # The depthwise result between two stages.
 BETWEEN = "between"
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """How an input is read and a result is written; `copied` is why the input is copied first, or None."""
-
-    planar_in: bool
-    planar_out: bool
-    copied: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What runs a call: pure numbers; `name` is what it is called in reports."""
-
-    program: Program
-    layout: Layout
-    memory_format: torch.memory_format
-
-    @property
-    def name(self) -> str:
-        return self.program.name + ("" if self.layout.copied is None else f" after a copy: {self.layout.copied}")
-
-
-def lower(problem: Problem, machine: Machine, threads: int) -> Decision:
-    """The stages of a depthwise or separable convolution.
-
-    threads: as many as there are; fewer are used where there is little to do
-    """
-    if problem.operation == "pointwise":
-        return _pointwise(problem, machine, threads)
+def lower_separable(problem: Problem, machine: Machine, threads: int) -> Decision:
+    """The stages of a depthwise or separable convolution."""
     g, batch, layout = least_steps(problem.geometry), problem.batch, layout_of(problem)
-    strides = strides_of(problem) if layout.copied is None else _dense(g, channels_last=not layout.planar_in)
+    strides = strides_of(problem) if layout.copied is None else dense_strides(g, channels_last=not layout.planar_in)
     team = team_of(g, batch, machine, threads)
     call = _Call(g, batch, strides, problem.activations, problem.residual is not None, machine, team)
     separable = g.out_channels is not None
@@ -74,14 +47,6 @@ def lower(problem: Problem, machine: Machine, threads: int) -> Decision:
     else:
         program = _separable(call) if separable else _depthwise(call)
     return Decision(program, layout, problem.memory_format)
-
-
-def _pointwise(problem: Problem, machine: Machine, threads: int) -> Decision:
-    g, residual = problem.geometry, problem.residual is not None
-    program = pointwise_program(
-        g, problem.batch, g.in_channels, problem.activations[1], residual=residual, machine=machine, threads=threads
-    )
-    return Decision(program, Layout(planar_in=False, planar_out=False), problem.memory_format)
 
 
 def layout_of(problem: Problem) -> Layout:
@@ -106,27 +71,6 @@ def strides_of(problem: Problem) -> Strides:
     if problem.strides is None:
         raise RuntimeError("a problem is planned for the strides of its input")
     return problem.strides
-
-
-def pointwise_program(
-    g: Geometry,
-    batch: int,
-    pixel_stride: int,
-    activation: Activation,
-    *,
-    residual: bool,
-    machine: Machine,
-    threads: int,
-) -> Program:
-    """The stages of a pointwise convolution alone, of channels-last pixels evenly `pixel_stride` elements apart.
-
-    g: with a window of one pixel
-    """
-    team = team_of(g, batch, machine, threads)
-    cut = panels_cut(g, machine, team, batch * prod(g.out_spatial))
-    p = pointwise_plan(g, activation, machine, residual=residual, pixels=cut.tile_pixels, pixel_stride=pixel_stride)
-    view = view_of(g, batch, _dense(g, channels_last=True))
-    return Program((Stage(PointwiseKernel(machine, p), view, cut),))
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,12 +151,3 @@ def _two_stages(call: _Call, d: DepthwisePlan, cut: TwoStages) -> Program:
     last = call.stage(PointwiseKernel(call.machine, p), cut.panels, x=BETWEEN)
     elements = call.batch * prod(call.g.out_spatial) * p.pixel_stride
     return Program((first, last), ((BETWEEN, elements),))
-
-
-def _dense(g: Geometry, *, channels_last: bool) -> Strides:
-    """Strides of an input that lies dense in memory."""
-    channels, *spatial = g.input_size
-    along = [prod(spatial[axis + 1 :]) for axis in range(len(spatial))]
-    if channels_last:
-        return prod(g.input_size), 1, *(channels * stride for stride in along)
-    return prod(g.input_size), prod(spatial), *along

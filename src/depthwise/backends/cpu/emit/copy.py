@@ -1,0 +1,44 @@
+"""Pieces of rows, copied from one place in rows to another.
+
+for row in rows:
+for c in range(channels):
+out[out_start + row · out_step + c] = x[x_start + row · x_step + c]
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..plan.copy import CopyPlan
+from .elementwise import each_channel
+from .ir import Block, Int
+from .kernel import Kernel, Plan
+
+
+@dataclass(frozen=True)
+class CopyKernel(Kernel):
+    """Tasks: rows."""
+
+    pointers = ("x", "out")
+    numbers = ("all_rows", "x_start", "out_start", "x_step", "out_step")
+
+    plan: CopyPlan
+
+    @property
+    def label(self) -> str:
+        return f"copy_f32_{self.plan.name}"
+
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        return (self.plan,)
+
+    def write(self, e: Block, thread: Int, threads: Int) -> None:
+        rows = e.number("all_rows")
+        x, out = e.pointer("x") + e.number("x_start"), e.pointer("out") + e.number("out_start")
+        with e.loop(thread * rows // threads, (thread + 1) * rows // threads) as row:
+            read, written = x + row.index * e.number("x_step"), out + row.index * e.number("out_step")
+
+            def write(c: Int, lanes: int) -> None:
+                (written + c).store((read + c).load(lanes))
+
+            each_channel(e, self.plan.channels, self.plan.lanes, write)

@@ -1,0 +1,30 @@
+"""What the functions of one module of LLVM's share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class Module:
+    """What functions share: constants, and the intrinsics that they call.
+
+    isa: the instruction set of the machine that it is for, where a function asks for an instruction of its own
+    """
+
+    def __init__(self, name: str, isa: str = "") -> None:
+        self.name = name
+        self.isa = isa
+        self.functions: list[str] = []
+        self._globals: dict[str, str] = {}
+
+    def constant(self, name: str, kind: str, value: str) -> str:
+        """The address of a constant in memory."""
+        self._globals.setdefault(name, f'@"{name}" = private constant {kind} {value}')
+        return f'@"{name}"'
+
+    def intrinsic(self, name: str, result: str, parameters: Sequence[str]) -> str:
+        self._globals.setdefault(name, f"declare {result} @{name}({', '.join(parameters)})")
+        return f"@{name}"
+
+    def __str__(self) -> str:
+        return "\n".join([f'source_filename = "{self.name}"', *self._globals.values(), *self.functions, ""])

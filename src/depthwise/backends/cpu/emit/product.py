@@ -1,0 +1,97 @@
+"""Panels of weights and tiles of pixels: the two loops that pointwise and dense convolutions have in common.
+
+Pixels are cut into as few tiles as the greatest height allows, all of one height or one pixel less, so that nearly all
+numbers of pixels leave no remainder; where those tiles would be lower than the least height, the last overlaps the one
+before it. So does the last vector of a group where channels do not fill it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..plan.product import Product
+from .activations import activated
+from .ir import Block, Int, Ptr, Vec, ceil_div, greatest, least
+
+POINTERS = ("pointwise_weight", "pointwise_bias", "residual", "out")
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """`vectors` vectors of a group; `columns` are their first output channels."""
+
+    number: Int
+    weight: Ptr
+    bias: Ptr
+    vectors: int
+    columns: list[Int]
+    first_input: Int
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """`rows` neighbouring pixels, the first of which is `m`; `begin` pixels are in the tiles before it."""
+
+    m: Int
+    rows: int
+    begin: Int
+
+
+def each_panel(e: Block, k: Product, panels: tuple[Int, Int], write: Callable[[Panel], None]) -> None:
+    """Full panels first, numbered through all groups, then each group's rest."""
+    first, last = panels
+    full = k.groups * k.full_panels
+    with e.loop(first, least(last, full)) as panel:
+        group, index = panel.index // k.full_panels, panel.index % k.full_panels
+        write(_panel(e, k, panel.index, (group, index * k.vectors), k.vectors))
+    if k.rest_vectors:
+        with e.loop(greatest(first, full), last) as panel:
+            write(_panel(e, k, panel.index, (panel.index - full, e.whole(k.full_panels * k.vectors)), k.rest_vectors))
+
+
+def _panel(e: Block, k: Product, number: Int, place: tuple[Int, Int], vectors: int) -> Panel:
+    """The `vectors` vectors from place = (group, vector) on."""
+    group, vector = place
+    start = group * k.group_vectors + vector
+    return Panel(
+        number=number,
+        weight=e.pointer("pointwise_weight") + start * (k.lanes * k.terms),
+        bias=e.pointer("pointwise_bias") + start * k.lanes,
+        vectors=vectors,
+        columns=[
+            group * k.group_outputs + least((vector + j) * k.lanes, k.group_outputs - k.lanes) for j in range(vectors)
+        ],
+        first_input=group * k.group_inputs,
+    )
+
+
+def each_tile(heights: tuple[int, ...], pixels: Int, write: Callable[[Tile], None]) -> None:
+    """Tiles by their first pixel and their height, of two neighbouring heights; single pixels where there are few."""
+    least_height = heights[-1]
+    e = pixels.block
+    tiles = greatest(ceil_div(pixels, heights[0]), 1)
+    # So many tiles of `height` pixels, after `taller` ones with one more.
+    height, taller = pixels // tiles, pixels % tiles
+    fits, enough = height >= least_height, pixels >= least_height
+    for rows in heights:
+        first = height.equals(rows).pick(taller * (rows + 1), 0)
+        count = (height + 1).equals(rows).pick(taller, height.equals(rows).pick(tiles - taller, 0))
+        if rows == least_height:
+            count = fits.pick(count, enough.pick(ceil_div(pixels, rows), 0))
+        with e.loop(0, count) as tile:
+            begin = first + tile.index * rows
+            write(Tile(least(begin, pixels - rows), rows, begin))
+    with e.loop((fits | enough).pick(pixels, 0), pixels) as pixel:
+        write(Tile(pixel.index, 1, pixel.index))
+
+
+def put(k: Product, sums: list[Vec], rows: int, results: list[Ptr], residuals: list[Ptr]) -> None:
+    """Store the sums of a tile, the residual added, activated; `residuals` is empty where there is none."""
+    vectors = len(results)
+    for i in range(rows):
+        for j in range(vectors):
+            value = sums[i * vectors + j]
+            if residuals:
+                value = value + (residuals[j] + i * k.out_channels).load(k.lanes)
+            (results[j] + i * k.out_channels).store(activated(value, k.activation))

@@ -1,0 +1,35 @@
+"""A problem becomes stages: the one table of which operations have kernels, a file for each kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ...pixels import PixelProblem
+from ...problem import Problem
+from ..machine import Machine
+from .copy import lower_copy
+from .decision import Decision
+from .dense import lower_dense
+from .elementwise import lower_elementwise
+from .mean import lower_mean
+from .pointwise import lower_pointwise
+from .separable import lower_separable
+
+LOWERINGS: Mapping[str, Callable[[Any, Machine, int], Decision]] = {
+    "depthwise": lower_separable,
+    "separable": lower_separable,
+    "pointwise": lower_pointwise,
+    "elementwise": lower_elementwise,
+    "mean": lower_mean,
+    "copy": lower_copy,
+    "dense": lower_dense,
+}
+
+
+def lower(problem: Problem | PixelProblem, machine: Machine, threads: int) -> Decision:
+    """The stages of a problem.
+
+    threads: as many as there are; fewer are used where there is little to do
+    """
+    return LOWERINGS[problem.operation](problem, machine, threads)

@@ -1,0 +1,46 @@
+"""Pointwise convolutions alone become one stage."""
+
+from __future__ import annotations
+
+from math import prod
+
+from ....geometry import Geometry
+from ...problem import Activation, Problem
+from ..emit.pointwise import PointwiseKernel
+from ..machine import Machine
+from ..plan.cut import team_of
+from ..plan.panels import panels_cut
+from ..plan.pointwise import pointwise_plan
+from ..plan.view import view_of
+from ..run.program import Program, Stage
+from .decision import Decision, Layout, dense_strides
+
+
+def lower_pointwise(problem: Problem, machine: Machine, threads: int) -> Decision:
+    """The stage of a pointwise convolution alone, of dense channels-last images."""
+    g, residual = problem.geometry, problem.residual is not None
+    program = pointwise_program(
+        g, problem.batch, g.in_channels, problem.activations[1], residual=residual, machine=machine, threads=threads
+    )
+    return Decision(program, Layout(planar_in=False, planar_out=False), problem.memory_format)
+
+
+def pointwise_program(
+    g: Geometry,
+    batch: int,
+    pixel_stride: int,
+    activation: Activation,
+    *,
+    residual: bool,
+    machine: Machine,
+    threads: int,
+) -> Program:
+    """The stages of a pointwise convolution alone, of channels-last pixels evenly `pixel_stride` elements apart.
+
+    g: with a window of one pixel
+    """
+    team = team_of(g, batch, machine, threads)
+    cut = panels_cut(g, machine, team, batch * prod(g.out_spatial))
+    p = pointwise_plan(g, activation, machine, residual=residual, pixels=cut.tile_pixels, pixel_stride=pixel_stride)
+    view = view_of(g, batch, dense_strides(g, channels_last=True))
+    return Program((Stage(PointwiseKernel(machine, p), view, cut),))

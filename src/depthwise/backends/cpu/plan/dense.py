@@ -1,0 +1,185 @@
+"""The plan of a dense convolution: tiles, chunks of input channels, how its work is cut."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import prod
+
+from ....geometry import Geometry
+from ...base import Activation
+from ..machine import FLOAT_BYTES, Machine
+from .cut import Cut, balance
+from .product import Product, in_vain, vectors_of
+from .sizes import Axes, activation_name, three
+from .tuning import tuning_of
+
+# Chunks of input channels are of a multiple of so many, which the innermost loop does at a time.
+UNROLLED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class DensePlan(Product):
+    """The constants of a dense loop nest.
+
+    heights: register tiles are of so many pixels, the most first
+    pixels_first: tiles of pixels are the outer loop, panels of weights the inner one; then there is one chunk
+    chunk:  input channels of a group that are multiplied before others, so that their weights stay in L1
+    planar: the input is contiguous, one plane per channel
+    pixel_stride: elements from one input pixel to the next
+    """
+
+    rank: int
+    kernel: Axes
+    stride: Axes
+    dilation: Axes
+    heights: tuple[int, ...]
+    pixels_first: bool
+    chunk: int
+    planar: bool
+    pixel_stride: int
+
+    @property
+    def name(self) -> str:
+        window = "_".join(
+            f"{letter}{'x'.join(map(str, numbers[3 - self.rank :]))}"
+            for letter, numbers in (("k", self.kernel), ("s", self.stride), ("d", self.dilation))
+        )
+        size = f"n{self.out_channels}c{self.in_channels}g{self.groups}"
+        tile = f"m{self.heights[0]}to{self.heights[-1]}x{self.vectors}v{self.lanes}{'f' * self.pixels_first}"
+        memory = "_planar" if self.planar else f"p{self.pixel_stride}"
+        residual = "_residual" if self.residual else ""
+        return f"{window}_{size}_{activation_name(self.activation)}{residual}_{tile}c{self.chunk}{memory}"
+
+    @property
+    def packing(self) -> tuple[object, ...]:
+        return self.groups, self.lanes, self.vectors, self.chunk, self.planar
+
+    @property
+    def taps(self) -> int:
+        return prod(self.kernel)
+
+    @property
+    def terms(self) -> int:
+        return self.taps * self.group_inputs
+
+    @property
+    def chunks(self) -> int:
+        return -(-self.group_inputs // self.chunk)
+
+    @property
+    def run(self) -> int:
+        """Terms, neighbours in memory as they are in a panel, under a row of the kernel; 1 where there are none."""
+        if self.planar:
+            return self.kernel[2] if self.dilation[2] == 1 else 1
+        together = self.dilation[2] == 1 and self.chunks == 1 and self.pixel_stride == self.group_inputs
+        return self.kernel[2] * self.group_inputs if together else 1
+
+    @property
+    def zero_elements(self) -> int:
+        """How many zeros are read in the place of a pixel outside the image."""
+        return 1 if self.planar else self.chunk
+
+    @property
+    def tile_elements(self) -> int:
+        """Of the sums of one pixel of a panel."""
+        return self.vectors * self.lanes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DenseCut(Cut):
+    """Chunks of panels are dealt out, and in each every band.
+
+    panel_chunks: of the panels of weights
+    units, unit_pixels: rows of pixels, or pixels
+    run_units:    units whose pixels are cut into tiles together
+    run_sums:     elements for the sums of a run's tiles between two chunks of input channels
+    bands:        neighbouring runs
+    """
+
+    panel_chunks: int
+    units: int
+    unit_pixels: int
+    run_units: int
+    bands: int
+
+    run_sums: int = 0
+
+    @property
+    def run_pixels(self) -> int:
+        """The most that are cut into tiles together."""
+        return self.unit_pixels * min(self.run_units, self._band_units)
+
+    @property
+    def _band_units(self) -> int:
+        return -(-self.units // self.bands)
+
+    def with_sums(self, k: DensePlan) -> DenseCut:
+        """The same, with memory for the sums of a band between two chunks of input channels."""
+        if k.chunks == 1:
+            return self
+        run_sums = (self.run_pixels + k.heights[0]) * k.tile_elements
+        runs = -(-self._band_units // self.run_units)
+        return replace(self, run_sums=run_sums, scratch_elements=runs * run_sums)
+
+
+def dense_plan(
+    g: Geometry, activation: Activation, machine: Machine, *, residual: bool, planar: bool, pixel_stride: int, run: int
+) -> DensePlan:
+    """The plan for runs of `run` pixels."""
+    lanes, vectors, _ = vectors_of(g, machine)
+    kernel, stride, dilation = (three(numbers, 1) for numbers in (g.kernel_size, g.stride, g.dilation))
+    inputs, tap_bytes = g.in_channels // g.groups, FLOAT_BYTES * lanes * vectors * prod(kernel)
+    pixels_first = dense_bytes(g) <= machine.l1_bytes * 3 // 4
+    most = max(UNROLLED, machine.l1_bytes // 2 // tap_bytes // UNROLLED * UNROLLED)
+    chunks = 1 if pixels_first or planar else -(-inputs // most)
+    return DensePlan(
+        in_channels=g.in_channels,
+        out_channels=g.output_size[0],
+        groups=g.groups,
+        activation=activation,
+        residual=residual,
+        lanes=lanes,
+        vectors=vectors,
+        rank=g.rank,
+        kernel=kernel,
+        stride=stride,
+        dilation=dilation,
+        heights=heights_for(run, vectors, machine),
+        pixels_first=pixels_first,
+        chunk=inputs if chunks == 1 else -(-inputs // (chunks * UNROLLED)) * UNROLLED,
+        planar=planar,
+        pixel_stride=pixel_stride,
+    )
+
+
+def dense_bytes(g: Geometry) -> int:
+    """Of all weights."""
+    return FLOAT_BYTES * g.in_channels // g.groups * g.kernel_area * g.output_size[0]
+
+
+def heights_for(pixels: int, vectors: int, machine: Machine) -> tuple[int, ...]:
+    """Of tiles that do few of so many pixels twice."""
+    tuning = tuning_of(machine)
+    usual, few = tuning.tiles[vectors][0], tuning.tiles[vectors][-1]
+    return usual if pixels >= usual[-1] and in_vain(pixels, usual) <= tuning.pixels_in_vain * pixels else few
+
+
+def dense_cut(g: Geometry, batch: int, machine: Machine, threads: int) -> DenseCut:
+    """By rows where tiles divide them evenly, else by pixels; by panels where there are more weights than input."""
+    vectors, width = vectors_of(g, machine)[1], g.out_spatial[-1]
+    rows, panels = batch * prod(g.out_spatial[:-1]), -(-g.output_size[0] // (vectors * machine.vector_lanes))
+    by_rows = in_vain(width, tuning_of(machine).tiles[vectors][0]) == 0 and balance(rows, threads) > 0.9
+    units, unit_pixels = (rows, width) if by_rows else (rows * width, 1)
+    input_bytes = FLOAT_BYTES * batch * prod(g.input_size)
+    panel_chunks = threads if input_bytes < dense_bytes(g) and balance(panels, threads) > 0.9 else 1
+    bands = max(1, -(-input_bytes // (machine.l2_bytes // 2)))
+    if panel_chunks == 1:
+        bands = -(-bands // threads) * threads
+    return DenseCut(
+        threads=threads,
+        panel_chunks=panel_chunks,
+        units=units,
+        unit_pixels=unit_pixels,
+        run_units=1 if by_rows else units,
+        bands=min(bands, units),
+    )

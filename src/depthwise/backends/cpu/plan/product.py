@@ -1,0 +1,85 @@
+"""A matrix product in each group, as panels of weights: what pointwise and dense plans have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ....geometry import Geometry
+from ...base import Activation
+from ..machine import Machine
+from .sizes import lanes_below
+from .tuning import tuning_of
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """(pixels, terms) x (terms, out_channels) in each group, and what becomes of the sums.
+
+    lanes, vectors: register tiles are some pixels x `vectors` vectors of `lanes` output channels
+    """
+
+    in_channels: int
+    out_channels: int
+    groups: int
+    activation: Activation
+    residual: bool
+    lanes: int
+    vectors: int
+
+    @property
+    def packing(self) -> tuple[object, ...]:
+        """What the order of its packed weights goes by."""
+        return self.groups, self.lanes, self.vectors
+
+    @property
+    def group_inputs(self) -> int:
+        return self.in_channels // self.groups
+
+    @property
+    def terms(self) -> int:
+        """Products that one sum is of: rows of a panel."""
+        return self.group_inputs
+
+    @property
+    def group_outputs(self) -> int:
+        return self.out_channels // self.groups
+
+    @property
+    def group_vectors(self) -> int:
+        """Vectors of a group; the last overlaps the one before it where channels do not fill it."""
+        return -(-self.group_outputs // self.lanes)
+
+    @property
+    def full_panels(self) -> int:
+        return self.group_vectors // self.vectors
+
+    @property
+    def rest_vectors(self) -> int:
+        """Vectors of the panel after the full ones, 0 where there is none."""
+        return self.group_vectors % self.vectors
+
+    @property
+    def panels(self) -> int:
+        return self.groups * (self.full_panels + (self.rest_vectors > 0))
+
+
+def vectors_of(g: Geometry, machine: Machine) -> tuple[int, int, int]:
+    """Lanes of a vector, vectors of a tile and of a group."""
+    outputs, tuning = g.output_size[0] // g.groups, tuning_of(machine)
+    lanes, narrow = (lanes_below(outputs, most) for most in (machine.vector_lanes, machine.narrow_lanes))
+    if _whole(outputs, narrow) <= (1 - tuning.lanes_in_vain) * _whole(outputs, lanes):
+        lanes = narrow
+    count = -(-outputs // lanes)
+    vectors = 2 if count % 2 == 0 else next((n for n in (3, 5) if n in tuning.tiles and count % n == 0), min(count, 2))
+    return lanes, vectors, count
+
+
+def _whole(channels: int, lanes: int) -> int:
+    """Channels, some of them twice, in whole vectors."""
+    return -(-channels // lanes) * lanes
+
+
+def in_vain(pixels: int, heights: tuple[int, ...]) -> int:
+    """Pixels done twice where they are cut into tiles of two neighbouring heights, or of the least one."""
+    tiles = -(-pixels // heights[0])
+    return 0 if pixels >= tiles * heights[-1] else -(-pixels // heights[-1]) * heights[-1] - pixels

@@ -1,0 +1,141 @@
+"""Problems one after another become one program: their stages in a row, on buffers of one arena.
+
+Each problem is lowered alone. Its stages then name the series' values instead of x and out, and packs and memory of its
+own by its number. A value that an elementwise step is the last to read is written over by its result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, MutableMapping
+from dataclasses import dataclass, replace
+
+from ..pixels import Elementwise, Mean
+from ..problem import Problem
+from ..series import Compiled, Figures, Series, Step
+from .launch import compiles, machine, most_seconds
+from .lower import lower
+from .machine import FLOAT_BYTES, Machine
+from .pack import NAMES, Pack, pack_of
+from .run import threads
+from .run.bound import Bound
+from .run.program import SCRATCH, ZEROS, Program, Stage
+
+# Packs by what they are made of and the order that they are in: programs of several batches share them.
+Packs = MutableMapping[Hashable, Pack]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A program, and what it wants beside the caller's memory.
+
+    packings: for each step with weights, by its number, the program that they are packed for
+    """
+
+    program: Program
+    packings: Mapping[int, Program]
+
+
+def plan(series: Series, target: Machine, team: int) -> Plan:
+    """The program of a series, for so many threads."""
+    names = _in_place(series)
+    stages: list[Stage] = []
+    between: dict[str, int] = {}
+    packings: dict[int, Program] = {}
+    for number, step in enumerate(series.steps):
+        program = lower(step.problem, target, team).program
+        own = {name: f"#{number}.{name}" for name in (*NAMES, *(name for name, _ in program.between))}
+        values = {pointer: names.get(name, name) for pointer, name in step.buffers}
+        between |= {own[name]: elements for name, elements in program.between}
+        stages += [_renamed(stage, own | values) for stage in program.stages]
+        if step.weights is not None:
+            packings[number] = program
+    outside = series.takes | series.gives | series.constants.keys()
+    used = {buffer for stage in stages for buffer in stage.pointers.values()}
+    between |= {name: n for name, n in series.elements.items() if name in used and name not in outside}
+    return Plan(Program(tuple(stages), tuple(between.items())), packings)
+
+
+def _renamed(stage: Stage, names: Mapping[str, str]) -> Stage:
+    """The stage with its buffers called so; those of no name here are nowhere."""
+    kept = {ZEROS: ZEROS, SCRATCH: SCRATCH}
+    found = {pointer: (kept | dict(names)).get(buffer, "nothing") for pointer, buffer in stage.pointers.items()}
+    return replace(stage, buffers=tuple(found.items()))
+
+
+def _in_place(series: Series) -> dict[str, str]:
+    """Other names of values: one memory for what a step reads last and what it writes."""
+    last = {name: number for number, step in enumerate(series.steps) for _, name in step.buffers}
+    fixed = series.takes | series.gives | series.constants.keys()
+    names: dict[str, str] = {}
+    for number, step in enumerate(series.steps):
+        buffers = dict(step.buffers)
+        out = buffers["out"]
+        for pointer in getattr(step.problem, "in_place", ()):
+            read = buffers.get(pointer)
+            if read is None or read in fixed or last[read] != number:
+                continue
+            if series.elements.get(read) != series.elements[out]:
+                continue
+            root = names.get(read, read)
+            if out in fixed and root in fixed:
+                continue
+            # Where the result is the caller's, what it is made of lies there before.
+            kept, gone = (out, root) if out in fixed else (root, out)
+            names = {name: kept if place == gone else place for name, place in names.items()} | {gone: kept}
+            break
+    return names
+
+
+def ready(series: Series, packs: Packs) -> Ready | None:
+    """What runs a series; None where there is no code for it."""
+    found = plan(series, machine(), threads.team_size())
+    return Ready(series, found, packs) if compiles(found.program) else None
+
+
+def figures(series: Series) -> Figures:
+    """What the program of a series is, without its code."""
+    return _figures(plan(series, machine(), threads.team_size()).program)
+
+
+def _figures(program: Program) -> Figures:
+    return Figures(len(program.stages), sum(program.waits), FLOAT_BYTES * program.arena[1])
+
+
+class Ready(Compiled):
+    """A series bound to the memory of its weights."""
+
+    def __init__(self, series: Series, found: Plan, packs: Packs) -> None:
+        self.program = found.program
+        fixed = {name: tensor.data_ptr() for name, tensor in series.constants.items()}
+        for number, program in found.packings.items():
+            pack = _packed(series.steps[number], program, packs)
+            fixed |= {f"#{number}.{name}": address for name, address in pack.addresses.items()}
+        seconds = sum(_most_seconds(step) for step in series.steps)
+        # What stays is held by the packs, and by the series.
+        self._held = series, packs
+        self._bound = Bound(self.program, seconds, fixed)
+
+    def run(self, addresses: Mapping[str, int]) -> None:
+        self._bound.run(addresses)
+
+
+def _packed(step: Step, program: Program, packs: Packs) -> Pack:
+    weights = step.weights
+    if weights is None:
+        raise RuntimeError("only weights are packed")
+    key = (*(None if tensor is None else id(tensor) for tensor in weights.weights), program.packing)
+    if key not in packs:
+        packs[key] = pack_of(weights, program.pointwise)
+    return packs[key]
+
+
+# An activation of one number, on a slow machine.
+_SECONDS_A_NUMBER = 2e-8
+
+
+def _most_seconds(step: Step) -> float:
+    problem = step.problem
+    if isinstance(problem, Problem):
+        return most_seconds(problem)
+    rows = problem.images * problem.pixels if isinstance(problem, Elementwise | Mean) else problem.rows
+    return 1e-5 + rows * problem.channels * _SECONDS_A_NUMBER

@@ -1,0 +1,103 @@
+"""What is asked of a backend beside convolutions, as pure numbers: of images whose channels lie side by side.
+
+Each sees its tensors as rows of `channels` numbers, `pixels` of them for each of `images`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from .problem import Activation
+
+# Beside x: one number for each of its own, for each image and channel, for each channel; or the same for all.
+Operand = Literal["each", "image", "channel", "number"]
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """x becomes x operation other; `from` is other - x, and `activation` changes x alone.
+
+    value: the number, where the operand is one
+    """
+
+    operation: Literal["add", "sub", "from", "mul", "div", "activation"]
+    operand: Operand | None = None
+    value: float = 0.0
+    activation: Activation = None
+
+    @property
+    def reads(self) -> bool:
+        """Whether the operand is a tensor."""
+        return self.operand in ("each", "image", "channel")
+
+
+@dataclass(frozen=True, slots=True)
+class Elementwise:
+    """Terms, one after another, of every number.
+
+    Buffers: x, operand_0, operand_1, ... of the terms that read one, out; out may be x.
+    """
+
+    operation: ClassVar[str] = "elementwise"
+    in_place: ClassVar[tuple[str, ...]] = ("x", "operand_0")
+
+    images: int
+    pixels: int
+    channels: int
+    terms: tuple[Term, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """The mean over the pixels of each image. Buffers: x, (images, pixels, channels); out, (images, channels)."""
+
+    operation: ClassVar[str] = "mean"
+
+    images: int
+    pixels: int
+    channels: int
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """`channels` numbers of each row, from one place in rows of x to another in those of out.
+
+    starts, steps: in x and in out, the first one's place and the elements from row to row
+    """
+
+    operation: ClassVar[str] = "copy"
+
+    rows: int
+    channels: int
+    starts: tuple[int, int]
+    steps: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerNorm:
+    """Each row normalised, then scaled and shifted by channel. Buffers: x, scale, shift, out; out may be x."""
+
+    operation: ClassVar[str] = "layer_norm"
+
+    rows: int
+    channels: int
+    eps: float
+
+
+@dataclass(frozen=True, slots=True)
+class Softmax:
+    """The softmax of each row. Buffers: x, out."""
+
+    operation: ClassVar[str] = "softmax"
+
+    rows: int
+    channels: int
+
+
+PixelProblem = Elementwise | Mean | Copy | LayerNorm | Softmax
+
+
+def activations_of(problem: PixelProblem) -> tuple[Activation, ...]:
+    """Those that it computes."""
+    return tuple(term.activation for term in problem.terms) if isinstance(problem, Elementwise) else ()

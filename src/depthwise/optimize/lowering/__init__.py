@@ -1,0 +1,91 @@
+"""Nodes become problems of a backend, named by the values that they read and write: the table of all that can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from ...backends.series import Step
+from ..graph import Node
+from ..network import Network
+from ..rules import Shapes
+from .context import Lie, Lowering, RefusedError, same_strides
+from .convolutions import lower_conv, lower_linear, lower_separable
+from .elementwise import lower_activation, lower_affine, lower_binary
+from .moving import lower_cat, lower_getitem, lower_layout, lower_pieces, lower_slice, lower_view
+from .reductions import lower_mean, lower_pool
+
+LOWERED: Mapping[str, Callable[[Node, Lowering], tuple[Step, ...]]] = {
+    **dict.fromkeys(("add", "div", "mul", "sub"), lower_binary),
+    **dict.fromkeys(
+        ("elu", "gelu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "relu", "relu6", "sigmoid", "silu"),
+        lower_activation,
+    ),
+    **dict.fromkeys(("chunk", "split", "split_with_sizes"), lower_pieces),
+    **dict.fromkeys(("flatten", "permute", "reshape", "squeeze", "transpose", "unsqueeze"), lower_view),
+    "adaptive_avg_pool2d": lower_pool,
+    "affine": lower_affine,
+    "cat": lower_cat,
+    "conv": lower_conv,
+    "getitem": lower_getitem,
+    "layout": lower_layout,
+    "linear": lower_linear,
+    "mean": lower_mean,
+    "separable": lower_separable,
+    "slice": lower_slice,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LoweredGraph:
+    """A network's nodes at one batch.
+
+    steps:    of each node that has some, or needs none; refusals: of the others, why
+    lies:     how values lie, where they are dense numbers; elements: of each buffer that a step writes
+    """
+
+    steps: Mapping[str, tuple[Step, ...]]
+    refusals: Mapping[str, str]
+    lies: Mapping[str, Lie]
+    elements: Mapping[str, int]
+
+
+def lower_graph(network: Network, shapes: Mapping[str, Shapes], batch: int) -> LoweredGraph:
+    """The steps of all nodes that have some; what reads pieces of a value that torch makes is torch's too."""
+    dtypes = network.dtypes | {spec.name: spec.dtype for spec in network.graph.inputs}
+    refused: dict[str, str] = {}
+    while True:
+        into = Lowering(shapes, network.weights, dtypes, batch)
+        steps: dict[str, tuple[Step, ...]] = {}
+        refusals: dict[str, str] = {}
+        for node in network.graph.nodes:
+            found = refused.get(node.name) or lowered(node, into)
+            if isinstance(found, str):
+                refusals[node.name] = found
+            else:
+                steps[node.name] = found
+        apart = _read_apart(network, into, refusals)
+        if not apart:
+            return LoweredGraph(steps, refusals, into.lies, into.elements)
+        refused |= dict.fromkeys(apart, "torch reads its pieces")
+
+
+def _read_apart(network: Network, into: Lowering, refusals: Mapping[str, str]) -> set[str]:
+    """The nodes that give pieces to somebody else than our own."""
+    read = set(network.graph.returned())
+    read.update(operand for node in network.graph.nodes if node.name in refusals for operand in node.operands())
+    return read & into.pieces.keys()
+
+
+def lowered(node: Node, into: Lowering) -> tuple[Step, ...] | str:
+    """The steps of a node, or why it has none."""
+    lower = LOWERED.get(node.operator)
+    if lower is None:
+        return f"{node.operator} has no kernel of ours"
+    try:
+        return lower(node, into)
+    except RefusedError as why:
+        return str(why)
+
+
+__all__ = ["LOWERED", "Lie", "LoweredGraph", "lower_graph", "same_strides"]

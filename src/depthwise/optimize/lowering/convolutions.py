@@ -1,0 +1,148 @@
+"""Convolutions and linear layers: what the backend is asked for a node."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from ...backends.base import DepthwiseTensors, PointwiseTensors, SeparableTensors, Weights
+from ...backends.pixels import Elementwise, Term
+from ...backends.problem import Activation, Problem
+from ...backends.series import Step
+from ...geometry import Geometry, geometry
+from ..graph import Node
+from ..operators import DTYPES, FORMATS, dtype_name
+from .context import Lie, Lowering, RefusedError, step, usual_inner
+
+
+def lower_conv(node: Node, into: Lowering) -> tuple[Step, ...]:
+    weight = _tensor(node, "weight", into)
+    x = _image(node, into)
+    if _is_pointwise(node, weight, x):
+        return _pointwise(node, x, into)
+    if weight.shape[1] != 1 or weight.shape[0] % x.shape[1] or node["groups"] != x.shape[1]:
+        raise RefusedError("kernels are for depthwise and pointwise convolutions")
+    return _depthwise(node, x, into)
+
+
+def lower_separable(node: Node, into: Lowering) -> tuple[Step, ...]:
+    x, first, last = _image(node, into), *(_tensor(node, f"{key}_weight", into) for key in ("depthwise", "pointwise"))
+    g = _window(node, x, first, out_channels=last.shape[0], groups=node["groups"])
+    tensors = SeparableTensors(
+        first,
+        last,
+        _optional(node, "depthwise_bias", into),
+        _optional(node, "pointwise_bias", into),
+        node["depthwise_activation"],
+        node["activation"],
+    )
+    problem = _problem("separable", g, x, first, tensors.activations)
+    return _with_residual(node, problem, tensors, x, into)
+
+
+def lower_linear(node: Node, into: Lowering) -> tuple[Step, ...]:
+    """A linear layer is a pointwise convolution of images of one pixel."""
+    weight = _tensor(node, "weight", into)
+    inner = len(into.value(node["input"]).shape) - 1
+    if inner < 0:
+        raise RefusedError("its input has no dimension")
+    x = into.along(node["input"], inner)
+    rows = Lie(x.buffer, (x.elements // x.shape[-1], x.shape[-1], 1, 1), 1)
+    g = geometry(rows.shape[1:], 1, out_channels=weight.shape[0])
+    tensors = PointwiseTensors(weight, _optional(node, "bias", into))
+    problem = _problem("pointwise", g, rows, weight, tensors.activations)
+    return (step(problem, tensors, x=x.buffer, out=into.made(node, inner).buffer),)
+
+
+def _pointwise(node: Node, x: Lie, into: Lowering) -> tuple[Step, ...]:
+    weight = _tensor(node, "weight", into)
+    g = geometry(x.shape[1:], 1, out_channels=weight.shape[0], groups=node["groups"])
+    tensors = PointwiseTensors(weight, _optional(node, "bias", into), node["activation"])
+    return _with_residual(node, _problem("pointwise", g, x, weight, tensors.activations), tensors, x, into)
+
+
+def _depthwise(node: Node, x: Lie, into: Lowering) -> tuple[Step, ...]:
+    weight, residual = _tensor(node, "weight", into), node["residual"]
+    g = _window(node, x, weight)
+    tensors = DepthwiseTensors(weight, _optional(node, "bias", into))
+    activation: Activation = None if residual is not None else node["activation"]
+    problem = _problem("depthwise", g, x, weight, (activation, None))
+    out = into.made(node, usual_inner(x.shape))
+    if residual is None:
+        return (step(problem, tensors, x=x.buffer, out=out.buffer),)
+    added = into.along(residual, out.inner)
+    terms = (Term("add", "each"), *([Term("activation", activation=node["activation"])] * bool(node["activation"])))
+    sums = Elementwise(1, 1, out.elements, terms)
+    before = f"{node.name}.sums"
+    into.elements[before] = out.elements
+    return (
+        step(problem, tensors, x=x.buffer, out=before),
+        step(sums, x=before, operand_0=added.buffer, out=out.buffer),
+    )
+
+
+def _with_residual(node: Node, problem: Problem, tensors: Weights, x: Lie, into: Lowering) -> tuple[Step, ...]:
+    buffers = {"x": x.buffer}
+    if node["residual"] is not None:
+        added = into.along(node["residual"], usual_inner(x.shape))
+        buffers["residual"] = added.buffer
+        problem = replace(problem, residual=problem.result)
+    return (step(problem, tensors, **buffers, out=into.made(node, usual_inner(x.shape)).buffer),)
+
+
+def _problem(
+    operation: str, g: Geometry, x: Lie, weight: Tensor, activations: tuple[Activation, Activation]
+) -> Problem:
+    result = Lie("", (x.shape[0], *g.output_size), x.inner).strides
+    return Problem(
+        operation,  # type: ignore[arg-type]
+        g,
+        weight.dtype,
+        "cpu",
+        x.shape[0],
+        x.strides,
+        result,
+        activations,
+    )
+
+
+def _window(node: Node, x: Lie, weight: Tensor, *, out_channels: int | None = None, groups: int = 1) -> Geometry:
+    return Geometry(
+        input_size=x.shape[1:],
+        kernel_size=tuple(weight.shape[2:]),
+        stride=node["stride"],
+        padding=node["padding"],
+        dilation=node["dilation"],
+        depth_multiplier=weight.shape[0] // x.shape[1],
+        out_channels=out_channels,
+        groups=groups,
+    )
+
+
+def _image(node: Node, into: Lowering) -> Lie:
+    shape = into.value(node["input"]).shape
+    if len(shape) != len(node["stride"]) + 2:
+        raise RefusedError("its input has no batch")
+    return into.along(node["input"], usual_inner(shape))
+
+
+def _is_pointwise(node: Node, weight: Tensor, x: Lie) -> bool:
+    """Whether a convolution mixes the channels of each pixel, and is not a depthwise one too."""
+    window = (*weight.shape[2:], *node["stride"])
+    is_depthwise = node["groups"] == x.shape[1] and weight.shape[1] == 1
+    is_still = all(n == 1 for n in window) and not any(map(any, node["padding"]))
+    return is_still and not is_depthwise and len(x.shape) in FORMATS
+
+
+def _tensor(node: Node, key: str, into: Lowering) -> Tensor:
+    found = into.weight(node[key])
+    if found is None:
+        raise RefusedError("its weights are computed")
+    if found.dtype is not DTYPES["float32"]:
+        raise RefusedError(f"torch.{dtype_name(found.dtype)} is not supported, only torch.float32")
+    return found
+
+
+def _optional(node: Node, key: str, into: Lowering) -> Tensor | None:
+    return None if node[key] is None else _tensor(node, key, into)

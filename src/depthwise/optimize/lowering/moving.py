@@ -1,0 +1,96 @@
+"""Nodes that give numbers in another shape or place: no work where memory stays as it is, else copies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+import torch
+
+from ...backends.pixels import Copy
+from ...backends.series import Step
+from ..graph import Node
+from ..operators import bound
+from ..rules import Shape
+from .context import Lie, Lowering, RefusedError, same_strides, step, strides_of, usual_inner
+
+
+def lower_layout(node: Node, into: Lowering) -> tuple[Step, ...]:
+    """Images are laid out where they come in."""
+    x = into.value(node["self"])
+    if not node["channels_last"] or not x.lies_along(usual_inner(x.shape)):
+        raise RefusedError("images lie channels-last inside")
+    into.lies[node.name] = Lie(x.buffer, x.shape, usual_inner(x.shape))
+    return ()
+
+
+def lower_view(node: Node, into: Lowering) -> tuple[Step, ...]:
+    """What torch makes of such a tensor by another look at its memory."""
+    x = into.value(node.arguments[0][1])
+    if list(node.operands()) != [x_name(node)]:
+        raise RefusedError("its shape is another tensor's")
+    tensor = torch.empty_strided(x.shape, x.strides, device="meta")
+    made = bound(node)(lambda _: tensor, into.batch)
+    shape = into.shape(node.name)
+    if made.untyped_storage()._cdata != tensor.untyped_storage()._cdata or made.storage_offset():
+        raise RefusedError("its numbers would lie elsewhere")
+    for inner in (usual_inner(shape), *range(1, len(shape))):
+        if same_strides(shape, made.stride(), strides_of(shape, inner)):
+            into.lies[node.name] = Lie(x.buffer, shape, inner)
+            return ()
+    raise RefusedError("its numbers would lie elsewhere")
+
+
+def x_name(node: Node) -> str:
+    return str(node.arguments[0][1])
+
+
+def lower_cat(node: Node, into: Lowering) -> tuple[Step, ...]:
+    """Values side by side along their innermost dimension."""
+    shape = into.shape(node.name)
+    inner = node["dim"] % len(shape)
+    lies = [into.along(operand, inner) for operand in node["tensors"]]
+    out = into.made(node, inner)
+    rows, whole = out.elements // shape[inner], shape[inner]
+    starts = accumulate((lie.shape[inner] for lie in lies), initial=0)
+    return tuple(
+        step(Copy(rows, n, (0, start), (n, whole)), x=lie.buffer, out=out.buffer)
+        for lie, start, n in ((lie, start, lie.shape[inner]) for lie, start in zip(lies, starts, strict=False))
+    )
+
+
+def lower_pieces(node: Node, into: Lowering) -> tuple[Step, ...]:
+    """split, chunk and their like: nothing is done before a piece is taken."""
+    found = into.shapes.get(node.name)
+    x = into.value(node["self"])
+    inner = node["dim"] % len(x.shape)
+    x = into.along(node["self"], inner)
+    shapes: Sequence[Shape] = found if found and isinstance(found[0], tuple) else ()
+    starts = accumulate((shape[inner] for shape in shapes), initial=0)
+    into.pieces[node.name] = tuple((x, start, shape) for start, shape in zip(starts, shapes, strict=False))
+    return ()
+
+
+def lower_getitem(node: Node, into: Lowering) -> tuple[Step, ...]:
+    pieces = into.pieces.get(node["self"].name)
+    if pieces is None:
+        raise RefusedError("what it takes a piece of is torch's")
+    x, start, _ = pieces[node["index"]]
+    return _piece(node, x, start, into)
+
+
+def lower_slice(node: Node, into: Lowering) -> tuple[Step, ...]:
+    x = into.value(node["self"])
+    inner = node["dim"] % len(x.shape)
+    start, _, stride = slice(node["start"], node["end"], node["step"]).indices(x.shape[inner])
+    if stride != 1:
+        raise RefusedError("it takes every so many")
+    return _piece(node, into.along(node["self"], inner), start, into)
+
+
+def _piece(node: Node, x: Lie, start: int, into: Lowering) -> tuple[Step, ...]:
+    """Neighbours along the innermost dimension."""
+    out = into.made(node, x.inner)
+    whole, channels = x.shape[x.inner], out.shape[x.inner]
+    problem = Copy(out.elements // channels, channels, (start, 0), (whole, channels))
+    return (step(problem, x=x.buffer, out=out.buffer),)

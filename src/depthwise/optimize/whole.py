@@ -1,0 +1,135 @@
+"""A segment as one program of the CPU backend: bound for each batch that comes, run on the memory of its tensors.
+
+What it reads is read where it lies, if that is as the program has it, else laid out first; what it gives is written
+where the results lie. Calls from several threads share nothing but what does not change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..backends import CPU, asked_backend
+from ..backends.series import Compiled, Figures, Series
+from ..backends.tensors import is_listened_to, why_not_memory
+from .lowering import Lie, LoweredGraph, same_strides
+from .segments import Program, Segment
+
+# Batches and numbers of threads that a segment is kept bound for, the oldest go first.
+MOST_KEPT = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A bound program, how what it reads must lie, and how what it gives does.
+
+    results: the buffers that it writes for the caller, and theirs
+    """
+
+    compiled: Compiled
+    reads: tuple[Lie, ...]
+    results: tuple[Lie, ...]
+    gives: tuple[Lie, ...]
+
+    def run(self, given: Sequence[Tensor]) -> Sequence[Tensor] | None:
+        """What it gives; None where what it is given is not as it was planned."""
+        tensors: dict[str, Tensor] = {}
+        for lie, x in zip(self.reads, given, strict=True):
+            if tuple(x.shape) != lie.shape or x.dtype is not torch.float32 or why_not_memory(x) or x.is_neg():
+                return None
+            tensors[lie.buffer] = _laid(x, lie)
+        for lie in self.results:
+            tensors[lie.buffer] = torch.empty_strided(lie.shape, lie.strides)
+        self.compiled.run({name: tensor.data_ptr() for name, tensor in tensors.items()})
+        return [_seen(tensors[lie.buffer], lie) for lie in self.gives]
+
+
+def _laid(x: Tensor, lie: Lie) -> Tensor:
+    if same_strides(lie.shape, x.stride(), lie.strides):
+        return x
+    return torch.empty_strided(lie.shape, lie.strides).copy_(x)
+
+
+def _seen(tensor: Tensor, lie: Lie) -> Tensor:
+    """The value that lies in a tensor's memory."""
+    if tuple(tensor.shape) == lie.shape and tensor.stride() == lie.strides:
+        return tensor
+    return tensor.as_strided(lie.shape, lie.strides)
+
+
+class Whole(Program):
+    """A segment in one call; on torch's operators where it cannot run so: without images, under modes and transforms.
+
+    at: the network lowered for a batch
+    """
+
+    def __init__(
+        self,
+        segment: Segment,
+        at: Callable[[int], LoweredGraph],
+        batch: int,
+        otherwise: Program,
+        weights: Mapping[str, Tensor],
+    ) -> None:
+        self._segment = segment
+        self._at = at
+        self._batch = batch
+        self._otherwise = otherwise
+        self._weights = weights
+        self._packs: dict[Hashable, Any] = {}
+        self._kept: dict[tuple[int, int], Call | None] = {}
+        self._lock = Lock()
+
+    def run(self, given: Sequence[Any], batch: int) -> Sequence[Any]:
+        if batch and not is_listened_to() and asked_backend() in (None, CPU.name):
+            call = self._call(batch)
+            made = None if call is None else call.run(given)
+            if made is not None:
+                return made
+        return self._otherwise.run(given, batch)
+
+    def figures(self) -> Figures | None:
+        series = self._series(self._at(self._batch))
+        return None if series is None else CPU.figures(series)
+
+    def _call(self, batch: int) -> Call | None:
+        key = batch, torch.get_num_threads()
+        if key not in self._kept:
+            with self._lock:
+                if key not in self._kept:
+                    for oldest in list(self._kept)[: len(self._kept) - MOST_KEPT + 1]:
+                        self._kept.pop(oldest, None)
+                    self._kept[key] = self._bound(batch)
+        return self._kept.get(key)
+
+    def _bound(self, batch: int) -> Call | None:
+        graph, segment = self._at(batch), self._segment
+        series = self._series(graph)
+        compiled = None if series is None else CPU.compiled(series, self._packs)
+        if series is None or compiled is None:
+            return None
+        reads = tuple(graph.lies[name] for name in segment.reads)
+        gives = tuple(graph.lies[name] for name in segment.gives)
+        return Call(compiled, reads, tuple(graph.lies[name] for name in sorted(series.gives)), gives)
+
+    def _series(self, graph: LoweredGraph) -> Series | None:
+        """The segment's steps; None where there are none, or one of its nodes has none at this batch."""
+        segment = self._segment
+        names = [node.name for node in segment.nodes]
+        if not all(name in graph.lies for name in (*segment.reads, *segment.gives)):
+            return None
+        if any(graph.refusals.get(name) is not None for name in names):
+            return None
+        steps = tuple(step for name in names for step in graph.steps[name])
+        if not steps:
+            return None
+        takes = frozenset(graph.lies[name].buffer for name in segment.reads)
+        gives = frozenset(graph.lies[name].buffer for name in segment.gives) - takes
+        used = {buffer for step in steps for _, buffer in step.buffers}
+        constants = {name: self._weights[name].contiguous() for name in used & self._weights.keys()}
+        return Series(steps, takes, gives, graph.elements, constants)
