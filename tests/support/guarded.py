@@ -3,6 +3,7 @@
 python -m tests.support.guarded ISA tails      # some of the tails, each buffer flush with one page, then the other
 python -m tests.support.guarded ISA all        # all of them
 python -m tests.support.guarded ISA series     # a network's block in one program, each buffer in memory of its own
+python -m tests.support.guarded ISA norms      # batch norms in training mode
 python -m tests.support.guarded ISA planted    # kernels told wrong numbers or pointers, each of which must die
 python -m tests.support.guarded ISA in_x       # one of these, in this process itself
 """
@@ -25,6 +26,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
+from depthwise.backends.cpu.lower_norms import NormProblem
 from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.cpu.run import threads
 from depthwise.backends.cpu.run.driver import HEADER, ROW
@@ -42,6 +44,7 @@ from tests.support.kernels import (
     program_of,
     run,
 )
+from tests.support.norms import assert_exact
 from tests.support.series import check_example
 
 Side = Literal["before", "after"]
@@ -90,6 +93,13 @@ def check_tails(machine: Machine, count: int, *, every: bool) -> None:
             if target == machine:
                 for given, side in product(inputs_of(layer, count, layouts), SIDES):
                     check(layer, given, target, side)
+
+
+def check_norms(machine: Machine) -> None:
+    """Batch norms forward and backward, every buffer guarded, whose results are exact."""
+    for channels, pixels, side in product((1, 3, 8, 17, 33), (2, 32, 64), SIDES):
+        for activation in (None, ("relu6", 0.0)):
+            assert_exact(NormProblem(pixels, channels, 3.0, activation, residual=True), machine, 1, Guarded(side))
 
 
 _IMAGE = Input(1, (5, 9), 1)
@@ -168,6 +178,8 @@ def main(isa: str, what: str) -> None:
     elif what == "series":
         for team, side in product((1, 2), SIDES):
             check_example(target, team, Guarded(side), apart=True)
+    elif what == "norms":
+        check_norms(target)
     elif what == "tails":
         check_tails(target, 4, every=False)
     else:

@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from ..errors import DepthwiseError
 from ..layers.separable import _SeparableConv
 from .classes import Kind, MakeForward, class_of, original_of, ours_in, own_class, replace_class_
 from .convolutions import convolution_forward
+from .norms import batch_norm_forward, sequential_forward
 from .report import AcceleratedModule, Acceleration
 
 
@@ -71,6 +73,12 @@ def candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module, Kind, tuple[s
         kind = own_class(module) if ours is None else original_of(ours)
         if isinstance(module, _ConvNd):
             yield name, module, kind, convolution_forward(module, kind)
+        elif isinstance(module, _BatchNorm):
+            yield name, module, kind, batch_norm_forward(module, kind)
+        elif isinstance(module, nn.Sequential):
+            found = sequential_forward(module, kind)
+            if found is not None:
+                yield name, module, kind, found
 
 
 def _advice(model: nn.Module) -> Iterator[str]:
