@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from threading import Lock
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..backends import CPU, asked_backend
+from ..backends.forks import Lock
 from ..backends.series import Compiled, Figures, Series
 from ..backends.tensors import is_listened_to, why_not_memory
 from .lowering import Lie, LoweredGraph, same_strides
@@ -100,7 +100,7 @@ class Whole(Program):
     def _call(self, batch: int) -> Call | None:
         key = batch, torch.get_num_threads()
         if key not in self._kept:
-            with self._lock:
+            with self._lock.mine:
                 if key not in self._kept:
                     while len(self._kept) >= MOST_KEPT:
                         del self._kept[next(iter(self._kept))]
