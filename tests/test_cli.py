@@ -186,7 +186,9 @@ def test_doctor(depthwise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "from depthwise.blocks import MobileNetV1Block\ndef net():\n    return MobileNetV1Block(3, 8)\n"
     )
     monkeypatch.chdir(tmp_path)
-    assert "separable  SeparableConv2d  cpu" in depthwise("doctor", "mine:net", "--input", "3x9x9").out
+    found = depthwise("doctor", "mine:net", "--input", "3x9x9").out
+    assert "separable  SeparableConv2d  cpu" in found
+    assert found.splitlines()[-1].startswith("Through depthwise.optimize(model, example_inputs), which merges what it")
     rows = json.loads(depthwise("doctor", "mine:net", "--input", "3x9x9", "--json").out)
     assert [(row["kind"], row["backend"]) for row in rows] == [("SeparableConv2d", "cpu")]
     counted = json.loads(depthwise("count", "mine:net", "--input", "3x9x9", "--json").out)
