@@ -13,6 +13,7 @@ from ..rules import Shapes
 from .context import Lie, Lowering, RefusedError, same_strides
 from .convolutions import is_dense, lower_conv, lower_linear, lower_separable
 from .elementwise import lower_activation, lower_affine, lower_binary
+from .fusing import fused
 from .moving import lower_cat, lower_getitem, lower_layout, lower_pieces, lower_slice, lower_view
 from .reductions import lower_layer_norm, lower_mean, lower_pool, lower_softmax
 
@@ -115,4 +116,4 @@ def lowered(node: Node, into: Lowering) -> tuple[Step, ...] | str:
         return str(why)
 
 
-__all__ = ["LOWERED", "Lie", "LoweredGraph", "lower_graph", "same_strides"]
+__all__ = ["LOWERED", "Lie", "LoweredGraph", "fused", "lower_graph", "same_strides"]
