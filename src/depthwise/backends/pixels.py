@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from ..geometry import Geometry, Pairs
 from .problem import Activation
 
 # Of one elementwise problem.
@@ -104,7 +105,34 @@ class Softmax:
     channels: int
 
 
-PixelProblem = Elementwise | Mean | Copy | LayerNorm | Softmax
+@dataclass(frozen=True, slots=True)
+class MaxPool:
+    """The greatest number of each window, NaN where it has one. Buffers: x, out."""
+
+    operation: ClassVar[str] = "max_pool"
+
+    images: int
+    geometry: Geometry
+
+
+@dataclass(frozen=True, slots=True)
+class AveragePool:
+    """The sum of each window, divided. Buffers: x, out.
+
+    divisor: by what; None: by how many of the window's places are in the image or the padding that is counted
+    counted: such padding, before and after each axis
+    """
+
+    operation: ClassVar[str] = "average_pool"
+
+    images: int
+    geometry: Geometry
+    divisor: int | None
+    counted: Pairs
+
+
+Pool = MaxPool | AveragePool
+PixelProblem = Elementwise | Mean | Copy | LayerNorm | Softmax | Pool
 
 
 def activations_of(problem: PixelProblem) -> tuple[Activation, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import floor, prod
 from typing import Any
 
-from ..geometry import out_spatial, per_axis
+from ..geometry import out_spatial, per_axis, pooled
 from .graph import Argument, Batch, Node, Value
 
 Shape = tuple[int, ...]
@@ -60,17 +60,6 @@ def axis(dim: int, rank: int) -> int:
     if not -rank <= dim < rank:
         raise ValueError(f"there is no dimension {dim} of {rank}")
     return dim % rank
-
-
-def pooled(size: int, kernel: int, stride: int, padding: int, dilation: int = 1, *, ceil_mode: bool = False) -> int:
-    """Windows along one dimension; torch drops a last one that would lie in the padding behind."""
-    reach = size + 2 * padding - dilation * (kernel - 1) - 1
-    count = -(-reach // stride) + 1 if ceil_mode else reach // stride + 1
-    if ceil_mode and (count - 1) * stride >= size + padding:
-        count -= 1
-    if count < 1:
-        raise ValueError(f"a window of {kernel} on {size} pixels")
-    return count
 
 
 def _same(a: Arguments) -> Shape:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
+from math import prod
 
-from ..pixels import Elementwise, Mean
+from ..pixels import AveragePool, Elementwise, MaxPool, Mean
 from ..problem import Problem
 from ..series import Compiled, Figures, Series, Step
 from .launch import compiles, machine, most_seconds
@@ -142,5 +143,8 @@ def _most_seconds(step: Step) -> float:
     problem = step.problem
     if isinstance(problem, Problem):
         return most_seconds(problem)
+    if isinstance(problem, MaxPool | AveragePool):
+        g = problem.geometry
+        return 1e-5 + problem.images * prod(g.output_size) * g.kernel_area * _SECONDS_A_NUMBER
     rows = problem.images * problem.pixels if isinstance(problem, Elementwise | Mean) else problem.rows
     return 1e-5 + rows * problem.channels * _SECONDS_A_NUMBER

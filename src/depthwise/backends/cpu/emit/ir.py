@@ -17,29 +17,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
 from ..machine import FLOAT_BYTES
+from .module import Module
 
 Case = TypeVar("Case")
-
-
-class Module:
-    """What functions share: constants, and the intrinsics that they call."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.functions: list[str] = []
-        self._globals: dict[str, str] = {}
-
-    def constant(self, name: str, kind: str, value: str) -> str:
-        """The address of a constant in memory."""
-        self._globals.setdefault(name, f'@"{name}" = private constant {kind} {value}')
-        return f'@"{name}"'
-
-    def intrinsic(self, name: str, result: str, parameters: Sequence[str]) -> str:
-        self._globals.setdefault(name, f"declare {result} @{name}({', '.join(parameters)})")
-        return f"@{name}"
-
-    def __str__(self) -> str:
-        return "\n".join([f'source_filename = "{self.name}"', *self._globals.values(), *self.functions, ""])
 
 
 class Block:
@@ -453,6 +433,10 @@ class Vec:
     def at_most(self, bound: float) -> Vec:
         """The lesser of each lane and `bound`; NaN stays NaN."""
         return select(self.above(bound), self._constant_or(bound), self)
+
+    def is_nan(self) -> Bool:
+        """Of each lane."""
+        return self._compared("uno", self)
 
     def magnitude(self) -> Vec:
         return self._intrinsic("fabs", self)

@@ -18,10 +18,14 @@ from ..plan.direct import DirectPlan
 from ..plan.elementwise import ElementwisePlan
 from ..plan.mean import MeanPlan
 from ..plan.pointwise import PointwisePlan
+from ..plan.pool import PoolPlan
 from ..plan.rows import RowPlan
-from .ir import Block, Int, Module
+from .ir import Block, Int
+from .module import Module
 
-Plan = DepthwisePlan | DirectPlan | PointwisePlan | ElementwisePlan | MeanPlan | CopyPlan | RowPlan | DensePlan
+Plan = (
+    DepthwisePlan | DirectPlan | PointwisePlan | DensePlan | ElementwisePlan | MeanPlan | CopyPlan | RowPlan | PoolPlan
+)
 SYMBOL = "kernel"
 
 # Of a frame: how the input lies, and what its windows see.

@@ -14,6 +14,7 @@ from .dense import lower_dense
 from .elementwise import lower_elementwise
 from .mean import lower_mean
 from .pointwise import lower_pointwise
+from .pool import lower_pool
 from .rows import lower_layer_norm, lower_softmax
 from .separable import lower_separable
 
@@ -27,6 +28,8 @@ LOWERINGS: Mapping[str, Callable[[Any, Machine, int], Decision]] = {
     "layer_norm": lower_layer_norm,
     "softmax": lower_softmax,
     "dense": lower_dense,
+    "max_pool": lower_pool,
+    "average_pool": lower_pool,
 }
 
 

@@ -16,7 +16,8 @@ and the kernels come as addresses in it, so that the driver names no symbol outs
 
 from __future__ import annotations
 
-from ..emit.ir import Block, Int, Module, least
+from ..emit.ir import Block, Int, least
+from ..emit.module import Module
 from ..machine import Machine
 from . import jit
 
