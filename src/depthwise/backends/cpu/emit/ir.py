@@ -172,8 +172,12 @@ class Block:
 
     def splat(self, pointer: Ptr, lanes: int) -> Vec:
         """The number at `pointer` in every lane."""
+        return self.every(pointer.load_one(), lanes)
+
+    def every(self, number: str, lanes: int) -> Vec:
+        """A float32 in every lane."""
         kind = _vector(lanes)
-        one = self.value(f"insertelement {kind} poison, float {pointer.load_one()}, i32 0")
+        one = self.value(f"insertelement {kind} poison, float {number}, i32 0")
         every = f"shufflevector {kind} {one}, {kind} poison, <{lanes} x i32> zeroinitializer"
         return Vec(self, self.value(every), lanes)
 
