@@ -17,7 +17,7 @@ from ..backends import CPU, asked_backend
 from ..backends.forks import Lock
 from ..backends.series import Compiled, Figures, Series
 from ..backends.tensors import is_listened_to, why_not_memory
-from .lowering import Lie, LoweredGraph, same_strides
+from .lowering import Lie, LoweredGraph, fused, same_strides
 from .segments import Program, Segment
 
 # Batches and numbers of threads that a segment is kept bound for, the oldest go first.
@@ -125,11 +125,11 @@ class Whole(Program):
             return None
         if any(graph.refusals.get(name) is not None for name in names):
             return None
-        steps = tuple(step for name in names for step in graph.steps[name])
-        if not steps:
-            return None
         takes = frozenset(graph.lies[name].buffer for name in segment.reads)
         gives = frozenset(graph.lies[name].buffer for name in segment.gives) - takes
+        steps = fused([step for name in names for step in graph.steps[name]], gives)
+        if not steps:
+            return None
         used = {buffer for step in steps for _, buffer in step.buffers}
         constants = {name: self._weights[name].contiguous() for name in used & self._weights.keys()}
         return Series(steps, takes, gives, graph.elements, constants)

@@ -48,16 +48,10 @@ class MeanKernel(Kernel):
             channel = least(block * width, k.channels - width)
             x = e.pointer("x") + (image * pixels * k.channels + channel)
             total = _total(e, k, x, pixels)
-            count = _as_float(pixels).permuted([0] * k.lanes)
+            count = e.every(e.value(f"sitofp i64 {pixels.value} to float"), k.lanes)
             out = e.pointer("out") + (image * k.channels + channel)
             for j in range(k.vectors):
                 (out + j * k.lanes).store(total[j] / count)
-
-
-def _as_float(number: Int) -> Vec:
-    e = number.block
-    one = e.value(f"sitofp i64 {number.value} to float")
-    return Vec(e, e.value(f"insertelement <1 x float> poison, float {one}, i32 0"), 1)
 
 
 def _total(e: Block, k: MeanPlan, x: Ptr, pixels: Int) -> list[Vec]:
