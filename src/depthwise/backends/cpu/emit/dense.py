@@ -25,11 +25,14 @@ from functools import reduce
 from operator import and_
 
 from ..plan.dense import UNROLLED, DensePlan
+from ..plan.sizes import LINE_ELEMENTS
 from .ir import Block, Bool, Int, Ptr, Vec, least, select
 from .kernel import VIEW, Kernel, Plan
 from .product import POINTERS, Panel, Tile, each_panel, each_tile, put
 
 CUT = ("units", "unit_pixels", "run_units", "run_sums", "bands", "panel_chunks", "scratch_elements")
+# The next chunk's weights are fetched by so many tiles, a share by each; there are that many where it matters.
+SHARES = 4
 # Terms that are written out one after another; more are done in a loop.
 MOST_WRITTEN_OUT = 32
 
@@ -72,12 +75,14 @@ class _Chunk:
     first, count: which of the group's
     weight:  those of the panel for them
     number:  of the chunk
+    ahead:   elements from a weight to one of the next chunk that is fetched meanwhile, or None
     """
 
     first: int | Int
     count: int | Int
     weight: Ptr
     number: Int
+    ahead: Int | None = None
 
 
 def _write_band(e: Block, k: DensePlan, units: tuple[Int, Int], panels: tuple[Int, Int], kept: Ptr) -> None:
@@ -150,6 +155,9 @@ def _row(e: Block, k: DensePlan, row: Int) -> tuple[Int, Int, Int]:
 
 def _write_tile(e: Block, k: DensePlan, window: _Window, panel: Panel, chunk: _Chunk, kept: Ptr) -> None:
     tile, vectors = window.tile, panel.vectors
+    if k.fetches:
+        share = tile.begin // SHARES % SHARES * (_fetched_lines(k, vectors) * LINE_ELEMENTS)
+        chunk = replace(chunk, ahead=share + chunk.count * (k.taps * vectors * k.lanes))
     places = [tile.m * k.out_channels + column for column in panel.columns]
     results = [e.pointer("out") + place for place in places]
     residuals = [e.pointer("residual") + place for place in places] if k.residual else []
@@ -183,6 +191,11 @@ def _write_tile(e: Block, k: DensePlan, window: _Window, panel: Panel, chunk: _C
             store(_sums_at_border(e, k, window, panel, chunk, sums))
 
 
+def _fetched_lines(k: DensePlan, vectors: int) -> int:
+    """Of those that a turn of the innermost loop reads, the share that one tile fetches."""
+    return -(-UNROLLED * vectors * k.lanes // (LINE_ELEMENTS * SHARES))
+
+
 def _is_inside(e: Block, k: DensePlan, window: _Window) -> Bool:
     """Whether a tile's pixels are neighbours in one row, and see nothing outside the image."""
     reach = [(extent - 1) * dilation for extent, dilation in zip(k.kernel, k.dilation, strict=True)]
@@ -211,7 +224,8 @@ def _sums_inside(e: Block, k: DensePlan, window: _Window, panel: Panel, chunk: _
             base = (first + term).anew()
             return [base + i * k.stride[2] * k.pixel_stride for i in range(window.tile.rows)]
 
-        return _products(e, k, places, chunk.weight + tap.term(k, chunk) * (panel.vectors * k.lanes), count, sums)
+        weight = chunk.weight + tap.term(k, chunk) * (panel.vectors * k.lanes)
+        return _products(e, k, places, (weight, chunk.ahead), count, sums)
 
     return _each_tap(e, k, extents, sums, products, written_out=k.terms <= MOST_WRITTEN_OUT)
 
@@ -230,7 +244,7 @@ def _sums_at_border(e: Block, k: DensePlan, window: _Window, panel: Panel, chunk
         ]
         # In a loop: written out, all would be read as soon as there is a pointer.
         count = e.whole(1 if k.planar else chunk.count)
-        return _products(e, k, lambda term: [pixel + term for pixel in seen], weight, count, sums)
+        return _products(e, k, lambda term: [pixel + term for pixel in seen], (weight, chunk.ahead), count, sums)
 
     return _each_tap(e, k, k.kernel, sums, products)
 
@@ -351,19 +365,24 @@ def _products(
     e: Block,
     k: DensePlan,
     places: Callable[[int | Int], list[Ptr]],
-    weight: Ptr,
+    weights: tuple[Ptr, Int | None],
     count: int | Int,
     sums: list[Vec],
 ) -> list[Vec]:
     """The sums plus `count` products of what lies from each pixel on and rows of weights.
 
     places: where each pixel has its input for a term
+    weights: the first row, and how far ahead others are fetched
     """
+    weight, ahead = weights
 
     def some(first: int | Int, count: int, sums: list[Vec]) -> list[Vec]:
         pixels, sums = places(first), list(sums)
         vectors = len(sums) // len(pixels)
         start = weight + first * (vectors * k.lanes)
+        if ahead is not None:
+            for line in range(_fetched_lines(k, vectors)):
+                (start + ahead + line * LINE_ELEMENTS).prefetch(2)
         for term in range(count):
             columns = [(start + (term * vectors + j) * k.lanes).load(k.lanes) for j in range(vectors)]
             for i, pixel in enumerate(pixels):

@@ -25,6 +25,7 @@ class DensePlan(Product):
     by_rows: each run of pixels is a row
     pixels_first: tiles of pixels are the outer loop, panels of weights the inner one; then there is one chunk
     chunk:  input channels of a group that are multiplied before others, so that their weights stay in L1
+    fetches: the weights of the next chunk, which lie beyond L2, are fetched meanwhile
     planar: the input is contiguous, one plane per channel
     pixel_stride: elements from one input pixel to the next
     """
@@ -37,6 +38,7 @@ class DensePlan(Product):
     by_rows: bool
     pixels_first: bool
     chunk: int
+    fetches: bool
     planar: bool
     pixel_stride: int
 
@@ -47,11 +49,11 @@ class DensePlan(Product):
             for letter, numbers in (("k", self.kernel), ("s", self.stride), ("d", self.dilation))
         )
         size = f"n{self.out_channels}c{self.in_channels}g{self.groups}"
-        order = "r" * self.by_rows + "f" * self.pixels_first
+        order = "r" * self.by_rows + "f" * self.pixels_first + f"c{self.chunk}" + "a" * self.fetches
         tile = f"m{self.heights[0]}to{self.heights[-1]}x{self.vectors}v{self.lanes}{order}"
         memory = "_planar" if self.planar else f"p{self.pixel_stride}"
         residual = "_residual" if self.residual else ""
-        return f"{window}_{size}_{activation_name(self.activation)}{residual}_{tile}c{self.chunk}{memory}"
+        return f"{window}_{size}_{activation_name(self.activation)}{residual}_{tile}{memory}"
 
     @property
     def packing(self) -> tuple[object, ...]:
@@ -162,6 +164,7 @@ def dense_plan(
         by_rows=cut.by_rows,
         pixels_first=pixels_first,
         chunk=inputs if chunks == 1 else -(-inputs // (chunks * UNROLLED)) * UNROLLED,
+        fetches=dense_bytes(g) > machine.l2_bytes // 2 and not planar,
         planar=planar,
         pixel_stride=pixel_stride,
     )
