@@ -25,25 +25,24 @@ def batch_norm(
     eps: float,
     activation: Activation = None,
     residual: Tensor | None = None,
+    counted: Tensor | None = None,
 ) -> Tensor | None:
     """`x` normalised with its own mean and variance by channel, `residual` added, activated; None where torch must.
 
     x, residual, out: (batch, channels, *spatial) in float32, channels-last
     running:          mean and variance, (channels,) each, which move by `momentum` to the batch's
     weight, bias:     (channels,) or None
+    counted:          how many batches there were, one more afterwards
 
     The numbers are torch's within rounding, and do not depend on the number of threads.
     """
     if refusal(x, running, weight, bias, residual) is not None:
         return None
-    from .backends.cpu.norms import mean_and_variance, norm_activation
+    from .backends.cpu.norms import norm_activation
 
-    out, statistics = norm_activation(x, weight, bias, residual, eps, activation)
-    if running is not None:
-        with torch.no_grad():
-            for kept, new in zip(running, mean_and_variance(statistics), strict=True):
-                kept.lerp_(new, momentum)
-    return out
+    if counted is not None:
+        counted.add_(1)
+    return norm_activation(x, weight, bias, residual, eps, activation, running, momentum)[0]
 
 
 def refusal(

@@ -73,11 +73,9 @@ def normalized(norm: nn.Module, x: Tensor, activation: Any = None) -> Tensor | N
         return None
     weight, bias = weight_and_bias(norm)
     running = (mean, var) if tracks else None
-    out = batch_norm(x, running, weight, bias, float(momentum or 0.0), eps, activation_of(activation))
-    counted = buffers.get("num_batches_tracked")
-    if out is not None and tracks and counted is not None:
-        counted.add_(1)
-    return out
+    counted = buffers.get("num_batches_tracked") if tracks else None
+    known = activation_of(activation)
+    return batch_norm(x, running, weight, bias, float(momentum or 0.0), eps, known, counted=counted)
 
 
 def is_seen(module: nn.Module) -> bool:

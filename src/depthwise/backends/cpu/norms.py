@@ -37,31 +37,40 @@ def norm_activation(
     residual: Tensor | None,
     eps: float,
     activation: Activation,
+    running: tuple[Tensor, Tensor] | None = None,
+    momentum: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """The result, and the statistics of the batch: rows of its mean, its inverse deviation, and two more.
 
     x:        dense channels-last pixels in float32, as are the others where they are there
     residual: is added before the activation
+    running:  mean and variance, which move by `momentum` to the batch's
     """
     problem = NormProblem(x.numel() // x.shape[1], x.shape[1], eps, activation, residual is not None)
-    out: tuple[Tensor, Tensor] = _NormActivation.apply(x, weight, bias, residual, problem)  # type: ignore[no-untyped-call]
+    out: tuple[Tensor, Tensor] = _NormActivation.apply(x, weight, bias, residual, problem, running, momentum)  # type: ignore[no-untyped-call]
     return out
-
-
-def mean_and_variance(statistics: Tensor) -> tuple[Tensor, Tensor]:
-    """The batch's mean and its unbiased variance, by channel."""
-    return statistics[MEAN], statistics[UNBIASED]
 
 
 class _NormActivation(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, problem: NormProblem
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        problem: NormProblem,
+        running: tuple[Tensor, Tensor] | None,
+        momentum: float,
     ) -> tuple[Tensor, Tensor]:
         statistics = memory.new_result((STATISTICS, problem.channels), (problem.channels, 1), _FLOAT32)
         out = _like(x)
         tensors = {"x": x, "bias": bias, "weight": weight, "residual": residual, "out": out, "statistics": statistics}
         _run(forward_program, problem, tensors)
+        if running is not None:
+            # Here: what a checkpoint computes again ends where the last tensor is saved.
+            for kept, row in zip(running, (MEAN, UNBIASED), strict=True):
+                kept.lerp_(statistics[row], momentum)
         ctx.save_for_backward(x, weight, bias, residual, statistics)
         ctx.problem = problem
         ctx.mark_non_differentiable(statistics)
@@ -71,11 +80,11 @@ class _NormActivation(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         if dy is None:
-            return None, None, None, None, None
+            return (None,) * 7
         x, weight, bias, residual, statistics = ctx.saved_tensors
         problem, wanted = ctx.problem, ctx.needs_input_grad[:4]
         if torch.is_grad_enabled() or not _lies_as(dy, x):
-            return (*_by_torch(x, weight, bias, residual, dy, problem, wanted), None)
+            return (*_by_torch(x, weight, bias, residual, dy, problem, wanted), None, None, None)
         gradients = memory.new_result((GRADIENTS, problem.channels), (problem.channels, 1), _FLOAT32)
         dx = _like(x) if wanted[0] or wanted[3] else None
         dresidual = _like(x) if problem.residual and dx is not None else None
@@ -84,7 +93,7 @@ class _NormActivation(torch.autograd.Function):
         program = _sums_alone if dx is None else _whole_backward
         _run(program, problem, {**given, **made})
         found = (dx, gradients[WEIGHT], gradients[BIAS], dresidual)
-        return (*(each if needed else None for each, needed in zip(found, wanted, strict=True)), None)
+        return (*(each if needed else None for each, needed in zip(found, wanted, strict=True)), None, None, None)
 
 
 def _like(x: Tensor) -> Tensor:
