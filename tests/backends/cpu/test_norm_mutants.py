@@ -11,9 +11,9 @@ import torch
 from depthwise.backends.cpu import lower_norms
 from depthwise.backends.cpu.emit import derivatives, norm_backward, norm_forward, norm_tiles
 from depthwise.backends.cpu.lower_norms import NormProblem
-from tests.backends.cpu.test_mutants import Mutant, Roomy, planted
+from tests.backends.cpu.test_mutants import Mutant, planted
 from tests.backends.cpu.test_mutants import _code_of_its_own as _code_of_its_own
-from tests.support.kernels import HERE
+from tests.support.kernels import HERE, Roomy
 from tests.support.norms import assert_exact, assert_near, given, run
 
 pytestmark = pytest.mark.skipif(not HERE, reason="no generator serves this machine")
