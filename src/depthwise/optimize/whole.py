@@ -49,6 +49,13 @@ class Call:
         return [_seen(tensors[buffer], shape, strides) for buffer, shape, strides in self._gives]
 
 
+class _Missing:
+    """Stands for a call that is not kept; None is one that cannot be made."""
+
+
+_MISSING = _Missing()
+
+
 def _laid(x: Tensor, shape: Shape, strides: Shape) -> Tensor:
     return x if same_strides(shape, x.stride(), strides) else torch.empty_strided(shape, strides).copy_(x)
 
@@ -95,13 +102,15 @@ class Whole(Program):
 
     def _call(self, batch: int) -> Call | None:
         key = batch, torch.get_num_threads()
-        if key not in self._kept:
-            with self._lock.mine:
-                if key not in self._kept:
-                    while len(self._kept) >= MOST_KEPT:
-                        del self._kept[next(iter(self._kept))]
-                    self._kept[key] = self._bound(batch)
-        return self._kept.get(key)
+        found = self._kept.get(key, _MISSING)
+        if not isinstance(found, _Missing):
+            return found
+        with self._lock.mine:
+            if key not in self._kept:
+                while len(self._kept) >= MOST_KEPT:
+                    del self._kept[next(iter(self._kept))]
+                self._kept[key] = self._bound(batch)
+            return self._kept[key]
 
     def _bound(self, batch: int) -> Call | None:
         graph, segment = self._at(batch), self._segment
