@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections import OrderedDict
 from dataclasses import dataclass, replace
+from pathlib import Path
 from random import Random
 from typing import Any
 from unittest.mock import patch
@@ -24,6 +29,8 @@ from tests.support.cases import normals, small_integers
 from tests.support.kernels import SMALL_CACHE
 
 pytestmark = pytest.mark.skipif(machine.host() is None, reason="no generator serves this machine")
+
+ROOT = Path(__file__).parents[3]
 
 
 @dataclass(frozen=True)
@@ -289,3 +296,20 @@ class TestAutograd:
             assert not any(
                 tensor.isnan().any() for tensor in found_of(NAMED[name], *tensors_of(NAMED[name], normals(0)))
             )
+
+
+def run_guarded(what: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-X", "faulthandler", "-m", "tests.support.guarded_gradients", what]
+    return subprocess.run(command, cwd=ROOT, env=os.environ, timeout=1200, check=False, capture_output=True, text=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mprotect, and what a fault does, as under Linux")
+@pytest.mark.parametrize("count", ["1", pytest.param("100", marks=pytest.mark.slow)])
+def test_gradients_stay_inside_their_buffers(count: str) -> None:
+    result = run_guarded(count)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mprotect, and what a fault does, as under Linux")
+def test_a_gradient_told_wrong_numbers_dies() -> None:
+    assert run_guarded("planted").returncode == -signal.SIGSEGV
