@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+import signal
+import subprocess
+import sys
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from pathlib import Path
 from random import Random
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from depthwise import functional
-from depthwise.backends.cpu import gradients, machine
+import depthwise
+from depthwise import SeparableConv2d, functional
+from depthwise.backends import calls
+from depthwise.backends.cpu import gradients, launch, machine
+from depthwise.backends.cpu.run import memory
+from depthwise.backends.eager import CONVOLUTIONS
 from depthwise.geometry import Geometry, geometry
 from tests.support.cases import normals, small_integers
+from tests.support.kernels import SMALL_CACHE
 
 pytestmark = pytest.mark.skipif(machine.host() is None, reason="no generator serves this machine")
 
-CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+ROOT = Path(__file__).parents[3]
 
 
 @dataclass(frozen=True)
@@ -36,6 +48,7 @@ class Case:
     layout: str = "last"
     gradient_layout: str = "last"
     threads: int = 1
+    small_cache: bool = False
 
     @property
     def geometry(self) -> Geometry:
@@ -75,7 +88,13 @@ def expected_of(g: Geometry, gradient: Tensor, x: Tensor, weight: Tensor) -> tup
 
 def found_of(case: Case, gradient: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
     torch.set_num_threads(case.threads)
-    with torch.no_grad():
+    seen = launch.machine()
+    seen = replace(seen, l2_bytes=SMALL_CACHE if case.small_cache else seen.l2_bytes)
+    with (
+        torch.no_grad(),
+        patch.object(gradients, "machine", lambda: seen),
+        patch.object(calls, "_bound", OrderedDict()),
+    ):
         found = gradients.depthwise_gradients(gradient, x, weight, case.geometry, (True, True, True))
     assert found is not None
     return tuple(tensor for tensor in found if tensor is not None)
@@ -109,6 +128,7 @@ def drawn(seed: int) -> Case:
         layout=random.choice(LAYOUTS),
         gradient_layout=random.choice(LAYOUTS),
         threads=random.choice((1, 2, 3)),
+        small_cache=random.random() < 0.5,
     )
 
 
@@ -155,7 +175,7 @@ def test_random_numbers_stay_within_the_bound(name: str) -> None:
 @pytest.mark.parametrize("name", ["3x3", "3x3 of planes", "3x3, stride 2", "causal", "volume"])
 def test_bits_do_not_depend_on_threads(name: str) -> None:
     tensors = tensors_of(NAMED[name], normals(0))
-    alone, *others = (found_of(Case(**{**vars(NAMED[name]), "threads": n}), *tensors) for n in (1, 2, 3))
+    alone, *others = (found_of(replace(NAMED[name], threads=n, small_cache=True), *tensors) for n in (1, 2, 3))
     for found in others:
         assert all(torch.equal(one, other) for one, other in zip(alone, found, strict=True))
 
@@ -190,3 +210,106 @@ def test_a_gradient_that_is_expanded(multiplier: int) -> None:
     for one, other in zip((x.grad, weight.grad), expected, strict=True):
         assert one is not None
         assert torch.equal(one, other)
+
+
+class TestAutograd:
+    """Through the door, against torch's operators; what is on its way there has float64's second derivatives."""
+
+    X = normals(0)((2, 9, 8, 7)).contiguous(memory_format=torch.channels_last)
+
+    def layer(self) -> SeparableConv2d:
+        torch.manual_seed(0)
+        return SeparableConv2d(9, 12, 3, padding=1, depthwise_activation=torch.nn.SiLU)
+
+    def gradients(self, layer: SeparableConv2d, x: Tensor, backend: str) -> list[Tensor]:
+        wanted = [tensor for tensor in (x, *layer.parameters()) if tensor.requires_grad]
+        with depthwise.backend(backend):
+            return list(torch.autograd.grad(layer(x).square().sum(), wanted))
+
+    @pytest.mark.parametrize("frozen", ["nothing", "input", "depthwise.weight", "pointwise.weight", "pointwise.bias"])
+    def test_whatever_is_frozen(self, frozen: str) -> None:
+        layer, x = self.layer(), self.X.clone(memory_format=torch.preserve_format).requires_grad_(frozen != "input")
+        for name, parameter in layer.named_parameters():
+            parameter.requires_grad_(name != frozen)
+        for one, other in zip(self.gradients(layer, x, "cpu"), self.gradients(layer, x, "eager"), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+    def test_a_gradient_that_nobody_asked_for_is_not_computed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[tuple[bool, ...]] = []
+        right = gradients.plain_gradients
+
+        def seen(*arguments: Any) -> Any:
+            asked.append(tuple(arguments[-1]))
+            return right(*arguments)
+
+        monkeypatch.setattr(gradients, "plain_gradients", seen)
+        layer = self.layer().requires_grad_(False)
+        layer.pointwise.weight.requires_grad_()
+        layer(self.X).sum().backward()
+        assert asked == [(False, True, False)]
+        layer.depthwise.weight.requires_grad_()
+        layer(self.X).sum().backward()
+        assert asked[1:] == [(True, True, False), (False, True, False)]
+
+    def test_second_derivatives(self) -> None:
+        found = []
+        for backend in ("cpu", "eager"):
+            x, weight = self.X.clone(memory_format=torch.preserve_format), normals(1)((9, 1, 3, 3))
+            x.requires_grad_()
+            weight.requires_grad_()
+            with depthwise.backend(backend):
+                out = functional.depthwise_conv2d(x, weight, padding=1)
+                (first,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
+                found.append(torch.autograd.grad(first.square().sum(), (x, weight)))
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-2)
+
+    @pytest.mark.parametrize("window", [(1, 1, 1), (2, 1, 1), (1, 2, 2)])
+    def test_numerically(self, window: tuple[int, int, int]) -> None:
+        x, weight = normals(0, torch.float64)((1, 2, 6, 5)), normals(1, torch.float64)((4, 1, 3, 3))
+        inputs = x.requires_grad_(), weight.requires_grad_(), torch.zeros(4, dtype=torch.float64, requires_grad=True)
+
+        def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            return functional.depthwise_conv2d(x, weight, bias, *window)
+
+        assert torch.autograd.gradcheck(convolve, inputs)
+        assert torch.autograd.gradgradcheck(convolve, inputs)
+
+    def test_transforms(self) -> None:
+        weight = normals(1)((9, 1, 3, 3))
+
+        def loss(weight: Tensor, x: Tensor) -> Tensor:
+            return functional.depthwise_conv2d(x[None], weight, padding=1).square().sum()
+
+        per_sample = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(weight, self.X)
+        for x, gradient in zip(self.X, per_sample, strict=True):
+            leaf = weight.clone().requires_grad_()
+            loss(leaf, x).backward()
+            torch.testing.assert_close(gradient, leaf.grad, rtol=1e-4, atol=1e-4)
+
+    def test_no_element_is_left_unwritten(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def filled(size: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+            return torch.empty_strided(size, stride, dtype=dtype).fill_(torch.nan)
+
+        monkeypatch.setattr(memory, "new_result", filled)
+        for name in ("3x3", "3x3, stride 2", "stride beyond the kernel", "5 filters a channel, stride 2", "31x31"):
+            assert not any(
+                tensor.isnan().any() for tensor in found_of(NAMED[name], *tensors_of(NAMED[name], normals(0)))
+            )
+
+
+def run_guarded(what: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-X", "faulthandler", "-m", "tests.support.guarded_gradients", what]
+    return subprocess.run(command, cwd=ROOT, env=os.environ, timeout=1200, check=False, capture_output=True, text=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mprotect, and what a fault does, as under Linux")
+@pytest.mark.parametrize("count", ["1", pytest.param("100", marks=pytest.mark.slow)])
+def test_gradients_stay_inside_their_buffers(count: str) -> None:
+    result = run_guarded(count)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mprotect, and what a fault does, as under Linux")
+def test_a_gradient_told_wrong_numbers_dies() -> None:
+    assert run_guarded("planted").returncode == -signal.SIGSEGV

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -35,8 +36,9 @@ def run_recorded(x: Tensor, weights: Weights, problem: Problem) -> Tensor:
     if isinstance(weights, SeparableTensors):
         return by_parts(_depthwise, _pointwise, x, weights, problem.geometry)
     if isinstance(weights, DepthwiseTensors):
-        return _depthwise(x, weights.weight, weights.bias, problem.geometry)
-    y = _pointwise(x, weights.weight, weights.bias, problem.geometry)
+        return _recorded(x, weights.weight, weights.bias, problem)
+    alone = replace(problem, activations=(None, None), residual=None)
+    y = _recorded(x, weights.weight, weights.bias, alone)
     return activate(y if weights.residual is None else y + weights.residual, weights.activation)
 
 

@@ -103,8 +103,10 @@ def _strided(asked: InputGradient, machine: Machine, threads: int) -> tuple[Stag
 
 
 def lower_weight_gradient(asked: WeightGradient, machine: Machine, threads: int) -> Program:
-    g, distance = asked.geometry, asked.strides[-1]
-    is_dense = distance == g.in_channels or g.input_size[-1] == 1
+    g = asked.geometry
+    is_dense = asked.strides[-1] == g.in_channels or g.input_size[-1] == 1
+    # Of a row of one pixel the stride says nothing.
+    distance = g.in_channels if is_dense else asked.strides[-1]
     pixel_stride = g.in_channels if is_dense and not asked.planar else None
     plan = weight_gradient_plan(
         g, machine, bias=asked.bias, planar=asked.planar, pixel_stride=pixel_stride, distance=distance

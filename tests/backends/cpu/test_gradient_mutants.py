@@ -1,0 +1,150 @@
+"""Errors planted in the emitters of gradients: the comparison of gradients with torch's must see each of them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+from weakref import WeakValueDictionary
+
+import pytest
+
+from depthwise.backends import calls
+from depthwise.backends.cpu import launch
+from depthwise.backends.cpu.emit import filter_sums, input_gradient, ir, pointwise_gradient, weight_gradient
+from depthwise.backends.cpu.emit.ir import Block
+from depthwise.backends.cpu.plan import input_gradient as phases
+from depthwise.backends.cpu.run import jit
+from tests.backends.cpu.test_gradients import Case, check
+from tests.backends.cpu.test_pointwise_gradients import check_pointwise
+from tests.support.kernels import HERE
+
+pytestmark = pytest.mark.skipif(not HERE, reason="no generator serves this machine")
+
+EXAMPLES = [
+    Case(2, 9, 1, (7, 11), (3, 3), 1, 1),
+    Case(1, 9, 1, (7, 11), (3, 3), 1, 1, layout="planar", gradient_layout="planar"),
+    Case(1, 9, 1, (7, 13), (5, 5), 1, 2),
+    Case(1, 9, 2, (9, 13), (3, 3), 2, 1),
+    Case(1, 9, 1, (9, 13), (3, 3), 2, 1, layout="planar"),
+    Case(1, 9, 1, (2, 20), (1, 13), 1, (0, 6)),
+    Case(2, 33, 1, (9, 11), (3, 3), 1, 1, small_cache=True),
+]
+
+
+@pytest.fixture(autouse=True)
+def _code_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEPTHWISE_CACHE_DIR", "off")
+    monkeypatch.setattr(jit, "_loaded", WeakValueDictionary())
+    monkeypatch.setattr(jit, "_kept", deque(maxlen=8))
+    monkeypatch.setattr(calls, "_bound", OrderedDict())
+    monkeypatch.setattr(launch, "_failed", set())
+
+
+def check_all() -> None:
+    for case in EXAMPLES:
+        check(case)
+    check_pointwise(2, 17, 19, 1, (5, 9), threads=2)
+
+
+Mutant = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def changed(change: Callable[..., Any]) -> Mutant:
+    """What a function returns, changed; `change` also sees the arguments."""
+    return lambda right: lambda *arguments, **options: change(right(*arguments, **options), *arguments)
+
+
+def shifted_padding(right: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda e, name: right(e, name) + int(name == "pad_x")
+
+
+def without_last_slot(right: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda e, name: right(e, name) - int(name == "slots")
+
+
+MUTANTS: dict[str, tuple[ModuleType | type, str, Mutant]] = {
+    "padding shifted along a row": (Block, "number", shifted_padding),
+    "columns at the edges left out": (
+        weight_gradient,
+        "_columns",
+        changed(lambda found, *_: (found[1], *found[1:4], found[3])),
+    ),
+    "the first row that a tap sees left out": (
+        weight_gradient,
+        "_inside",
+        changed(lambda found, *_: (ir.least(found[0] + 1, found[1]), found[1])),
+    ),
+    "boxes begin their sums anew": (
+        weight_gradient,
+        "_write_box",
+        lambda right: lambda *arguments: right(*arguments[:-1], arguments[3] < 0),
+    ),
+    "taps in another order": (
+        weight_gradient,
+        "_first_tap",
+        changed(lambda tap, k, tile: (tap[0], tap[1], ir.least(tap[2] + 1, k.kernel[2] - k.tap_columns))),
+    ),
+    "the sums of the last slot left out": (Block, "number", without_last_slot),
+    "the last block of filters one too early": (
+        weight_gradient,
+        "first_filter",
+        lambda right: lambda k, block: ir.least(block * k.lanes, max(0, k.filters - k.lanes - 1)),
+    ),
+    "a tap of a phase left out": (
+        input_gradient,
+        "_users",
+        changed(lambda users, *_: {output: own[:-1] if len(own) > 1 else own for output, own in users.items()}),
+    ),
+    "outputs of a phase one off": (
+        phases,
+        "phase_of",
+        changed(lambda found, *_: found and replace(found, offset=found.offset + (found.first > 0))),
+    ),
+    "rows that reach one off": (
+        input_gradient,
+        "_reach",
+        changed(lambda reach, *_: replace(reach, turns=(reach.turns[0], ir.greatest(reach.turns[1] - 1, 0)))),
+    ),
+    "what a box of planes needs one row too few": (
+        input_gradient,
+        "_reaching",
+        changed(lambda found, e, k, axis, _: (found[0] + int(axis == 1), found[1])),
+    ),
+    "filters of a channel in another order": (
+        filter_sums,
+        "_apart",
+        changed(lambda vectors, *_: [vectors[0], *vectors[:-1]]),
+    ),
+    "the last tile of output channels not overlapping": (
+        pointwise_gradient,
+        "_first_output",
+        lambda right: lambda k, tile: ir.least(tile * k.rows, k.out_channels - k.rows - 1),
+    ),
+    "the last pixel of a piece left out": (
+        pointwise_gradient,
+        "_product",
+        lambda right: lambda e, k, count, *rest: right(e, k, count - 1, *rest),
+    ),
+}
+
+
+def planted(monkeypatch: pytest.MonkeyPatch, owner: ModuleType | type, name: str, mutant: Mutant) -> None:
+    right = getattr(owner, name)
+    wrong = mutant(right)
+    for place in {owner, input_gradient, weight_gradient}:
+        if getattr(place, name, None) is right:
+            monkeypatch.setattr(place, name, wrong)
+
+
+def test_without_a_mutant_the_check_passes() -> None:
+    check_all()
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_every_mutant_is_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    planted(monkeypatch, *MUTANTS[name])
+    with pytest.raises(AssertionError, match="elements differ"):
+        check_all()
