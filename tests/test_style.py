@@ -24,7 +24,6 @@ ROOMS = [
     "emit",
     "run",
     "lower",
-    "lower_norms",
     "pack",
     "launch",
     "norms",

@@ -28,7 +28,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from depthwise.backends.cpu.lower_norms import NormProblem
+from depthwise.backends.cpu.lower.norms import NormProblem
 from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.cpu.run import threads
 from depthwise.backends.cpu.run.driver import HEADER, ROW

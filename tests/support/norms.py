@@ -9,7 +9,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from depthwise.backends.cpu.lower_norms import NormProblem, backward_program, forward_program
+from depthwise.backends.cpu.lower.norms import NormProblem, backward_program, forward_program
 from depthwise.backends.cpu.machine import FLOAT_BYTES, Machine
 from depthwise.backends.cpu.run import memory as buffers
 from depthwise.backends.cpu.run.bound import Bound

@@ -21,25 +21,29 @@ from .report import AcceleratedModule, Acceleration
 def accelerate_(model: nn.Module) -> Acceleration:
     """Let a model of torch's modules train, and run, on kernels of ours: in place, and return what became of it.
 
-    Every depthwise and pointwise nn.Conv1d, 2d and 3d goes through the backends. Each module stays the object that it
-    is, with its parameters, hooks, name, mode and state-dict keys: optimizers, checkpoints and wrappers made before or
-    after keep working. What has a forward of its own stays as it is, and is listed with its reason. `restore_` undoes
-    it; twice is once.
+    Every depthwise and pointwise nn.Conv1d, 2d and 3d goes through the backends; a batch norm in training mode, and the
+    activation that follows it in an nn.Sequential or in timm's BatchNormAct2d, become one pass. Each module stays the
+    object that it is, with its parameters, hooks, name, mode and state-dict keys: optimizers, checkpoints and wrappers
+    made before or after keep working. What has a forward of its own stays as it is, and is listed with its reason.
+    `restore_` undoes it; twice is once.
 
     >>> model = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 16, 1), nn.Conv2d(16, 4, 3))
     >>> print(accelerate_(model).summary)
     1 depthwise, 1 pointwise; 1 left as they were
     """
     _check(model, "accelerate_")
+    for _, module, kind, found in list(candidates(model)):
+        if not isinstance(found, str) and ours_in(type(module)) is None:
+            replace_class_(module, kind, class_of(kind, found[1]))
+    return survey(model)
+
+
+def survey(model: nn.Module) -> Acceleration:
+    """What `accelerate_` gives, and the model as it is."""
     rows = []
-    for name, module, kind, found in candidates(model):
-        if isinstance(found, str):
-            rows.append(AcceleratedModule(name, kind.__name__, reason=found))
-            continue
-        became, make_forward = found
-        rows.append(AcceleratedModule(name, kind.__name__, became))
-        if ours_in(type(module)) is None:
-            replace_class_(module, kind, class_of(kind, make_forward))
+    for name, _, kind, found in candidates(model):
+        became, reason = ("", found) if isinstance(found, str) else (found[0], "")
+        rows.append(AcceleratedModule(name, kind.__name__, became, reason))
     return Acceleration(tuple(rows), tuple(_advice(model)))
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from depthwise.backends.cpu import lower_norms
 from depthwise.backends.cpu.emit import derivatives, norm_backward, norm_forward, norm_tiles
-from depthwise.backends.cpu.lower_norms import NormProblem
+from depthwise.backends.cpu.lower import norms as lower_norms
+from depthwise.backends.cpu.lower.norms import NormProblem
 from tests.backends.cpu.test_mutants import Mutant, planted
 from tests.backends.cpu.test_mutants import _code_of_its_own as _code_of_its_own
 from tests.support.kernels import HERE, Roomy

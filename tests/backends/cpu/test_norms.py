@@ -11,7 +11,7 @@ from torch import Tensor
 
 from depthwise.activations import ACTIVATIONS
 from depthwise.backends.cpu import machine
-from depthwise.backends.cpu.lower_norms import NormProblem, backward_program, forward_program
+from depthwise.backends.cpu.lower.norms import NormProblem, backward_program, forward_program
 from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.cpu.norms import norm_activation
 from depthwise.backends.cpu.run import jit

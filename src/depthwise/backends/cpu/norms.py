@@ -19,7 +19,7 @@ from ..problem import Activation
 from .emit.norm_backward import BIAS, GRADIENTS, WEIGHT
 from .emit.norm_forward import MEAN, STATISTICS, UNBIASED
 from .launch import machine
-from .lower_norms import NormProblem, backward_program, forward_program
+from .lower.norms import NormProblem, backward_program, forward_program
 from .machine import FLOAT_BYTES
 from .run import memory, threads
 from .run.bound import Bound

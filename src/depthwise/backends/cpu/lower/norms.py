@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..problem import Activation
-from .emit.norm_backward import CoefficientsKernel, GradientSumsKernel, InputGradientKernel
-from .emit.norm_forward import MomentsKernel, NormalizeKernel, NormKernel, StatisticsKernel
-from .emit.wide import CELLS
-from .machine import Machine
-from .plan.norm import norm_cut, norm_plan
-from .plan.view import View
-from .run.program import Program, Stage
+from ...problem import Activation
+from ..emit.norm_backward import CoefficientsKernel, GradientSumsKernel, InputGradientKernel
+from ..emit.norm_forward import MomentsKernel, NormalizeKernel, NormKernel, StatisticsKernel
+from ..emit.wide import CELLS
+from ..machine import Machine
+from ..plan.norm import norm_cut, norm_plan
+from ..plan.view import View
+from ..run.program import Program, Stage
 
 SUMS = "sums"
 
