@@ -193,32 +193,42 @@ def survivors(target: Machine) -> list[str]:
     return alive
 
 
+def check_series(target: Machine) -> None:
+    for team, side in product((1, 2), SIDES):
+        check_example(target, team, Guarded(side), apart=True)
+
+
+def check_whole_network(target: Machine) -> None:
+    for team, side in product((1, 2), SIDES):
+        check_network(target, team, Guarded(side))
+
+
+def check_planted(target: Machine) -> None:
+    faulthandler.disable()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    alive = survivors(target)
+    sys.exit(f"lived through: {', '.join(alive)}" if alive else 0)
+
+
+CHECKS: dict[str, Callable[[Machine], None]] = {
+    "tails": lambda target: check_tails(target, 4, every=False),
+    "all": lambda target: check_tails(target, 20, every=True),
+    "series": check_series,
+    "network": check_whole_network,
+    "norms": check_norms,
+    "dense": check_dense,
+    "dense told wrong": lambda target: check_dense(target, wider=1),
+    "planted": check_planted,
+}
+
+
 def main(isa: str, what: str) -> None:
     torch.set_num_threads(1)
     target = next(machine for machine in HERE if machine.isa == isa)
     if what in PLANTED:
         run_planted(what, target)
-    elif what == "planted":
-        faulthandler.disable()
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        alive = survivors(target)
-        sys.exit(f"lived through: {', '.join(alive)}" if alive else 0)
-    elif what == "dense":
-        check_dense(target)
-    elif what == "dense told wrong":
-        check_dense(target, wider=1)
-    elif what == "series":
-        for team, side in product((1, 2), SIDES):
-            check_example(target, team, Guarded(side), apart=True)
-    elif what == "norms":
-        check_norms(target)
-    elif what == "network":
-        for team, side in product((1, 2), SIDES):
-            check_network(target, team, Guarded(side))
-    elif what == "tails":
-        check_tails(target, 4, every=False)
     else:
-        check_tails(target, 20, every=True)
+        CHECKS[what](target)
 
 
 if __name__ == "__main__":
