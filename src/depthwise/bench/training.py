@@ -1,4 +1,4 @@
-"""MobileNetV1's blocks in training, forward and backward with batch norms, beside PyTorch's and the dense convolution."""
+"""MobileNetV1's blocks in training, forward and backward, beside PyTorch's blocks and dense convolutions."""
 
 from __future__ import annotations
 
