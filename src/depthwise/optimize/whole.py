@@ -17,6 +17,7 @@ from torch import Tensor
 from ..backends import CPU, asked_backend
 from ..backends.series import Compiled, Figures, Series
 from ..backends.tensors import is_listened_to, why_not_memory
+from ..errors import DepthwiseError
 from .lowering import Lie, LoweredGraph, fused, same_strides
 from .segments import Program, Segment
 
@@ -28,10 +29,11 @@ MOST_KEPT = 8
 class Call:
     """A bound program, how what it reads must lie, and how what it gives does.
 
-    results: the buffers that it writes for the caller, and theirs
+    names:   of what it reads; results: the buffers that it writes for the caller, and theirs
     """
 
     compiled: Compiled
+    names: tuple[str, ...]
     reads: tuple[Lie, ...]
     results: tuple[Lie, ...]
     gives: tuple[Lie, ...]
@@ -39,14 +41,22 @@ class Call:
     def run(self, given: Sequence[Tensor]) -> Sequence[Tensor] | None:
         """What it gives; None where what it is given is not as it was planned."""
         tensors: dict[str, Tensor] = {}
-        for lie, x in zip(self.reads, given, strict=True):
-            if tuple(x.shape) != lie.shape or x.dtype is not torch.float32 or why_not_memory(x) or x.is_neg():
+        for name, lie, x in zip(self.names, self.reads, given, strict=True):
+            if tuple(x.shape) != lie.shape or x.dtype is not torch.float32 or not _is_plain(name, x):
                 return None
             tensors[lie.buffer] = _laid(x, lie)
         for lie in self.results:
             tensors[lie.buffer] = torch.empty_strided(lie.shape, lie.strides)
         self.compiled.run({name: tensor.data_ptr() for name, tensor in tensors.items()})
         return [_seen(tensors[lie.buffer], lie) for lie in self.gives]
+
+
+def _is_plain(name: str, x: Tensor) -> bool:
+    """Whether a value is dense memory of this process, its numbers as they are; raises where its memory is gone."""
+    try:
+        return why_not_memory(x) is None and not x.is_neg()
+    except DepthwiseError as error:
+        raise DepthwiseError(f"{name} {error}") from None
 
 
 class _Missing:
@@ -124,7 +134,7 @@ class Whole(Program):
             return None
         reads = tuple(graph.lies[name] for name in segment.reads)
         gives = tuple(graph.lies[name] for name in segment.gives)
-        return Call(compiled, reads, tuple(graph.lies[name] for name in sorted(series.gives)), gives)
+        return Call(compiled, segment.reads, reads, tuple(graph.lies[name] for name in sorted(series.gives)), gives)
 
     def _series(self, graph: LoweredGraph) -> Series | None:
         """The segment's steps; None where there are none, or one of its nodes has none at this batch."""
