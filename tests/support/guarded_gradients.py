@@ -20,7 +20,6 @@ from torch import Tensor
 from depthwise.backends import calls
 from depthwise.backends.cpu import gradients
 from depthwise.backends.cpu.emit.ir import Block
-from depthwise.backends.cpu.pack import pack_depthwise
 from depthwise.backends.cpu.run import memory
 from depthwise.geometry import geometry
 from tests.backends.cpu.test_gradients import NAMED, Case, drawn, tensors_of
@@ -38,10 +37,6 @@ def check(side: Side, operation: Any, gradient: Tensor, x: Tensor, weight: Tenso
         floats = guarded.floats(-(-size // 4))
         return memory.Buffer(size, floats.data_ptr(), floats)
 
-    def packed(*tensors: Any) -> tuple[Tensor, Tensor]:
-        own, bias = pack_depthwise(*tensors)
-        return guarded.place(own), guarded.place(bias)
-
     bound: OrderedDict[Any, Any] = OrderedDict()
     with (
         torch.no_grad(),
@@ -49,9 +44,8 @@ def check(side: Side, operation: Any, gradient: Tensor, x: Tensor, weight: Tenso
         patch.object(memory, "new_result", lambda size, stride, _: guarded.empty_strided(size, stride)),
         patch.object(memory, "scratch", scratch),
         patch.object(memory, "zeros", lambda count: guarded.place(torch.zeros(max(1, count)))),
-        patch.object(gradients, "pack_depthwise", packed),
     ):
-        found = operation(guarded.place(gradient), guarded.place(x), weight, g, ALL)
+        found = operation(guarded.place(gradient), guarded.place(x), guarded.place(weight), g, ALL)
     if any(tensor.isnan().any() for tensor in found):
         raise SystemExit(f"{g}: not all of a gradient was written")
 

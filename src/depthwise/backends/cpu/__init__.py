@@ -73,7 +73,7 @@ class Cpu(Backend):
 
         if problem.differentiable and problem.operation == "separable":
             alone = replace(problem, geometry=_alone(problem.geometry), activations=(None, None), residual=None)
-            return f"{decide(alone).name}, the other parts PyTorch's: a gradient is needed"
+            return f"{decide(alone).name}, and the other parts one by one: a gradient is needed"
         return decide(problem).name
 
     def run(self, x: Tensor, weights: Weights, problem: Problem) -> Tensor:

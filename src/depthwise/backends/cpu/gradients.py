@@ -26,7 +26,6 @@ from .lower.gradients import (
     lower_weight_gradient,
 )
 from .machine import Machine
-from .pack import pack_depthwise
 from .plan.sizes import least_steps
 from .run import memory, threads
 from .run.bound import Bound
@@ -117,11 +116,9 @@ def _bound(asked: Asked, lower: Callable[[Asked, Machine, int], Program], g: Geo
 
 
 def _input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, g: Geometry) -> Tensor | None:
-    axes = tuple(range(2, 2 + g.rank))
-    size, turned = tuple(x.shape), is_turned(g)
-    if turned:
+    size, weight = tuple(x.shape), weight.contiguous()
+    if is_turned(g):
         gradient, g = _without_padding(gradient, g)
-        weight = weight.flip(axes)
     # Sequences are written in planes, as the results of convolutions are.
     planar = g.rank == 1 or not _has_channels_last(x)
     gradient = gradient.contiguous() if planar else _channels_last(gradient)
@@ -129,10 +126,8 @@ def _input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, g: Geometry) ->
     bound = _bound(asked, lower_input_gradient, g, len(x))
     if bound is None:
         return None
-    packed, bias = pack_depthwise(weight, None)
     dx = memory.new_result(size, dense_strides(g, channels_last=not planar), _FLOAT32)
-    addresses = {"depthwise_weight": packed.data_ptr(), "depthwise_bias": bias.data_ptr()}
-    bound.run({"x": gradient.data_ptr(), **addresses, "out": dx.data_ptr()})
+    bound.run({"x": gradient.data_ptr(), "weight": weight.data_ptr(), "out": dx.data_ptr()})
     return dx
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from math import prod
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ...geometry import Geometry
 from .. import calls
-from ..base import Weights
+from ..base import DepthwiseTensors, Weights
 from ..calls import Prepared
 from ..formats import Strides
 from ..pixels import PixelProblem
@@ -21,8 +22,9 @@ from ..problem import Problem
 from ..weights import snapshot
 from .lower import lower
 from .lower.decision import Decision
+from .lower.fresh import with_fresh_weights
 from .machine import FLOAT_BYTES, Machine, host
-from .pack import NAMES, Pack, pack_of
+from .pack import NAMES, Fresh, Pack, pack_of
 from .run import jit, memory, threads
 from .run.program import ZEROS, Program, Table
 
@@ -34,6 +36,10 @@ def prepared(weights: Weights, problem: Problem, *, keeps: bool = True) -> Prepa
 
     keeps: what is made of the weights may stay for the next call
     """
+    if not keeps and isinstance(weights, DepthwiseTensors):
+        bias = weights.bias is not None
+        bound = calls.bound((problem, bias, threads.team_size()), partial(_bind, problem, fresh=True, bias=bias))
+        return None if bound is None else Prepared(bound, Fresh(weights))
     bound = calls.bound((problem, threads.team_size()), partial(_bind, problem))
     if not isinstance(bound, Launch):
         return None if bound is None else Prepared(bound, None)
@@ -50,10 +56,14 @@ def prepared(weights: Weights, problem: Problem, *, keeps: bool = True) -> Prepa
     return Prepared(bound, packed())
 
 
-def _bind(problem: Problem) -> Launch | Empty | None:
+def _bind(problem: Problem, *, fresh: bool = False, bias: bool = False) -> Launch | Empty | None:
+    """fresh: the program packs the weights itself, and the bias where there is one"""
     if not prod(problem.output_size):
         return Empty(problem)
     decision = decide(problem)
+    if fresh:
+        own = with_fresh_weights(decision.program, problem.geometry, machine(), turned=False, bias=bias)
+        decision = replace(decision, program=own)
     return Launch(decision, problem) if compiles(decision.program) else None
 
 
@@ -127,14 +137,15 @@ class Launch:
         # Each is read or written by one stage.
         (self._x,), (self._out,) = table.places["x"], table.places["out"]
         self._residual = None if problem.residual is None else table.places["residual"][0]
-        self._weights = [(name, place) for name in NAMES for place in table.places.get(name, ())]
+        names = [name for name in (*NAMES, "weight", "bias") if name not in own]
+        self._weights = [(name, place) for name in names for place in table.places.get(name, ())]
         self._inner = [(place, FLOAT_BYTES * begin) for name, begin in own.items() for place in table.places[name]]
         self._table = table
         # Those that no call is using, with the number of the pack that they point to; a call on another thread takes
         # others.
         self._spare: list[tuple[Any, int, int]] = []
 
-    def run(self, x: Tensor, residual: Tensor | None, pack: Pack, prints: int) -> Tensor | None:
+    def run(self, x: Tensor, residual: Tensor | None, pack: Pack | Fresh, prints: int) -> Tensor | None:
         if self._copied:
             x = x.contiguous(memory_format=self._memory_format)
         if self._residual_copied and residual is not None:

@@ -17,6 +17,8 @@ from .plan.product import Product
 
 NAMES = ("depthwise_weight", "depthwise_bias", "pointwise_weight", "pointwise_bias")
 
+_numbers = count(1)
+
 # Of float32: 2^-126 less the least of them.
 LARGEST_DENORMAL = 2.0**-126 - 2.0**-149
 
@@ -34,13 +36,28 @@ class Pack:
     depthwise_bias: Tensor | None = None
     pointwise_weight: Tensor | None = None
     pointwise_bias: Tensor | None = None
-    number: int = field(default_factory=count(1).__next__)
+    number: int = field(default_factory=_numbers.__next__)
 
     @property
     def addresses(self) -> dict[str, int]:
         """Of those there are, by the kernels' names of pointers to them."""
         tensors = {name: getattr(self, name) for name in NAMES}
         return {name: tensor.data_ptr() for name, tensor in tensors.items() if tensor is not None}
+
+
+class Fresh:
+    """Depthwise weights as they lie, for programs that pack them themselves; what a `Pack` says of its own."""
+
+    def __init__(self, weights: DepthwiseTensors) -> None:
+        # Held here, as they may be copies.
+        self._held = _as_it_lies(weights.weight), None if weights.bias is None else _as_it_lies(weights.bias)
+        weight, bias = self._held
+        self.addresses = {"weight": weight.data_ptr(), "bias": 0 if bias is None else bias.data_ptr()}
+        self.number = next(_numbers)
+
+
+def _as_it_lies(tensor: Tensor) -> Tensor:
+    return tensor.detach().contiguous().resolve_neg()
 
 
 def pack_of(weights: Weights, pointwise: PointwisePlan | DensePlan | None) -> Pack:

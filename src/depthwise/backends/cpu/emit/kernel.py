@@ -17,6 +17,7 @@ from ..plan.depthwise import DepthwisePlan
 from ..plan.direct import DirectPlan
 from ..plan.elementwise import ElementwisePlan
 from ..plan.filter_sums import FilterSumsPlan
+from ..plan.fresh import FreshPlan
 from ..plan.input_gradient import InputGradientPlan
 from ..plan.mean import MeanPlan
 from ..plan.pointwise import PointwisePlan
@@ -25,7 +26,7 @@ from ..plan.weight_gradient import WeightGradientPlan
 from .ir import Block, Int
 from .module import Module
 
-GradientPlan = FilterSumsPlan | InputGradientPlan | PointwiseGradientPlan | WeightGradientPlan
+GradientPlan = FreshPlan | FilterSumsPlan | InputGradientPlan | PointwiseGradientPlan | WeightGradientPlan
 Plan = DepthwisePlan | DirectPlan | PointwisePlan | DensePlan | ElementwisePlan | MeanPlan | CopyPlan | GradientPlan
 
 SYMBOL = "kernel"

@@ -23,6 +23,7 @@ from ..plan.sizes import three
 from ..plan.view import View, view_of
 from ..plan.weight_gradient import weight_boxes, weight_gradient_plan
 from ..run.program import Program, Stage
+from .fresh import with_fresh_weights
 from .separable import BETWEEN, lower_separable
 
 # What boxes were summed up to, between two stages.
@@ -62,7 +63,7 @@ def lower_input_gradient(asked: InputGradient, machine: Machine, threads: int) -
     g, planar = asked.geometry, asked.planar
     stages = _turned(asked, machine, threads) if is_turned(g) else _strided(asked, machine, threads)
     if g.depth_multiplier == 1:
-        return Program(stages)
+        return with_fresh_weights(Program(stages), g, machine, turned=is_turned(g), bias=False)
     *others, last = stages
     last = replace(last, buffers=(*last.buffers, ("out", BETWEEN)))
     pixels, filters = prod(g.input_size[1:]), asked.batch * g.depthwise_channels
@@ -70,7 +71,8 @@ def lower_input_gradient(asked: InputGradient, machine: Machine, threads: int) -
     lines = asked.batch * (g.in_channels if planar else pixels)
     cut = Lines(threads=team_of(g, asked.batch, machine, threads), lines=lines, length=pixels)
     sums = Stage(FilterSumsKernel(machine, plan), last.view, cut, (("values", BETWEEN),))
-    return Program((*others, last, sums), ((BETWEEN, filters * pixels),))
+    program = Program((*others, last, sums), ((BETWEEN, filters * pixels),))
+    return with_fresh_weights(program, g, machine, turned=is_turned(g), bias=False)
 
 
 def is_turned(g: Geometry) -> bool:

@@ -1,0 +1,27 @@
+"""Programs that pack depthwise weights themselves, for calls after which these change."""
+
+from __future__ import annotations
+
+from ....geometry import Geometry
+from ..emit.fresh import FreshWeightsKernel
+from ..machine import Machine
+from ..plan.fresh import FreshCut, FreshPlan
+from ..plan.sizes import lanes_below
+from ..plan.view import View
+from ..run.program import Program, Stage
+
+# Weights that one thread has packed before a team has met.
+_SERIAL_WEIGHTS = 1 << 14
+
+
+def with_fresh_weights(program: Program, g: Geometry, machine: Machine, *, turned: bool, bias: bool) -> Program:
+    """The same, after a stage that packs what lies at `weight`, and `bias` where there is one.
+
+    turned: with the taps of each filter in the opposite order
+    """
+    filters, taps = g.depthwise_channels, g.kernel_area
+    plan = FreshPlan(filters, taps, lanes_below(filters, machine.vector_lanes), turned, bias)
+    cut = FreshCut(threads=1 if filters * taps < _SERIAL_WEIGHTS else program.team)
+    between = ("depthwise_weight", taps * plan.tap_stride), ("depthwise_bias", filters)
+    stages = Stage(FreshWeightsKernel(machine, plan), View(), cut), *program.stages
+    return Program(stages, (*program.between, *between))
