@@ -11,7 +11,7 @@ from .backends import asked_backend
 from .backends.cpu import machine_refusal
 from .backends.formats import LAST
 from .backends.problem import Activation
-from .backends.tensors import is_listened_to, why_not_memory
+from .backends.tensors import is_foreign, is_listened_to, why_not_memory
 
 _FORMATS = {rank + 2: form for rank, form in LAST.items()}
 
@@ -61,21 +61,27 @@ def refusal(
         return "there is one pixel, or none"
     if residual is not None and (residual.shape != x.shape or residual.stride() != x.stride()):
         return "the residual does not lie as the input does"
-    for tensor in (x, residual, weight, bias, *(running or ())):
-        if tensor is not None:
-            why = _foreign(tensor, x)
-            if why is not None:
-                return why
+    for tensor in (x, residual):
+        why = None if tensor is None else _foreign(tensor, x) or why_not_memory(tensor)
+        if why is not None:
+            return why
+    # Numbers by channel are looked at less: each look takes as long as the smallest norms.
+    for tensor in (weight, bias, *(running or ())):
+        why = None if tensor is None else _foreign(tensor, x)
+        if why is not None:
+            return why
     if asked_backend() not in (None, "cpu"):
         return "another backend is asked for"
     return machine_refusal()
 
 
 def _foreign(tensor: Any, x: Tensor) -> str | None:
-    if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+    if is_foreign(tensor):
+        return f"a tensor is a {type(tensor).__name__}"
+    if tensor.dtype != torch.float32 or not tensor.is_cpu or tensor.layout != torch.strided:
         return f"a tensor is {tensor.dtype} on {tensor.device}, not torch.float32 on cpu"
     if tensor.dim() == 1 and (tensor.shape[0] != x.shape[1] or tensor.stride(0) != 1):
         return "a weight or a statistic is not one number a channel"
     if tensor.is_neg():
         return "a tensor is a view that negates"
-    return why_not_memory(tensor)
+    return None if tensor.data_ptr() else "a tensor has no memory"

@@ -39,17 +39,20 @@ def losses(model: nn.Module, images: Tensor, labels: Tensor, batch: int) -> Tens
 
 
 def assert_same_within_noise(model: nn.Module, images: Tensor, batch: int) -> None:
-    """No further from a training in float64 than a few times what PyTorch's own operators are."""
+    """No further from PyTorch's own training than that is from itself, its weights changed by a rounding."""
     labels = load_digits().train_labels[: len(images)]
-    theirs, exact = copy.deepcopy(model), copy.deepcopy(model).double()
+    theirs, nearby = copy.deepcopy(model), copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in nearby.parameters():
+            weight.mul_(1 + 1e-7 * torch.randn_like(weight))
     assert accelerate_(model).accelerated
     mine = losses(model, images, labels, batch)
     with backend("eager"):
-        other, best = losses(theirs, images, labels, batch), losses(exact, images.double(), labels, batch)
+        other, changed = (losses(each, images, labels, batch) for each in (theirs, nearby))
     assert mine[-10:].mean() < mine[:10].mean()
-    torch.testing.assert_close(mine[0], best[0], rtol=1e-4, atol=1e-5)
-    noise = (other - best).abs().max().item()
-    assert (mine - best).abs().max().item() < 4 * noise + 1e-3, f"noise {noise}"
+    torch.testing.assert_close(mine[0], other[0], rtol=1e-4, atol=1e-5)
+    noise = (other - changed).abs().max().item()
+    assert (mine - other).abs().max().item() < 4 * noise + 1e-3, f"noise {noise}"
 
 
 def test_the_demos_network() -> None:
