@@ -43,6 +43,14 @@ TAKEN: dict[str, tuple[Function, tuple[int, ...]]] = {
     "split with sizes": (lambda x: x.split([2, 1, 9], 1)[2] + 1, IMAGE),
     "chunk": (lambda x: (lambda a, b: a * b.sigmoid())(*x.chunk(2, 1)), IMAGE),
     "slice": (lambda x: x[:, 3:] + x[:, :-3], IMAGE),
+    "max pool": (
+        lambda x: F.max_pool2d(x, 3, 2, 1).relu() * F.max_pool2d(x, (2, 3), (2, 2), (0, 1), ceil_mode=True),
+        IMAGE,
+    ),
+    "average pool": (
+        lambda x: F.avg_pool2d(x, 3, 2, 1) + F.avg_pool2d(x, 3, 2, 1, count_include_pad=False, divisor_override=5),
+        IMAGE,
+    ),
     "softmax": (lambda x: x.softmax(1).softmax(1), ROWS),
     "softmax of channels": (lambda x: x.relu().softmax(1), IMAGE),
     "layer norm": (lambda x: F.layer_norm(x, (12,)) + x, TOKENS),

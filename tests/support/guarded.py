@@ -3,6 +3,7 @@
 python -m tests.support.guarded ISA tails      # some of the tails, each buffer flush with one page, then the other
 python -m tests.support.guarded ISA all        # all of them
 python -m tests.support.guarded ISA series     # a network's block in one program, each buffer in memory of its own
+python -m tests.support.guarded ISA network    # a whole network likewise
 python -m tests.support.guarded ISA dense      # dense convolutions and poolings
 python -m tests.support.guarded ISA planted    # kernels told wrong numbers or pointers, each of which must die
 python -m tests.support.guarded ISA in_x       # one of these, in this process itself
@@ -47,7 +48,7 @@ from tests.support.kernels import (
     program_of,
     run,
 )
-from tests.support.series import check_example, run_problem
+from tests.support.series import check_example, check_network, run_problem
 
 Side = Literal["before", "after"]
 SIDES: tuple[Side, Side] = ("before", "after")
@@ -199,6 +200,9 @@ def main(isa: str, what: str) -> None:
     elif what == "series":
         for team, side in product((1, 2), SIDES):
             check_example(target, team, Guarded(side), apart=True)
+    elif what == "network":
+        for team, side in product((1, 2), SIDES):
+            check_network(target, team, Guarded(side))
     elif what == "tails":
         check_tails(target, 4, every=False)
     else:

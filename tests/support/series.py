@@ -7,7 +7,7 @@ from math import prod
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from depthwise.backends.base import DepthwiseTensors, PointwiseTensors, Weights
 from depthwise.backends.cpu import series as module
@@ -18,9 +18,13 @@ from depthwise.backends.pixels import Copy, Elementwise, Mean, PixelProblem, Ter
 from depthwise.backends.problem import Activation, Operation, Problem
 from depthwise.backends.series import Series, Step
 from depthwise.geometry import Geometry, geometry
+from depthwise.optimize.frozen import optimized
+from depthwise.optimize.whole import Whole
 from tests.support.cases import small_integers
 from tests.support.convolutions import run_program
 from tests.support.kernels import HEAP, Memory, assert_same
+from tests.support.networks import InvertedResidual
+from tests.support.whole import randomised
 
 
 def program_of(problem: PixelProblem, buffers: tuple[str, ...], target: Machine, team: int) -> Program:
@@ -152,3 +156,41 @@ def check_example(target: Machine, team: int, memory: Memory = HEAP, *, apart: b
     found = run_series(series, tensors, target, team, memory, apart=apart)
     for name, expected in given.items():
         assert_same(found[name].view(2, 4, 8, -1).permute(0, 3, 1, 2), expected, f"{name}, {team} threads")
+
+
+class Everything(nn.Module):
+    """A network of all that has kernels: planes and pixels, dense and depthwise, pools, gates, pieces, norms, rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 17, 3, stride=2, padding=1)
+        self.wide = nn.Conv2d(17, 33, (1, 3), padding=(0, 1))
+        self.block = InvertedResidual(33, 40, squeeze=5)
+        self.norm = nn.LayerNorm(33)
+        self.last = nn.Linear(33, 9)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = F.max_pool2d(F.silu(self.stem(x)), 3, 2, 1)
+        x = self.block(self.wide(x))
+        a, b = x.split([10, 23], 1)
+        x = torch.cat([F.avg_pool2d(b, 3, 1, 1), a * 2], 1) + x
+        y = self.norm(x.permute(0, 2, 3, 1)).softmax(-1)
+        return self.last(y.mean((1, 2))), x
+
+
+def check_network(target: Machine, team: int, memory: Memory = HEAP) -> None:
+    """Check a whole network, each value in memory of its own, against PyTorch."""
+    torch.manual_seed(0)
+    model, x = randomised(Everything()), torch.randn(2, 3, 27, 21)
+    found = optimized(model, x)
+    (program,) = found._first.programs
+    assert isinstance(program, Whole)
+    graph = program._at(2)
+    series = program._series(graph)
+    assert series is not None
+    made = run_series(series, {"input_0": x}, target, team, memory, apart=True)
+    with torch.no_grad():
+        expected = model(x)
+    for name, one in zip(found._network.graph.returned(), expected, strict=True):
+        lie = graph.lies[name]
+        torch.testing.assert_close(made[lie.buffer].as_strided(lie.shape, lie.strides), one, rtol=1e-4, atol=1e-5)

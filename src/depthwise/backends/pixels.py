@@ -11,6 +11,9 @@ from typing import ClassVar, Literal
 from ..geometry import Geometry, Pairs
 from .problem import Activation
 
+# Of one elementwise problem.
+MOST_OPERANDS = 4
+
 # Beside x: one number for each of its own, for each image and channel, for each channel; or the same for all.
 Operand = Literal["each", "image", "channel", "number"]
 

@@ -122,14 +122,15 @@ def _adaptive(a: Arguments) -> Shape:
 
 
 def _pool(a: Arguments) -> Shape:
-    shape, kernel = a["self"], _pair(a["kernel_size"])
-    stride, padding = _pair(a["stride"] or kernel), _pair(a["padding"])
-    dilation = _pair(a["dilation"]) if a.node.operator == "max_pool2d" else (1, 1)
+    shape, kernel = a["self"], pair_of(a["kernel_size"])
+    stride, padding = pair_of(a["stride"] or kernel), pair_of(a["padding"])
+    dilation = pair_of(a["dilation"]) if a.node.operator == "max_pool2d" else (1, 1)
     axes = zip(shape[-2:], kernel, stride, padding, dilation, strict=True)
     return (*shape[:-2], *(pooled(*one, ceil_mode=a["ceil_mode"]) for one in axes))
 
 
-def _pair(value: Any) -> tuple[int, int]:
+def pair_of(value: Any) -> tuple[int, int]:
+    """A number for each of two axes, from one or two."""
     first, *rest = value if isinstance(value, tuple) else (value,)
     return first, rest[0] if rest else first
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..backends import CPU, asked_backend
 from ..backends.series import Compiled, Figures, Series
 from ..backends.tensors import is_listened_to, why_not_memory
-from .lowering import Lie, LoweredGraph, same_strides
+from .lowering import Lie, LoweredGraph, fused, same_strides
 from .segments import Program, Segment
 
 # Batches and numbers of threads that a segment is kept bound for, the oldest go first.
@@ -47,6 +47,13 @@ class Call:
             tensors[lie.buffer] = torch.empty_strided(lie.shape, lie.strides)
         self.compiled.run({name: tensor.data_ptr() for name, tensor in tensors.items()})
         return [_seen(tensors[lie.buffer], lie) for lie in self.gives]
+
+
+class _Missing:
+    """Stands for a call that is not kept; None is one that cannot be made."""
+
+
+_MISSING = _Missing()
 
 
 def _laid(x: Tensor, lie: Lie) -> Tensor:
@@ -99,13 +106,15 @@ class Whole(Program):
 
     def _call(self, batch: int) -> Call | None:
         key = batch, torch.get_num_threads()
-        if key not in self._kept:
-            with self._lock:
-                if key not in self._kept:
-                    while len(self._kept) >= MOST_KEPT:
-                        del self._kept[next(iter(self._kept))]
-                    self._kept[key] = self._bound(batch)
-        return self._kept.get(key)
+        found = self._kept.get(key, _MISSING)
+        if not isinstance(found, _Missing):
+            return found
+        with self._lock:
+            if key not in self._kept:
+                while len(self._kept) >= MOST_KEPT:
+                    del self._kept[next(iter(self._kept))]
+                self._kept[key] = self._bound(batch)
+            return self._kept[key]
 
     def _bound(self, batch: int) -> Call | None:
         graph, segment = self._at(batch), self._segment
@@ -125,11 +134,11 @@ class Whole(Program):
             return None
         if any(graph.refusals.get(name) is not None for name in names):
             return None
-        steps = tuple(step for name in names for step in graph.steps[name])
-        if not steps:
-            return None
         takes = frozenset(graph.lies[name].buffer for name in segment.reads)
         gives = frozenset(graph.lies[name].buffer for name in segment.gives) - takes
+        steps = fused([step for name in names for step in graph.steps[name]], gives)
+        if not steps:
+            return None
         used = {buffer for step in steps for _, buffer in step.buffers}
         constants = {name: self._weights[name].contiguous() for name in used & self._weights.keys()}
         return Series(steps, takes, gives, graph.elements, constants)

@@ -97,3 +97,17 @@ def test_memory_used_again_is_waited_for() -> None:
         True,
         True,
     )
+
+
+def test_pieces_of_one_buffer_are_written_side_by_side() -> None:
+    whole = Region(None, 0, 40)
+    left, right, over = (Region(None, 0, 40, piece) for piece in ((10, 0, 4), (10, 4, 10), (10, 3, 5)))
+    assert not left.meets(right)
+    assert left.meets(over)
+    assert left.meets(whole)
+    assert whole.meets(left)
+    assert left.meets(Region(None, 0, 40, (8, 4, 8)))
+    assert left.meets(Region(None, 8, 48, (10, 4, 10)))
+    x = Region("x")
+    copies = (Access(2, (x,), (left,)), Access(2, (x,), (right,)), Access(2, (whole,), (x,)))
+    assert waits(copies) == (False, False, True)

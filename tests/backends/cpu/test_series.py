@@ -18,7 +18,7 @@ from depthwise.backends.cpu.run.program import Stage
 from depthwise.backends.pixels import Elementwise, Term
 from depthwise.backends.series import Series, Step
 from tests.support.kernels import HERE
-from tests.support.series import check_example, example
+from tests.support.series import check_example, check_network, example
 
 on_each_machine = pytest.mark.parametrize("target", HERE, ids=lambda target: target.isa)
 here = pytest.mark.skipif(machine.host() is None, reason="no generator serves this machine")
@@ -34,6 +34,11 @@ def _all_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("apart", [False, True])
 def test_a_block_gives_pytorchs_numbers(team: int, apart: bool, target: Machine) -> None:
     check_example(target, team, apart=apart)
+
+
+@on_each_machine
+def test_a_network_of_everything(target: Machine) -> None:
+    check_network(target, 2)
 
 
 def of_elements(*reads: tuple[str, ...], gives: str = "", sizes: dict[str, int] | None = None) -> Series:

@@ -13,8 +13,16 @@ from ..rules import Shapes
 from .context import Lie, Lowering, RefusedError, same_strides
 from .convolutions import is_dense, lower_conv, lower_linear, lower_separable
 from .elementwise import lower_activation, lower_affine, lower_binary
+from .fusing import fused
 from .moving import lower_cat, lower_getitem, lower_layout, lower_pieces, lower_slice, lower_view
-from .reductions import lower_layer_norm, lower_mean, lower_pool, lower_softmax
+from .reductions import (
+    lower_adaptive_pool,
+    lower_average_pool,
+    lower_layer_norm,
+    lower_max_pool,
+    lower_mean,
+    lower_softmax,
+)
 
 LOWERED: Mapping[str, Callable[[Node, Lowering], tuple[Step, ...]]] = {
     **dict.fromkeys(("add", "div", "mul", "sub"), lower_binary),
@@ -24,14 +32,16 @@ LOWERED: Mapping[str, Callable[[Node, Lowering], tuple[Step, ...]]] = {
     ),
     **dict.fromkeys(("chunk", "split", "split_with_sizes"), lower_pieces),
     **dict.fromkeys(("flatten", "permute", "reshape", "squeeze", "transpose", "unsqueeze"), lower_view),
-    "adaptive_avg_pool2d": lower_pool,
+    "adaptive_avg_pool2d": lower_adaptive_pool,
     "affine": lower_affine,
+    "avg_pool2d": lower_average_pool,
     "cat": lower_cat,
     "conv": lower_conv,
     "getitem": lower_getitem,
     "layer_norm": lower_layer_norm,
     "layout": lower_layout,
     "linear": lower_linear,
+    "max_pool2d": lower_max_pool,
     "mean": lower_mean,
     "separable": lower_separable,
     "slice": lower_slice,
@@ -115,4 +125,4 @@ def lowered(node: Node, into: Lowering) -> tuple[Step, ...] | str:
         return str(why)
 
 
-__all__ = ["LOWERED", "Lie", "LoweredGraph", "lower_graph", "same_strides"]
+__all__ = ["LOWERED", "Lie", "LoweredGraph", "fused", "lower_graph", "same_strides"]

@@ -1,10 +1,14 @@
-"""Means over the pixels of images, and what sees all channels of a pixel: norms, softmax."""
+"""What many numbers become one in: means of images, pooling; and what sees all channels of a pixel: norms, softmax."""
 
 from __future__ import annotations
 
-from ...backends.pixels import LayerNorm, Mean, Softmax
+from collections.abc import Callable
+
+from ...backends.pixels import AveragePool, LayerNorm, MaxPool, Mean, Pool, Softmax
 from ...backends.series import Step
+from ...geometry import Geometry, pool_geometry
 from ..graph import Node
+from ..rules import pair_of
 from .context import Lie, Lowering, RefusedError, axes_of, step
 
 
@@ -18,7 +22,7 @@ def lower_mean(node: Node, into: Lowering) -> tuple[Step, ...]:
     return _mean(node, x, into)
 
 
-def lower_pool(node: Node, into: Lowering) -> tuple[Step, ...]:
+def lower_adaptive_pool(node: Node, into: Lowering) -> tuple[Step, ...]:
     """Adaptive pooling to one pixel is a mean."""
     x, size = into.value(node["self"]), node["output_size"]
     if len(x.shape) != 4 or (size if isinstance(size, tuple) else (size,)) not in ((1, 1), (1,)):
@@ -31,6 +35,29 @@ def _mean(node: Node, x: Lie, into: Lowering) -> tuple[Step, ...]:
     problem = Mean(images, x.elements // (images * channels), channels)
     shape = into.shape(node.name)
     return (step(problem, x=x.buffer, out=into.made(node, min(x.inner, len(shape) - 1)).buffer),)
+
+
+def lower_max_pool(node: Node, into: Lowering) -> tuple[Step, ...]:
+    return _pool(node, pair_of(node["dilation"]), MaxPool, into)
+
+
+def lower_average_pool(node: Node, into: Lowering) -> tuple[Step, ...]:
+    padding = pair_of(node["padding"])
+    counted = tuple((n, n) for n in padding) if node["count_include_pad"] else ((0, 0), (0, 0))
+    divisor = node["divisor_override"]
+    return _pool(node, (1, 1), lambda images, g: AveragePool(images, g, divisor, counted), into)
+
+
+def _pool(
+    node: Node, dilation: tuple[int, int], problem: Callable[[int, Geometry], Pool], into: Lowering
+) -> tuple[Step, ...]:
+    shape = into.value(node["self"]).shape
+    if len(shape) != 4:
+        raise RefusedError("its input has no batch")
+    x, kernel = into.along(node["self"], 1), pair_of(node["kernel_size"])
+    windows = kernel, pair_of(node["stride"] or kernel), pair_of(node["padding"]), dilation
+    g = pool_geometry(shape[1:], *windows, ceil_mode=node["ceil_mode"])
+    return (step(problem(shape[0], g), x=x.buffer, out=into.made(node, 1).buffer),)
 
 
 def lower_layer_norm(node: Node, into: Lowering) -> tuple[Step, ...]:
