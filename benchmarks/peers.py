@@ -1,7 +1,7 @@
 """Who else does the same work, and why one is absent.
 
-PyTorch's own operators and its dense convolution are `depthwise.bench.measure.STANDARD`. ONNX Runtime and OpenVINO run
-one model per case, on contiguous input, the layout they are given in practice; they lay it out inside as they like.
+PyTorch's own operators and its dense convolution are `depthwise.bench.candidates.STANDARD`. ONNX Runtime and OpenVINO
+run one model per case, on contiguous input, the layout they are given in practice; they lay it out inside as they like.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from depthwise.bench.calls import Call
+from depthwise.bench.candidates import STANDARD, Candidate
 from depthwise.bench.cases import Case, Tensors
-from depthwise.bench.measure import STANDARD, Candidate
 from depthwise.errors import DepthwiseError
 
 from .onnx_model import onnx_model

@@ -10,13 +10,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from depthwise.bench.candidates import measure, prepared
 from depthwise.bench.cases import Case
-from depthwise.bench.measure import measure, prepared
 from depthwise.bench.peaks import measured_peaks
 from depthwise.bench.run import progress
 from depthwise.bench.table import ratio, threads_text
-from depthwise.demo.timing import Effort
 from depthwise.doctor import machine_report
+from depthwise.measure.turns import Effort
 
 from .cases import CASES
 from .peers import candidates

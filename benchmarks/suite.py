@@ -12,8 +12,8 @@ from typing import Any
 
 from depthwise.bench.roofline import Peaks
 from depthwise.bench.rows import Row
-from depthwise.demo.timing import Effort
 from depthwise.doctor import MachineReport
+from depthwise.measure.turns import Effort
 
 from .peers import Absent
 

@@ -25,7 +25,7 @@ from depthwise.backends.cpu.launch import machine
 from depthwise.backends.cpu.plan.tuning import ROWS, Tuning, tuning_of
 from depthwise.bench.calls import Call, ours
 from depthwise.bench.cases import Case, layer, tensors_of
-from depthwise.demo.timing import Effort, take_turns
+from depthwise.measure.turns import Effort, take_turns
 
 EFFORT = Effort(rounds=9, sample_seconds=0.02, limit_seconds=3)
 

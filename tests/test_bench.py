@@ -22,15 +22,15 @@ from depthwise.backends.eager import EAGER
 from depthwise.backends.problem import Problem
 from depthwise.bench import BenchResult, run
 from depthwise.bench.calls import Call, ours, torch_dense, torch_parts
+from depthwise.bench.candidates import STANDARD, Candidate, has_dense, measure, prepared
 from depthwise.bench.cases import LAYOUTS, MOBILENET_V1, Case, Tensors, laid_out, layer, tensors_of
 from depthwise.bench.gate import STEEPEST, expected_of, fault
 from depthwise.bench.layer import layer_times
-from depthwise.bench.measure import STANDARD, Candidate, has_dense, measure, prepared
 from depthwise.bench.peaks import measured_peaks, refreshed, torch_threads
 from depthwise.bench.roofline import Peaks, least_seconds, work_of
 from depthwise.bench.rows import DENSE, OURS, TORCH, Failure, Row, Spread, Timing, mean
 from depthwise.bench.table import console_table
-from depthwise.demo.timing import Effort
+from depthwise.measure.turns import Effort
 
 SHORT = Effort(rounds=2, sample_seconds=0, limit_seconds=0)
 PEAKS = Peaks(1, 100.0, 200.0, 50.0, 20.0, 16)

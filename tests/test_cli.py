@@ -22,8 +22,8 @@ from depthwise.bench import run as bench_run
 from depthwise.bench.cases import MOBILENET_V1
 from depthwise.blocks import MobileNetV1Block
 from depthwise.demo.run import QUICK as QUICK_DEMO
-from depthwise.demo.timing import Effort
 from depthwise.geometry import geometry
+from depthwise.measure.turns import Effort
 from depthwise.separate import Separation
 from depthwise.separating import QUICK
 from tests.support.dense import convolutional
@@ -186,7 +186,9 @@ def test_doctor(depthwise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "from depthwise.blocks import MobileNetV1Block\ndef net():\n    return MobileNetV1Block(3, 8)\n"
     )
     monkeypatch.chdir(tmp_path)
-    assert "separable  SeparableConv2d  cpu" in depthwise("doctor", "mine:net", "--input", "3x9x9").out
+    found = depthwise("doctor", "mine:net", "--input", "3x9x9").out
+    assert "separable  SeparableConv2d  cpu" in found
+    assert found.splitlines()[-1].startswith("Through depthwise.optimize(model, example_inputs), which merges what it")
     rows = json.loads(depthwise("doctor", "mine:net", "--input", "3x9x9", "--json").out)
     assert [(row["kind"], row["backend"]) for row in rows] == [("SeparableConv2d", "cpu")]
     counted = json.loads(depthwise("count", "mine:net", "--input", "3x9x9", "--json").out)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 
 from depthwise import DepthwiseError, SeparableConv2d, separate_
 from depthwise.blocks import BlueprintConv2d
@@ -22,11 +22,12 @@ from depthwise.demo.data import IMAGE_SIZE, Digits, load_digits
 from depthwise.demo.network import accuracy, dense_twin, small_cnn, trained
 from depthwise.demo.plots import accuracy_plot, speedup_plot
 from depthwise.demo.report import document
-from depthwise.demo.results import EAGER, OURS, DemoResult, promise_kept
+from depthwise.demo.results import EAGER, OPTIMIZED, OURS, DemoResult
 from depthwise.demo.run import BUDGETS
 from depthwise.demo.separation import Batches, separated, with_statistics_of
 from depthwise.demo.table import answer, console_table, details, milliseconds
-from depthwise.demo.timing import Effort, check_outputs, take_turns, time_networks
+from depthwise.demo.timing import check_outputs, time_networks
+from depthwise.measure.turns import Effort
 from depthwise.separate import Separation
 from tests.support.results import made_up_result
 
@@ -201,32 +202,7 @@ def test_a_network_with_another_weight_is_not_timed() -> None:
         time_networks({"separable": model}, {"separable": reference}, images, SHORT)
 
 
-def test_the_candidates_take_turns() -> None:
-    called: list[str] = []
-
-    def call(name: str) -> Tensor:
-        called.append(name)
-        return torch.zeros(1)
-
-    calls = {(name, "contiguous"): lambda name=name: call(name) for name in "AB"}
-    rounds: list[None] = []
-    samples = take_turns(calls, Effort(3, 0, 10), lambda: rounds.append(None))
-    # The first of each pair is not timed.
-    assert "".join(called[-12:]) == "AABBAABBAABB"
-    assert len(rounds) == 3
-    assert [len(taken) for taken in samples.values()] == [3, 3]
-
-
-def test_no_new_round_after_the_limit_but_two_rounds_at_least() -> None:
-    samples = take_turns({("A", "contiguous"): lambda: torch.zeros(1)}, Effort(100, 0, 0), lambda: None)
-    assert [len(taken) for taken in samples.values()] == [2]
-
-
 # The promise
-
-
-def test_a_promise_kept_wholly_is_1() -> None:
-    assert promise_kept(8.0, 1.0, 800, 100) == 1
 
 
 def test_promise_kept_of_made_up_numbers(made_up: DemoResult) -> None:
@@ -235,6 +211,7 @@ def test_promise_kept_of_made_up_numbers(made_up: DemoResult) -> None:
     assert [made_up.promised_speedup(each) for each in made_up.separable] == [2, 8]
     assert [made_up.measured_speedup(smaller, size) for size in (1, 64)] == [0.5, 4]
     assert [made_up.promise_kept(smaller, size) for size in (1, 64)] == [0.0625, 0.5]
+    assert [made_up.promise_kept(smaller, size, OURS) for size in (1, 64)] == pytest.approx([1 / 24, 1 / 3])
     assert [made_up.promise_kept(smaller, size, EAGER) for size in (1, 64)] == [0.03125, 0.25]
     assert made_up.speedup_range(smaller, 64) == pytest.approx((1.9 / 0.6, 2.1 / 0.4))
 
@@ -247,6 +224,8 @@ def test_the_answer_comes_first(made_up: DemoResult) -> None:
         ("test accuracy", "98.0%", "97.0%", "97.0%"),
         ("promise kept, batch 1", "", "0.25", "0.06"),
         ("promise kept, batch 64", "", "2.00", "0.50"),
+        ("kept layer by layer, batch 1", "", "0.17", "0.04"),
+        ("kept layer by layer, batch 64", "", "1.33", "0.33"),
         ("kept by PyTorch's, batch 1", "", "0.12", "0.03"),
         ("kept by PyTorch's, batch 64", "", "1.00", "0.25"),
     ]
@@ -260,14 +239,18 @@ def test_the_details_of_made_up_numbers(made_up: DemoResult) -> None:
         ("accuracy, plain SVD of the same cost", "", "10.0%", "10.0%"),
         ("accuracy, fitted, norms as they were", "", "95.0%", "95.0%"),
         ("accuracy after separate_", "", "96.0%", "96.0%"),
-        ("ms per image, batch 1", "1.000 (0.900–1.100)", "2.000 (1.900–2.100)", "2.000 (1.900–2.100)"),
-        ("ms per image, batch 1, PyTorch's", "", "4.000 (3.900–4.100)", "4.000 (3.900–4.100)"),
-        ("ms per image, batch 64", "2.000 (1.900–2.100)", "0.500 (0.400–0.600)", "0.500 (0.400–0.600)"),
-        ("ms per image, batch 64, PyTorch's", "", "1.000 (0.900–1.100)", "1.000 (0.900–1.100)"),
+        ("ms per image, batch 1", "0.800 (0.700–0.900)", "2.000 (1.900–2.100)", "2.000 (1.900–2.100)"),
+        ("ms per image, batch 1, layer by layer", "", "3.000 (2.900–3.100)", "3.000 (2.900–3.100)"),
+        ("ms per image, batch 1, PyTorch's", "1.000 (0.900–1.100)", "4.000 (3.900–4.100)", "4.000 (3.900–4.100)"),
+        ("ms per image, batch 64", "1.500 (1.400–1.600)", "0.500 (0.400–0.600)", "0.500 (0.400–0.600)"),
+        ("ms per image, batch 64, layer by layer", "", "0.750 (0.650–0.850)", "0.750 (0.650–0.850)"),
+        ("ms per image, batch 64, PyTorch's", "2.000 (1.900–2.100)", "1.000 (0.900–1.100)", "1.000 (0.900–1.100)"),
         ("promised speed-up", "", "2.00×", "8.00×"),
         ("measured speed-up, batch 1", "", "0.50×", "0.50×"),
+        ("measured speed-up, batch 1, layer by layer", "", "0.33×", "0.33×"),
         ("measured speed-up, batch 1, PyTorch's", "", "0.25×", "0.25×"),
         ("measured speed-up, batch 64", "", "4.00×", "4.00×"),
+        ("measured speed-up, batch 64, layer by layer", "", "2.67×", "2.67×"),
         ("measured speed-up, batch 64, PyTorch's", "", "2.00×", "2.00×"),
     ]
 
@@ -349,7 +332,7 @@ def test_the_result_is_ready_for_json(quick: tuple[DemoResult, str]) -> None:
     read = json.loads(json.dumps(result.to_dict()))
     assert read == result.to_dict()
     last = read["separable"][1]
-    assert last["promises"]["ours"]["64"]["promise_kept"] == result.promise_kept(result.separable[1], 64)
+    assert last["promises"]["optimized"]["64"]["promise_kept"] == result.promise_kept(result.separable[1], 64)
     assert Separation.from_dict(last["report"]) == result.separable[1].report
     assert read["dense"]["timings"]["1"]["milliseconds"] > 0
 
@@ -365,7 +348,11 @@ def test_the_page_loads_nothing_and_runs_nothing(quick: tuple[DemoResult, str]) 
 def test_the_page_holds_the_table_the_pictures_and_the_plots(quick: tuple[DemoResult, str]) -> None:
     result, _ = quick
     page = result.report_path.read_text(encoding="utf-8")
-    for timings in (result.dense.timings, *(each.on(where) for each in result.separable for where in (OURS, EAGER))):
+    for timings in (
+        result.dense.timings,
+        result.dense.optimized,
+        *(each.on(where) for each in result.separable for where in (OPTIMIZED, OURS, EAGER)),
+    ):
         for timing in timings.values():
             assert milliseconds(timing) in page
     for each in result.separable:

@@ -16,7 +16,7 @@ from depthwise.backends import EAGER
 from depthwise.backends.cpu import machine
 from depthwise.backends.cpu.run import threads
 from depthwise.blocks import InvertedResidual, MobileNetV1Block
-from depthwise.doctor import cpu_name, machine_report, model_report, model_table
+from depthwise.doctor import accelerated_line, cpu_name, machine_report, model_report, model_table
 from tests.test_backends import Doubling
 
 
@@ -60,6 +60,16 @@ def test_every_convolution_of_a_model() -> None:
         "6": ("ConvTranspose2d", "torch", "transposed: PyTorch's operator"),
         "7": ("TorchsFunctional", "torch", "calls PyTorch's operator"),
     }
+
+
+def test_what_accelerating_would_gain() -> None:
+    model = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    line = accelerated_line(model)
+    assert line.startswith("2 convolutions and 2 batch norms or pairs of them with activations would run on kernels")
+    assert type(model[0]) is nn.Conv2d
+    assert model_table(model_report(model, (8, 9, 9)), line).endswith("which changes no number but by rounding.")
+    assert accelerated_line(nn.ReLU()) == ""
+    assert "autocast   and torch.func's transforms: PyTorch's operators run" in str(machine_report())
 
 
 class Same(nn.Conv2d):

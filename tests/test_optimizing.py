@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from depthwise import DepthwiseError, SeparableConv2d, cli, load_optimized
-from depthwise.demo.timing import Effort
+from depthwise.measure.turns import Effort
 from depthwise.optimizing import compared, run
 
 QUICK = Effort(rounds=2, sample_seconds=0, limit_seconds=0)

@@ -26,6 +26,7 @@ ROOMS = [
     "lower",
     "pack",
     "launch",
+    "norms",
     "gradients",
     "series",
     "inspection",

@@ -17,6 +17,7 @@ from .layers import DepthwiseConv2d, SeparableConv2d
 from .layers.conversion import check_own_call, dense_like, pair_weights, pointwise_convolution
 from .layers.depthwise import DEPTHWISE, checked_options
 from .layers.separable import MakeModule, made
+from .layers.turns import in_turn
 from .modules import why_foreign
 
 
@@ -161,7 +162,7 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         _check_input(x, 2, self.in_channels)
-        y: Tensor = self.separable(x if self.expand is None else self.expand(x))
+        y: Tensor = self.separable(x if self.expand is None else in_turn((self.expand,), x))
         return x + y if self.adds_input else y
 
 
@@ -228,11 +229,8 @@ class _BlueprintConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         _check_input(x, self.rank, self.in_channels)
-        y = self.pointwise(x)
-        if self.pointwise_norm is not None:
-            y = self.pointwise_norm(y)
-        out: Tensor = self.depthwise(y)
-        return out
+        norm = self.pointwise_norm
+        return in_turn((self.pointwise, *(() if norm is None else (norm,)), self.depthwise), x)
 
     def to_dense(self) -> _ConvNd:
         """The dense convolution that computes exactly what this block does; an error where a norm stands between.
@@ -340,8 +338,7 @@ class XceptionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         _check_input(x, 2, self.in_channels)
-        out: Tensor = self.body(x) + self.shortcut(x)
-        return out
+        return in_turn((self.body,), x) + in_turn((self.shortcut,), x)
 
 
 class ConvNeXtBlock(nn.Module):

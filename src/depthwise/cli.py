@@ -173,7 +173,8 @@ def doctor(model: OptionalModel = None, inputs: Inputs = None, as_json: Json = F
 
     depthwise doctor timm:mobilenetv2_100 --input 3x224x224
     """
-    from .doctor import machine_report, model_report, model_table
+    from .doctor import accelerated_line, machine_report, model_report, model_table
+    from .optimizing import reach
 
     if model is None:
         report = machine_report()
@@ -186,7 +187,9 @@ def doctor(model: OptionalModel = None, inputs: Inputs = None, as_json: Json = F
     if as_json:
         typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
         return
-    typer.echo(model_table(rows))
+    with _working(f"optimizing {model}"):
+        optimized = reach(loaded, sizes)
+    typer.echo(f"{model_table(rows, accelerated_line(loaded))}\n{optimized}")
 
 
 @app.command()

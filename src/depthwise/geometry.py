@@ -142,6 +142,38 @@ def out_spatial(
     return tuple((n + before + after - d * (k - 1) - 1) // s + 1 for n, k, s, (before, after), d in axes)
 
 
+def pooled(size: int, kernel: int, stride: int, padding: int, dilation: int = 1, *, ceil_mode: bool = False) -> int:
+    """Windows along one dimension; torch drops a last one that would lie in the padding behind."""
+    reach = size + 2 * padding - dilation * (kernel - 1) - 1
+    count = -(-reach // stride) + 1 if ceil_mode else reach // stride + 1
+    if ceil_mode and (count - 1) * stride >= size + padding:
+        count -= 1
+    if count < 1:
+        raise ValueError(f"a window of {kernel} on {size} pixels")
+    return count
+
+
+def pool_geometry(
+    input_size: Sequence[int],
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    *,
+    ceil_mode: bool = False,
+) -> Geometry:
+    """The windows of a pooling, its padding behind as much as the last of them needs.
+
+    >>> pool_geometry((8, 6, 6), (3, 3), (2, 2), (0, 0), (1, 1), ceil_mode=True).out_spatial
+    (3, 3)
+    """
+    pairs = []
+    for size, k, s, p, d in zip(input_size[1:], kernel_size, stride, padding, dilation, strict=True):
+        last = (pooled(size, k, s, p, d, ceil_mode=ceil_mode) - 1) * s - p
+        pairs.append((p, max(0, last + d * (k - 1) + 1 - size)))
+    return Geometry(tuple(input_size), tuple(kernel_size), tuple(stride), tuple(pairs), tuple(dilation))
+
+
 def padding_pairs(
     padding: Padding, spatial: Sequence[int], kernel_size: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
 ) -> Pairs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -12,8 +12,10 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from .demo.timing import Effort, take_turns
+from .errors import DepthwiseError
 from .files import check_writable, write_text
+from .inputs import InputSize
+from .measure.turns import Effort, take_turns
 from .optimize.frozen import optimize
 from .optimize.module import Optimized
 from .optimize.page import document
@@ -89,9 +91,7 @@ def run(
     for path in (save, page):
         if path is not None:
             check_writable(path)
-    generator = torch.Generator().manual_seed(0)
-    inputs = tuple(torch.randn((1, *size), generator=generator) for size in sizes)
-    model = model.eval()
+    inputs, model = _examples(tuple(sizes)), model.eval()
     found = optimize(model, inputs)
     comparison = compared(model, found, inputs, effort) if compare else None
     profile = found.profile(*inputs, seconds=min(1.0, effort.limit_seconds)) if page is not None else None
@@ -102,6 +102,28 @@ def run(
         write_text(page, document(found.report, profile, lines))
     files = tuple(str(path) for path in (save, page) if path is not None)
     return OptimizeResult(found.report, comparison, profile, files)
+
+
+def reach(model: nn.Module, input_size: InputSize) -> str:
+    """How many of a model's convolutions run on generated kernels once it is optimized, in a sentence.
+
+    input_size: sizes, batch excluded, or tensors whose numbers do not matter, by position or by keyword
+    """
+    try:
+        ours, total = optimize(model, _examples(input_size)).report.convolutions
+    except DepthwiseError as error:
+        return f"depthwise.optimize does not take it: {error}"
+    return f"Through depthwise.optimize(model, example_inputs), which merges what it can, {ours} of {total} do."
+
+
+def _examples(input_size: Any) -> Any:
+    if isinstance(input_size, Tensor):
+        return torch.zeros(input_size.shape, dtype=input_size.dtype)
+    if isinstance(input_size, Mapping):
+        return {name: _examples(size) for name, size in input_size.items()}
+    if all(isinstance(size, int) for size in input_size):
+        return torch.randn((1, *input_size), generator=torch.Generator().manual_seed(0))
+    return tuple(map(_examples, input_size))
 
 
 def compared(model: nn.Module, found: Optimized, inputs: tuple[Tensor, ...], effort: Effort) -> Comparison:

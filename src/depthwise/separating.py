@@ -20,10 +20,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from .demo.network import OnEager
-from .demo.timing import Effort, take_turns
 from .errors import DepthwiseError
 from .files import check_writable, write_text, writing
 from .loading import called, load_model, load_object
+from .measure.turns import Effort, take_turns
 from .separate import Separation, separate_
 from .separate.calibration import Batch, batches_of, device_of
 from .separate.checks import check_callable

@@ -14,7 +14,7 @@ from depthwise.backends.cpu.lower.decision import Decision
 from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.cpu.plan.tuning import ROWS, Tuning
 from depthwise.backends.problem import Problem
-from depthwise.demo.timing import Effort
+from depthwise.measure.turns import Effort
 
 pytestmark = pytest.mark.skipif(machine.host() is None, reason="no generator serves this machine")
 QUICK = Effort(rounds=2, sample_seconds=0, limit_seconds=0)

@@ -20,7 +20,7 @@ def network() -> Optimized:
     layers = [
         *(nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU()),
         *(SeparableConv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.AdaptiveAvgPool2d(1)),
-        *(nn.Flatten(), nn.Linear(16, 4)),
+        *(nn.Flatten(), nn.Linear(16, 4), nn.Tanh()),
     ]
     return optimize(nn.Sequential(*layers).eval(), torch.zeros(1, 3, 17, 17))
 
@@ -28,31 +28,33 @@ def network() -> Optimized:
 def test_the_text(network: Optimized) -> None:
     lines = str(network.report).splitlines()
     assert lines[0].split() == ["layer", "operator", "output", "runs", "on", "kernel,", "or", "why", "not", "ours"]
-    rows = [line.split()[:4] for line in lines[2:8]]
+    rows = [line.split()[:4] for line in lines[2:9]]
     assert rows == [
         ["0", "layout", "3x17x17", "cpu"],
-        ["0", "conv", "8x8x8", "torch"],
+        ["0", "conv", "8x8x8", "cpu"],
         ["3", "separable", "16x8x8", "cpu"],
         ["5", "adaptive_avg_pool2d", "16x1x1", "cpu"],
         ["6", "flatten", "16", "cpu"],
         ["7", "linear", "4", "cpu"],
+        ["8", "tanh", "4", "torch"],
     ]
-    assert "kernels are for depthwise and pointwise convolutions" in lines[3]
+    assert "no work: another look at its input" in lines[2]
     assert "fused_f32_k3x3" in lines[4]
-    assert lines[9:] == [
-        "2 of 3 convolutions on our kernels, 3 segments",
+    assert "tanh has no kernel of ours" in lines[8]
+    assert lines[10:] == [
+        "3 of 3 convolutions on our kernels, 2 segments",
         "precision float32; weights 0.0 MiB",
         "nodes saved by pass: norms 2, activations 1, separable 1, layout -1",
-        "3 stages, 0 barriers; arenas 0.01 MiB",
-        "by torch: conv (1)",
+        "4 stages, 0 barriers; arenas 0.02 MiB",
+        "by torch: tanh (1)",
     ]
 
 
 def test_the_dict(network: Optimized) -> None:
     content = network.report.to_dict()
-    assert content["convolutions"] == {"ours": 2, "all": 3}
+    assert content["convolutions"] == {"ours": 3, "all": 3}
     assert content["saved"]["norms"] == 2
-    assert content["segments"] == [["cpu", 1], ["torch", 1], ["cpu", 4]]
+    assert content["segments"] == [["cpu", 6], ["torch", 1]]
     assert content["layers"][2]["engine"] == "cpu"
     assert json.loads(json.dumps(content)) == content
 
@@ -110,9 +112,9 @@ def test_the_profile(network: Optimized) -> None:
     text = str(profile).splitlines()
     assert text[0].split()[:2] == ["layer", "operator"]
     assert "ms for a batch of 4 on 1 threads, each node run alone" in text[-1]
-    assert repr(profile).startswith("Profile(6 nodes, ")
+    assert repr(profile).startswith("Profile(7 nodes, ")
     content = json.loads(json.dumps(profile.to_dict()))
-    assert len(content["timings"]) == 6
+    assert len(content["timings"]) == 7
     assert content["batch"] == 4
 
 

@@ -2,6 +2,10 @@
 
 python -m tests.support.guarded ISA tails      # some of the tails, each buffer flush with one page, then the other
 python -m tests.support.guarded ISA all        # all of them
+python -m tests.support.guarded ISA series     # a network's block in one program, each buffer in memory of its own
+python -m tests.support.guarded ISA norms      # batch norms in training mode
+python -m tests.support.guarded ISA dense      # dense convolutions and poolings
+python -m tests.support.guarded ISA network    # a whole network likewise
 python -m tests.support.guarded ISA planted    # kernels told wrong numbers or pointers, each of which must die
 python -m tests.support.guarded ISA in_x       # one of these, in this process itself
 """
@@ -24,9 +28,13 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
+from depthwise.backends.cpu.lower.norms import NormProblem
 from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.cpu.run import threads
 from depthwise.backends.cpu.run.driver import HEADER, ROW
+from depthwise.backends.pixels import AveragePool, MaxPool
+from depthwise.geometry import pool_geometry
+from tests.support import convolutions
 from tests.support.cases import small_integers
 from tests.support.kernels import (
     HERE,
@@ -35,12 +43,15 @@ from tests.support.kernels import (
     Input,
     Layer,
     Memory,
+    geometry_of,
     in_turn,
     inputs_of,
     numbers_of,
     program_of,
     run,
 )
+from tests.support.norms import assert_exact
+from tests.support.series import check_example, check_network, run_problem
 
 Side = Literal["before", "after"]
 SIDES: tuple[Side, Side] = ("before", "after")
@@ -88,6 +99,35 @@ def check_tails(machine: Machine, count: int, *, every: bool) -> None:
             if target == machine:
                 for given, side in product(inputs_of(layer, count, layouts), SIDES):
                     check(layer, given, target, side)
+
+
+def check_norms(machine: Machine) -> None:
+    """Batch norms forward and backward, every buffer guarded, whose results are exact."""
+    for channels, pixels, side in product((1, 3, 8, 17, 33), (2, 32, 64), SIDES):
+        for activation in (None, ("relu6", 0.0)):
+            assert_exact(NormProblem(pixels, channels, 3.0, activation, residual=True), machine, 1, Guarded(side))
+
+
+def check_dense(target: Machine, wider: int = 0) -> None:
+    """Dense convolutions and poolings of guarded buffers, told that images are `wider` than they are."""
+    for (layer, given), side in product([*convolutions.tried(1)][::4], SIDES):
+        program = convolutions.program_of(layer, given, target)
+        (stage,) = program.stages
+        z, y, x = stage.view.sizes
+        program = replace(program, stages=(replace(stage, view=replace(stage.view, sizes=(z, y, x + wider))),))
+        numbers = convolutions.numbers_of(layer, given)
+        if convolutions.run_numbers(program, numbers, geometry_of(layer, given), Guarded(side)).isnan().any():
+            raise SystemExit(f"{layer}, {given}: not all of the result was written")
+    for channels, side in product((1, 7, 9, 70), SIDES):
+        g = pool_geometry((channels, 6, 7), (3, 2), (2, 1), (1, 1), (1, 2), ceil_mode=True)
+        image = small_integers(0)((2, 6, 7, channels))
+        for problem in (MaxPool(2, g), AveragePool(2, g, None, ((1, 1), (1, 1)))):
+            if (
+                run_problem(problem, {"x": image}, (2, *g.out_spatial, channels), target, 2, Guarded(side))
+                .isnan()
+                .any()
+            ):
+                raise SystemExit(f"{problem}: not all of the result was written")
 
 
 _IMAGE = Input(1, (5, 9), 1)
@@ -153,20 +193,42 @@ def survivors(target: Machine) -> list[str]:
     return alive
 
 
+def check_series(target: Machine) -> None:
+    for team, side in product((1, 2), SIDES):
+        check_example(target, team, Guarded(side), apart=True)
+
+
+def check_whole_network(target: Machine) -> None:
+    for team, side in product((1, 2), SIDES):
+        check_network(target, team, Guarded(side))
+
+
+def check_planted(target: Machine) -> None:
+    faulthandler.disable()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    alive = survivors(target)
+    sys.exit(f"lived through: {', '.join(alive)}" if alive else 0)
+
+
+CHECKS: dict[str, Callable[[Machine], None]] = {
+    "tails": lambda target: check_tails(target, 4, every=False),
+    "all": lambda target: check_tails(target, 20, every=True),
+    "series": check_series,
+    "network": check_whole_network,
+    "norms": check_norms,
+    "dense": check_dense,
+    "dense told wrong": lambda target: check_dense(target, wider=1),
+    "planted": check_planted,
+}
+
+
 def main(isa: str, what: str) -> None:
     torch.set_num_threads(1)
     target = next(machine for machine in HERE if machine.isa == isa)
     if what in PLANTED:
         run_planted(what, target)
-    elif what == "planted":
-        faulthandler.disable()
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        alive = survivors(target)
-        sys.exit(f"lived through: {', '.join(alive)}" if alive else 0)
-    elif what == "tails":
-        check_tails(target, 4, every=False)
     else:
-        check_tails(target, 20, every=True)
+        CHECKS[what](target)
 
 
 if __name__ == "__main__":

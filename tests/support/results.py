@@ -23,7 +23,8 @@ def made_up_result() -> DemoResult:
         parameters=1000,
         multiplications=1_000_000,
         layers=(LayerResult("conv 1: 1 → 32", 8_000_000, 200_000, 700_000, 100_000),),
-        timings={1: timing(2.0), 64: timing(0.5)},
+        optimized={1: timing(2.0), 64: timing(0.5)},
+        timings={1: timing(3.0), 64: timing(0.75)},
         eager={1: timing(4.0), 64: timing(1.0)},
     )
     larger = replace(
@@ -33,7 +34,7 @@ def made_up_result() -> DemoResult:
         layers=(LayerResult("conv 1: 1 → 32", 8_000_000, 0, 0, 4_000_000),),
     )
     return DemoResult(
-        dense=DenseResult(0.98, 4000, 8_000_000, {1: timing(1.0), 64: timing(2.0)}),
+        dense=DenseResult(0.98, 4000, 8_000_000, {1: timing(1.0), 64: timing(2.0)}, {1: timing(0.8), 64: timing(1.5)}),
         separable=(larger, smaller),
         machine=MachineReport("0.1.0", "2.13", "3.11", "Linux", "a <cpu>", 2, None, ()),
         ran_on=("PyTorch's own operators",),

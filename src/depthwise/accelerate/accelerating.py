@@ -7,37 +7,43 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from ..errors import DepthwiseError
 from ..layers.separable import _SeparableConv
 from .classes import Kind, MakeForward, class_of, original_of, ours_in, own_class, replace_class_
 from .convolutions import convolution_forward
+from .norms import batch_norm_forward, sequential_forward
 from .report import AcceleratedModule, Acceleration
 
 
 def accelerate_(model: nn.Module) -> Acceleration:
     """Let a model of torch's modules train, and run, on kernels of ours: in place, and return what became of it.
 
-    Every depthwise and pointwise nn.Conv1d, 2d and 3d goes through the backends. Each module stays the object that it
-    is, with its parameters, hooks, name, mode and state-dict keys: optimizers, checkpoints and wrappers made before or
-    after keep working. What has a forward of its own stays as it is, and is listed with its reason. `restore_` undoes
-    it; twice is once.
+    Every depthwise and pointwise nn.Conv1d, 2d and 3d goes through the backends; a batch norm in training mode, and the
+    activation that follows it in an nn.Sequential or in timm's BatchNormAct2d, become one pass. Each module stays the
+    object that it is, with its parameters, hooks, name, mode and state-dict keys: optimizers, checkpoints and wrappers
+    made before or after keep working. What has a forward of its own stays as it is, and is listed with its reason.
+    `restore_` undoes it; twice is once.
 
     >>> model = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 16, 1), nn.Conv2d(16, 4, 3))
     >>> print(accelerate_(model).summary)
     1 depthwise, 1 pointwise; 1 left as they were
     """
     _check(model, "accelerate_")
+    for _, module, kind, found in list(candidates(model)):
+        if not isinstance(found, str) and ours_in(type(module)) is None:
+            replace_class_(module, kind, class_of(kind, found[1]))
+    return survey(model)
+
+
+def survey(model: nn.Module) -> Acceleration:
+    """What `accelerate_` gives, and the model as it is."""
     rows = []
-    for name, module, kind, found in candidates(model):
-        if isinstance(found, str):
-            rows.append(AcceleratedModule(name, kind.__name__, reason=found))
-            continue
-        became, make_forward = found
-        rows.append(AcceleratedModule(name, kind.__name__, became))
-        if ours_in(type(module)) is None:
-            replace_class_(module, kind, class_of(kind, make_forward))
+    for name, _, kind, found in candidates(model):
+        became, reason = ("", found) if isinstance(found, str) else (found[0], "")
+        rows.append(AcceleratedModule(name, kind.__name__, became, reason))
     return Acceleration(tuple(rows), tuple(_advice(model)))
 
 
@@ -71,6 +77,12 @@ def candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module, Kind, tuple[s
         kind = own_class(module) if ours is None else original_of(ours)
         if isinstance(module, _ConvNd):
             yield name, module, kind, convolution_forward(module, kind)
+        elif isinstance(module, _BatchNorm):
+            yield name, module, kind, batch_norm_forward(module, kind)
+        elif isinstance(module, nn.Sequential):
+            found = sequential_forward(module, kind)
+            if found is not None:
+                yield name, module, kind, found
 
 
 def _advice(model: nn.Module) -> Iterator[str]:

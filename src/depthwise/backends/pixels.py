@@ -8,7 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from ..geometry import Geometry, Pairs
 from .problem import Activation
+
+# Of one elementwise problem.
+MOST_OPERANDS = 4
 
 # Beside x: one number for each of its own, for each image and channel, for each channel; or the same for all.
 Operand = Literal["each", "image", "channel", "number"]
@@ -76,26 +80,59 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class LayerNorm:
-    """Each row normalised, then scaled and shifted by channel. Buffers: x, scale, shift, out; out may be x."""
+    """Each row normalised, then scaled and shifted by channel where it is `affine`.
+
+    Buffers: x, scale and shift, out; out may be x.
+    """
 
     operation: ClassVar[str] = "layer_norm"
+    in_place: ClassVar[tuple[str, ...]] = ("x",)
 
     rows: int
     channels: int
     eps: float
+    affine: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Softmax:
-    """The softmax of each row. Buffers: x, out."""
+    """The softmax of each row. Buffers: x, out; out may be x."""
 
     operation: ClassVar[str] = "softmax"
+    in_place: ClassVar[tuple[str, ...]] = ("x",)
 
     rows: int
     channels: int
 
 
-PixelProblem = Elementwise | Mean | Copy | LayerNorm | Softmax
+@dataclass(frozen=True, slots=True)
+class MaxPool:
+    """The greatest number of each window, NaN where it has one. Buffers: x, out."""
+
+    operation: ClassVar[str] = "max_pool"
+
+    images: int
+    geometry: Geometry
+
+
+@dataclass(frozen=True, slots=True)
+class AveragePool:
+    """The sum of each window, divided. Buffers: x, out.
+
+    divisor: by what; None: by how many of the window's places are in the image or the padding that is counted
+    counted: such padding, before and after each axis
+    """
+
+    operation: ClassVar[str] = "average_pool"
+
+    images: int
+    geometry: Geometry
+    divisor: int | None
+    counted: Pairs
+
+
+Pool = MaxPool | AveragePool
+PixelProblem = Elementwise | Mean | Copy | LayerNorm | Softmax | Pool
 
 
 def activations_of(problem: PixelProblem) -> tuple[Activation, ...]:

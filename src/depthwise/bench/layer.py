@@ -6,13 +6,13 @@ from datetime import datetime
 
 import torch
 
-from ..demo.timing import Effort
 from ..doctor import machine_report
 from ..errors import DepthwiseError
 from ..explain.times import Measured, Times
 from ..geometry import Geometry
+from ..measure.turns import Effort
+from .candidates import STANDARD, has_dense, measure, prepared
 from .cases import Case
-from .measure import STANDARD, has_dense, measure, prepared
 from .roofline import Peaks
 from .rows import DENSE, OURS, TORCH, Row
 

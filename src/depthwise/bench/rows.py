@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from statistics import geometric_mean, quantiles
 from typing import Any
 
-from ..demo.results import promise_kept
+from ..measure.promise import promise_kept
 from .cases import Case
 from .roofline import Work
 

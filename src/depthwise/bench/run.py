@@ -11,12 +11,12 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ..demo.timing import Effort
 from ..doctor import machine_report
 from ..errors import DepthwiseError
 from ..files import check_writable, writing
+from ..measure.turns import Effort
+from .candidates import STANDARD, measure, prepared
 from .cases import MOBILENET_V1
-from .measure import STANDARD, measure, prepared
 from .peaks import measured_peaks
 from .plot import FORMATS, write_roofline
 from .results import BenchResult

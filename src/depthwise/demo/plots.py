@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from ..page.chart import Bar, Dot, bars, dots
-from .results import EAGER, OURS, DemoResult, LayerResult
+from .results import EAGER, OPTIMIZED, OURS, DemoResult, LayerResult
 from .table import percent, times
 
 MILLION = 1e6
 
+WAYS = ((OPTIMIZED, "depthwise", "optimize"), (OURS, "pointwise", "layers"), (EAGER, "other", "PyTorch's"))
 STAGES = {
     "svd": "plain SVD",
     "fitted": "fitted to outputs",
@@ -35,7 +36,7 @@ def speedup_plot(result: DemoResult) -> str:
         promised = result.promised_speedup(each)
         rows.append(Bar(f"{each.name}: promised", ((promised, "gain"),), times(promised), starts=True))
         for size in result.batch_sizes:
-            for operators, kind, whose in ((OURS, "depthwise", "ours"), (EAGER, "other", "PyTorch's")):
+            for operators, kind, whose in WAYS:
                 speedup = result.measured_speedup(each, size, operators)
                 kept = f"{times(speedup)}, kept {result.promise_kept(each, size, operators):.2f}"
                 spread = result.speedup_range(each, size, operators)

@@ -14,6 +14,8 @@ from torch import nn
 from ..count import Count, count
 from ..doctor import machine_report, model_report
 from ..files import check_writable
+from ..measure.turns import Effort
+from ..optimize.frozen import optimize
 from . import report
 from .data import IMAGE_SIZE, Digits, check_extra, load_digits
 from .example import arithmetic, example
@@ -22,7 +24,7 @@ from .network import OnEager, accuracy, dense_twin, steps_of, trained
 from .results import DemoResult, DenseResult, SeparableResult, Timing
 from .separation import Separated, separated
 from .table import console_table
-from .timing import Effort, time_networks
+from .timing import time_networks
 
 BATCH_SIZES = (1, 64)
 BUDGETS = (0.3, 0.15)
@@ -78,13 +80,19 @@ def _time(
     dense: nn.Module, found: Mapping[float, Separated], digits: Digits, settings: Settings, progress: Progress
 ) -> dict[int, dict[str, Timing]]:
     """Timings by batch size and network."""
-    networks: dict[str, nn.Module] = {"dense": dense}
-    references = {"dense": dense}
+    example = digits.test_images[:1]
+    networks: dict[str, nn.Module] = {"dense": dense, "dense, optimized": optimize(dense, example)}
+    references = dict.fromkeys(networks, dense)
     for budget, each in found.items():
         # The separable network must compute what its dense twin computes: another way to the same numbers.
         twin = dense_twin(each.network)
-        for name, network in ((_ours(budget), each.network), (_eager(budget), OnEager(each.network))):
-            networks[name], references[name] = network, twin
+        ways = {
+            _optimized(budget): optimize(each.network, example),
+            _ours(budget): each.network,
+            _eager(budget): OnEager(each.network),
+        }
+        networks |= ways
+        references |= dict.fromkeys(ways, twin)
     timings = {}
     for size in BATCH_SIZES:
         bar = _bar(progress, f"time all in turn, batch {size}", settings.effort.rounds)
@@ -112,6 +120,7 @@ def _result(
             parameters=counted.total.parameters,
             multiplications=counted.total.multiplications,
             layers=by_layer(dense, dense_count, counted),
+            optimized=timed(_optimized(budget)),
             timings=timed(_ours(budget)),
             eager=timed(_eager(budget)),
         )
@@ -123,6 +132,7 @@ def _result(
             parameters=counted.total.parameters,
             multiplications=counted.total.multiplications,
             timings=timed("dense"),
+            optimized=timed("dense, optimized"),
         ),
         separable=tuple(separable(budget, each, counted) for budget, each in found.items()),
         machine=machine_report(),
@@ -144,6 +154,10 @@ def _ran_on(networks: list[nn.Module]) -> tuple[str, ...]:
 
 def _ours(budget: float) -> str:
     return f"separable, budget {budget:.0%}"
+
+
+def _optimized(budget: float) -> str:
+    return f"{_ours(budget)}, optimized"
 
 
 def _eager(budget: float) -> str:

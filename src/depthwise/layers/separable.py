@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from math import isfinite
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -13,7 +12,6 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.module import _has_any_global_hook
 
 from .. import functional
-from ..activations import ACTIVATIONS, Named
 from ..backends.base import Norm
 from ..backends.weights import gradients_asked
 from ..errors import DepthwiseError
@@ -21,6 +19,7 @@ from ..folding import BATCH_NORMS
 from ..functional import ActivationName
 from ..geometry import IntOrTuple, Padding, check_groups, positive
 from ..modules import computes_as, is_watched
+from .activations import UNKNOWN, activation_name
 from .conversion import CONVOLUTIONS, from_dense, pointwise_convolution, to_dense
 from .depthwise import (
     DEPTHWISE,
@@ -33,6 +32,7 @@ from .depthwise import (
     weight_and_bias,
 )
 from .state_dicts import adapt_, point, pointer
+from .turns import in_turn
 
 MakeModule = Callable[..., nn.Module]
 
@@ -169,8 +169,7 @@ class _SeparableConv(nn.Module):
             if torch.is_grad_enabled() and not torch.compiler.is_compiling():
                 # Of parts that run on torch's operators no backend hears.
                 gradients_asked((*self.parameters(),))
-            for _, module in self.present_parts():
-                out = module(out)
+            out = in_turn((module for _, module in self.present_parts()), out)
             return out.squeeze(0) if unbatched else out
         depthwise, weights, activations, norms, _ = joined
         x, padding = pad_input(x, depthwise)
@@ -215,8 +214,8 @@ class _SeparableConv(nn.Module):
         activations: list[ActivationName] = []
         for name in ("depthwise_activation", "pointwise_activation"):
             module = modules.get(name)
-            known = None if module is None else _activation(module)
-            if known is _UNKNOWN:
+            known = None if module is None else activation_name(module)
+            if known is UNKNOWN:
                 return f"{name} is {module}"
             activations.append(known)
         first, last = activations
@@ -314,9 +313,6 @@ SEPARABLE: Mapping[int, type[_SeparableConv]] = {1: SeparableConv1d, 2: Separabl
 # Kernel size, stride and padding of a pointwise convolution.
 _POINTWISE = {rank: ((1,) * rank, (1,) * rank, (0,) * rank) for rank in SEPARABLE}
 
-# What the functional forms call them; what they have no name for is unknown.
-_UNKNOWN: Any = object()
-
 
 def _foreign_pair(depthwise: Any, pointwise: Any, rank: int) -> str | None:
     """What keeps both convolutions from being one call, or None."""
@@ -330,35 +326,6 @@ def _foreign_pair(depthwise: Any, pointwise: Any, rank: int) -> str | None:
 def _has_window(pointwise: _ConvNd, rank: int) -> bool:
     own = pointwise.__dict__
     return (own["kernel_size"], own["stride"], own["padding"]) != _POINTWISE[rank]
-
-
-def _activation(module: nn.Module) -> ActivationName:
-    name_of = _ACTIVATIONS.get(type(module))
-    if name_of is None:
-        base = computes_as(type(module), *_ACTIVATIONS)
-        if base is None:
-            return _UNKNOWN  # type: ignore[no-any-return]
-        name_of = _ACTIVATIONS[base]
-    return name_of(module)
-
-
-def _sloped(name: str, slope: object) -> ActivationName:
-    # A number that a kernel can be made of; torch also takes NaN, and tensors that may change.
-    return (name, slope) if type(slope) is float and isfinite(slope) else _UNKNOWN
-
-
-def _named(name: str, row: Named) -> Callable[[Any], ActivationName]:
-    """What the functional forms call a module of the row's class."""
-    if row.slope is not None:
-        return lambda module: _sloped(name, getattr(module, row.slope_attribute))
-    # Looked at in each call, as a module may be set anew.
-    return (lambda module: name if row.is_computed_by(module) else _UNKNOWN) if row.settings else lambda _: name
-
-
-_ACTIVATIONS: dict[type[nn.Module], Callable[[Any], ActivationName]] = {
-    **{row.module: _named(name, row) for name, row in ACTIVATIONS.items()},
-    nn.Identity: lambda _: None,
-}
 
 
 def _norm(module: nn.Module, rank: int, dtype: torch.dtype) -> Norm | str:

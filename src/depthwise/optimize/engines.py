@@ -92,8 +92,8 @@ class Kernels(Engine):
         found = self._lowered.get(batch)
         if found is None:
             found = lower_graph(self._network, self._shapes_at(batch), batch)
-            for oldest in list(self._lowered)[: len(self._lowered) - MOST_BATCHES + 1]:
-                self._lowered.pop(oldest, None)
+            while len(self._lowered) >= MOST_BATCHES:
+                self._lowered.pop(next(iter(self._lowered), batch), None)
             self._lowered[batch] = found
         return found
 

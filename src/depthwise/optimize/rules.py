@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import floor, prod
 from typing import Any
 
-from ..geometry import out_spatial, per_axis
+from ..geometry import out_spatial, per_axis, pooled
 from .graph import Argument, Batch, Node, Value
 
 Shape = tuple[int, ...]
@@ -60,17 +60,6 @@ def axis(dim: int, rank: int) -> int:
     if not -rank <= dim < rank:
         raise ValueError(f"there is no dimension {dim} of {rank}")
     return dim % rank
-
-
-def pooled(size: int, kernel: int, stride: int, padding: int, dilation: int = 1, *, ceil_mode: bool = False) -> int:
-    """Windows along one dimension; torch drops a last one that would lie in the padding behind."""
-    reach = size + 2 * padding - dilation * (kernel - 1) - 1
-    count = -(-reach // stride) + 1 if ceil_mode else reach // stride + 1
-    if ceil_mode and (count - 1) * stride >= size + padding:
-        count -= 1
-    if count < 1:
-        raise ValueError(f"a window of {kernel} on {size} pixels")
-    return count
 
 
 def _same(a: Arguments) -> Shape:
@@ -133,14 +122,15 @@ def _adaptive(a: Arguments) -> Shape:
 
 
 def _pool(a: Arguments) -> Shape:
-    shape, kernel = a["self"], _pair(a["kernel_size"])
-    stride, padding = _pair(a["stride"] or kernel), _pair(a["padding"])
-    dilation = _pair(a["dilation"]) if a.node.operator == "max_pool2d" else (1, 1)
+    shape, kernel = a["self"], pair_of(a["kernel_size"])
+    stride, padding = pair_of(a["stride"] or kernel), pair_of(a["padding"])
+    dilation = pair_of(a["dilation"]) if a.node.operator == "max_pool2d" else (1, 1)
     axes = zip(shape[-2:], kernel, stride, padding, dilation, strict=True)
     return (*shape[:-2], *(pooled(*one, ceil_mode=a["ceil_mode"]) for one in axes))
 
 
-def _pair(value: Any) -> tuple[int, int]:
+def pair_of(value: Any) -> tuple[int, int]:
+    """A number for each of two axes, from one or two."""
     first, *rest = value if isinstance(value, tuple) else (value,)
     return first, rest[0] if rest else first
 

@@ -7,59 +7,62 @@ where the results lie. Calls from several threads share nothing but what does no
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
-from threading import Lock
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..backends import CPU, asked_backend
+from ..backends.forks import Lock
 from ..backends.series import Compiled, Figures, Series
 from ..backends.tensors import is_listened_to, why_not_memory
-from .lowering import Lie, LoweredGraph, same_strides
+from .lowering import Lie, LoweredGraph, fused, same_strides
+from .rules import Shape
 from .segments import Program, Segment
 
 # Batches and numbers of threads that a segment is kept bound for, the oldest go first.
 MOST_KEPT = 8
 
 
-@dataclass(frozen=True, slots=True)
 class Call:
     """A bound program, how what it reads must lie, and how what it gives does.
 
     results: the buffers that it writes for the caller, and theirs
     """
 
-    compiled: Compiled
-    reads: tuple[Lie, ...]
-    results: tuple[Lie, ...]
-    gives: tuple[Lie, ...]
+    def __init__(self, compiled: Compiled, reads: Sequence[Lie], results: Sequence[Lie], gives: Sequence[Lie]) -> None:
+        self._run = compiled.run
+        self._reads = [(lie.buffer, lie.shape, lie.strides) for lie in reads]
+        self._results = [(lie.buffer, lie.shape, lie.strides) for lie in results]
+        self._gives = [(lie.buffer, lie.shape, lie.strides) for lie in gives]
 
     def run(self, given: Sequence[Tensor]) -> Sequence[Tensor] | None:
         """What it gives; None where what it is given is not as it was planned."""
         tensors: dict[str, Tensor] = {}
-        for lie, x in zip(self.reads, given, strict=True):
-            if tuple(x.shape) != lie.shape or x.dtype is not torch.float32 or why_not_memory(x) or x.is_neg():
+        for (buffer, shape, strides), x in zip(self._reads, given, strict=True):
+            if x.shape != shape or x.dtype is not torch.float32 or why_not_memory(x) or x.is_neg():
                 return None
-            tensors[lie.buffer] = _laid(x, lie)
-        for lie in self.results:
-            tensors[lie.buffer] = torch.empty_strided(lie.shape, lie.strides)
-        self.compiled.run({name: tensor.data_ptr() for name, tensor in tensors.items()})
-        return [_seen(tensors[lie.buffer], lie) for lie in self.gives]
+            tensors[buffer] = x if x.stride() == strides else _laid(x, shape, strides)
+        for buffer, shape, strides in self._results:
+            tensors[buffer] = torch.empty_strided(shape, strides)
+        self._run({name: tensor.data_ptr() for name, tensor in tensors.items()})
+        return [_seen(tensors[buffer], shape, strides) for buffer, shape, strides in self._gives]
 
 
-def _laid(x: Tensor, lie: Lie) -> Tensor:
-    if same_strides(lie.shape, x.stride(), lie.strides):
-        return x
-    return torch.empty_strided(lie.shape, lie.strides).copy_(x)
+class _Missing:
+    """Stands for a call that is not kept; None is one that cannot be made."""
 
 
-def _seen(tensor: Tensor, lie: Lie) -> Tensor:
+_MISSING = _Missing()
+
+
+def _laid(x: Tensor, shape: Shape, strides: Shape) -> Tensor:
+    return x if same_strides(shape, x.stride(), strides) else torch.empty_strided(shape, strides).copy_(x)
+
+
+def _seen(tensor: Tensor, shape: Shape, strides: Shape) -> Tensor:
     """The value that lies in a tensor's memory."""
-    if tuple(tensor.shape) == lie.shape and tensor.stride() == lie.strides:
-        return tensor
-    return tensor.as_strided(lie.shape, lie.strides)
+    return tensor if tensor.shape == shape and tensor.stride() == strides else tensor.as_strided(shape, strides)
 
 
 class Whole(Program):
@@ -99,13 +102,15 @@ class Whole(Program):
 
     def _call(self, batch: int) -> Call | None:
         key = batch, torch.get_num_threads()
-        if key not in self._kept:
-            with self._lock:
-                if key not in self._kept:
-                    for oldest in list(self._kept)[: len(self._kept) - MOST_KEPT + 1]:
-                        self._kept.pop(oldest, None)
-                    self._kept[key] = self._bound(batch)
-        return self._kept.get(key)
+        found = self._kept.get(key, _MISSING)
+        if not isinstance(found, _Missing):
+            return found
+        with self._lock.mine:
+            if key not in self._kept:
+                while len(self._kept) >= MOST_KEPT:
+                    del self._kept[next(iter(self._kept))]
+                self._kept[key] = self._bound(batch)
+            return self._kept[key]
 
     def _bound(self, batch: int) -> Call | None:
         graph, segment = self._at(batch), self._segment
@@ -125,11 +130,11 @@ class Whole(Program):
             return None
         if any(graph.refusals.get(name) is not None for name in names):
             return None
-        steps = tuple(step for name in names for step in graph.steps[name])
-        if not steps:
-            return None
         takes = frozenset(graph.lies[name].buffer for name in segment.reads)
         gives = frozenset(graph.lies[name].buffer for name in segment.gives) - takes
+        steps = fused([step for name in names for step in graph.steps[name]], gives)
+        if not steps:
+            return None
         used = {buffer for step in steps for _, buffer in step.buffers}
         constants = {name: self._weights[name].contiguous() for name in used & self._weights.keys()}
         return Series(steps, takes, gives, graph.elements, constants)

@@ -44,7 +44,7 @@ def test_everything_can_be_read(g: Any, layout: Any, isa: str | None) -> None:
     plan = found.plan
     assert plan.splitlines()[0] == found.decision.program.name
     stages = found.decision.program.stages
-    kinds = [type(part) for stage in stages for part in (*stage.kernel.plans, stage.cut)]
+    kinds: list[Any] = [type(part) for stage in stages for part in (*stage.kernel.plans, stage.cut)]
     assert kinds[0] in (DepthwisePlan, DirectPlan)
     assert (PointwisePlan in kinds) is (g.out_channels is not None)
     for kind in kinds:

@@ -358,7 +358,8 @@ def test_plans_are_values() -> None:
         assert one == two
         assert hash(one) == hash(two)
         (stage,) = one.program.stages
-        for part in (*stage.kernel.plans, stage.cut, stage.view):
+        parts: tuple[Any, ...] = (*stage.kernel.plans, stage.cut, stage.view)
+        for part in parts:
             for field in fields(part):
                 assert f"{field.name}={getattr(part, field.name)!r}" in repr(part)
             with pytest.raises(FrozenInstanceError):

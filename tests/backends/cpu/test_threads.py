@@ -41,6 +41,7 @@ class Presence(Kernel):
 
     pointers = ("members", "teams", "numbers")
     numbers = ("count",)
+    writes = pointers
     label = "presence"
     plans = ()
 
@@ -61,6 +62,7 @@ class Neighbour(Kernel):
 
     pointers = ("numbers", "neighbours")
     numbers = ()
+    writes = ("neighbours",)
     label = "neighbour"
     plans = ()
 

@@ -140,6 +140,11 @@ def _unwritten(activations: Sequence[Activation]) -> str | None:
     return next((f"no code is generated for {name}" for name in names if name not in EMITTERS), None)
 
 
+def machine_refusal() -> str | None:
+    """Why no generated code runs in this process, or None where it does."""
+    return _machine_refusal()
+
+
 @cache
 def _machine_refusal() -> str | None:
     try:

@@ -12,8 +12,10 @@ from ...geometry import Geometry, check_countable
 from ..formats import suggested_strides
 from ..problem import Activation, Operation, Problem
 from . import machine
+from .emit.kernel import Plan
 from .launch import decide
 from .lower.decision import Decision
+from .plan.cut import Cut
 
 MACHINES = {"avx2": machine.avx2, "neon": machine.neon}
 
@@ -28,7 +30,9 @@ class Inspection:
     def plan(self) -> str:
         """The constants of each loop nest, then the numbers of this call."""
         stages = self.decision.program.stages
-        parts = [part for stage in stages for part in (*stage.kernel.plans, stage.cut)]
+        parts: list[Plan | Cut] = []
+        for stage in stages:
+            parts += [*stage.kernel.plans, stage.cut]
         lines = [self.decision.name]
         for part in parts:
             lines.append(f"\n{type(part).__name__}")

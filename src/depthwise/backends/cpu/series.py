@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
+from math import prod
 
-from ..pixels import Elementwise, Mean
+from ..pixels import AveragePool, Elementwise, MaxPool, Mean
 from ..problem import Problem
 from ..series import Compiled, Figures, Series, Step
 from .launch import compiles, machine, most_seconds
@@ -64,7 +65,7 @@ def _renamed(stage: Stage, names: Mapping[str, str]) -> Stage:
 
 def _in_place(series: Series) -> dict[str, str]:
     """Other names of values: one memory for what a step reads last and what it writes."""
-    last = {name: number for number, step in enumerate(series.steps) for _, name in step.buffers}
+    last = _last_uses(series)
     fixed = series.takes | series.gives | series.constants.keys()
     names: dict[str, str] = {}
     for number, step in enumerate(series.steps):
@@ -84,6 +85,11 @@ def _in_place(series: Series) -> dict[str, str]:
             names = {name: kept if place == gone else place for name, place in names.items()} | {gone: kept}
             break
     return names
+
+
+def _last_uses(series: Series) -> dict[str, int]:
+    """For each value, the number of the last step that reads or writes it."""
+    return {name: number for number, step in enumerate(series.steps) for _, name in step.buffers}
 
 
 def ready(series: Series, packs: Packs) -> Ready | None:
@@ -137,5 +143,8 @@ def _most_seconds(step: Step) -> float:
     problem = step.problem
     if isinstance(problem, Problem):
         return most_seconds(problem)
+    if isinstance(problem, MaxPool | AveragePool):
+        g = problem.geometry
+        return 1e-5 + problem.images * prod(g.output_size) * g.kernel_area * _SECONDS_A_NUMBER
     rows = problem.images * problem.pixels if isinstance(problem, Elementwise | Mean) else problem.rows
     return 1e-5 + rows * problem.channels * _SECONDS_A_NUMBER

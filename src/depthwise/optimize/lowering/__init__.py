@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -10,10 +11,18 @@ from ..graph import Node
 from ..network import Network
 from ..rules import Shapes
 from .context import Lie, Lowering, RefusedError, same_strides
-from .convolutions import lower_conv, lower_linear, lower_separable
+from .convolutions import is_dense, lower_conv, lower_linear, lower_separable
 from .elementwise import lower_activation, lower_affine, lower_binary
+from .fusing import fused
 from .moving import lower_cat, lower_getitem, lower_layout, lower_pieces, lower_slice, lower_view
-from .reductions import lower_mean, lower_pool
+from .reductions import (
+    lower_adaptive_pool,
+    lower_average_pool,
+    lower_layer_norm,
+    lower_max_pool,
+    lower_mean,
+    lower_softmax,
+)
 
 LOWERED: Mapping[str, Callable[[Node, Lowering], tuple[Step, ...]]] = {
     **dict.fromkeys(("add", "div", "mul", "sub"), lower_binary),
@@ -23,16 +32,20 @@ LOWERED: Mapping[str, Callable[[Node, Lowering], tuple[Step, ...]]] = {
     ),
     **dict.fromkeys(("chunk", "split", "split_with_sizes"), lower_pieces),
     **dict.fromkeys(("flatten", "permute", "reshape", "squeeze", "transpose", "unsqueeze"), lower_view),
-    "adaptive_avg_pool2d": lower_pool,
+    "adaptive_avg_pool2d": lower_adaptive_pool,
     "affine": lower_affine,
+    "avg_pool2d": lower_average_pool,
     "cat": lower_cat,
     "conv": lower_conv,
     "getitem": lower_getitem,
+    "layer_norm": lower_layer_norm,
     "layout": lower_layout,
     "linear": lower_linear,
+    "max_pool2d": lower_max_pool,
     "mean": lower_mean,
     "separable": lower_separable,
     "slice": lower_slice,
+    "softmax": lower_softmax,
 }
 
 
@@ -54,8 +67,9 @@ def lower_graph(network: Network, shapes: Mapping[str, Shapes], batch: int) -> L
     """The steps of all nodes that have some; what reads pieces of a value that torch makes is torch's too."""
     dtypes = network.dtypes | {spec.name: spec.dtype for spec in network.graph.inputs}
     refused: dict[str, str] = {}
+    planar = _planar_inputs(network)
     while True:
-        into = Lowering(shapes, network.weights, dtypes, batch)
+        into = Lowering(shapes, network.weights, dtypes, batch, planar)
         steps: dict[str, tuple[Step, ...]] = {}
         refusals: dict[str, str] = {}
         for node in network.graph.nodes:
@@ -68,6 +82,29 @@ def lower_graph(network: Network, shapes: Mapping[str, Shapes], batch: int) -> L
         if not apart:
             return LoweredGraph(steps, refusals, into.lies, into.elements)
         refused |= dict.fromkeys(apart, "torch reads its pieces")
+
+
+def _planar_inputs(network: Network) -> set[str]:
+    """Inputs that only dense convolutions read: they take contiguous images as they come."""
+    if network.takes_last:
+        return set()
+    readers: dict[str, list[Node]] = defaultdict(list)
+    for node in network.graph.nodes:
+        for operand in node.operands():
+            readers[operand].append(node)
+
+    def is_taken(node: Node) -> bool:
+        weight = network.weights.get(node["weight"].name) if node.operator == "conv" else None
+        return weight is not None and is_dense(node, tuple(weight.shape))
+
+    inputs = {spec.name for spec in network.graph.inputs} - set(network.graph.returned())
+    return {
+        name
+        for name in inputs
+        if len(readers[name]) == 1
+        and readers[name][0].operator == "layout"
+        and all(map(is_taken, readers[readers[name][0].name]))
+    }
 
 
 def _read_apart(network: Network, into: Lowering, refusals: Mapping[str, str]) -> set[str]:
@@ -88,4 +125,4 @@ def lowered(node: Node, into: Lowering) -> tuple[Step, ...] | str:
         return str(why)
 
 
-__all__ = ["LOWERED", "Lie", "LoweredGraph", "lower_graph", "same_strides"]
+__all__ = ["LOWERED", "Lie", "LoweredGraph", "fused", "lower_graph", "same_strides"]

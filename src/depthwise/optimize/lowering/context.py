@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -74,15 +74,22 @@ class Lowering:
     lies:     of each value, how it lies; those from elsewhere are laid so when they come in
     elements: of each buffer that steps write
     pieces:   of a node that gives several, each one's place: the value, its first channel, its shape
+    planar:   inputs that come contiguous, and that only dense convolutions read
     """
 
     def __init__(
-        self, shapes: Mapping[str, Shapes], weights: Mapping[str, Tensor], dtypes: Mapping[str, str], batch: int
+        self,
+        shapes: Mapping[str, Shapes],
+        weights: Mapping[str, Tensor],
+        dtypes: Mapping[str, str],
+        batch: int,
+        planar: Collection[str] = (),
     ) -> None:
         self.shapes = shapes
         self.weights = weights
         self.dtypes = dtypes
         self.batch = batch
+        self.planar = planar
         self.lies: dict[str, Lie] = {}
         self.elements: dict[str, int] = {}
         self.pieces: dict[str, tuple[tuple[Lie, int, Shape], ...]] = {}

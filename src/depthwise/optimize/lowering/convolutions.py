@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from ...backends.base import DepthwiseTensors, PointwiseTensors, SeparableTensors, Weights
+from ...backends.base import DenseTensors, DepthwiseTensors, PointwiseTensors, SeparableTensors, Weights
 from ...backends.pixels import Elementwise, Term
 from ...backends.problem import Activation, Problem
 from ...backends.series import Step
@@ -17,18 +17,41 @@ from .context import Lie, Lowering, RefusedError, step, usual_inner
 
 
 def lower_conv(node: Node, into: Lowering) -> tuple[Step, ...]:
-    weight = _tensor(node, "weight", into)
+    weight, shape = _tensor(node, "weight", into), into.value(node["input"]).shape
+    if is_dense(node, tuple(weight.shape)):
+        return _dense(node, weight, into)
     x = _image(node, into)
-    if _is_pointwise(node, weight, x):
-        return _pointwise(node, x, into)
-    if weight.shape[1] != 1 or weight.shape[0] % x.shape[1] or node["groups"] != x.shape[1]:
-        raise RefusedError("kernels are for depthwise and pointwise convolutions")
-    return _depthwise(node, x, into)
+    if is_depthwise(node, tuple(weight.shape)):
+        return _depthwise(node, x, into)
+    g = geometry(shape[1:], 1, out_channels=weight.shape[0], groups=node["groups"])
+    tensors = PointwiseTensors(weight, _optional(node, "bias", into), node["activation"])
+    return _with_residual(node, _problem("pointwise", g, x, weight, tensors.activations), tensors, x, into)
+
+
+def is_depthwise(node: Node, weight: tuple[int, ...]) -> bool:
+    """Whether each filter of a convolution reads one channel alone."""
+    return weight[1] == 1 and weight[0] % node["groups"] == 0
+
+
+def is_dense(node: Node, weight: tuple[int, ...]) -> bool:
+    """Whether a convolution mixes channels, and is not of each pixel alone: those of images have other kernels."""
+    window = (*weight[2:], *node["stride"])
+    is_pointwise = all(n == 1 for n in window) and not any(map(any, node["padding"])) and len(weight) in FORMATS
+    return not is_depthwise(node, weight) and not is_pointwise
+
+
+def _dense(node: Node, weight: Tensor, into: Lowering) -> tuple[Step, ...]:
+    """Of an image as it lies, channels-last or contiguous, to a channels-last one."""
+    x = into.value(node["input"])
+    x = x if x.lies_along(len(x.shape) - 1) and not x.lies_along(1) else _image(node, into)
+    g = _window(node, x, weight, 1, out_channels=weight.shape[0], groups=node["groups"])
+    tensors = DenseTensors(weight, _optional(node, "bias", into), node["activation"])
+    return _with_residual(node, _problem("dense", g, x, weight, tensors.activations), tensors, x, into)
 
 
 def lower_separable(node: Node, into: Lowering) -> tuple[Step, ...]:
     x, first, last = _image(node, into), *(_tensor(node, f"{key}_weight", into) for key in ("depthwise", "pointwise"))
-    g = _window(node, x, first, out_channels=last.shape[0], groups=node["groups"])
+    g = _window(node, x, first, first.shape[0] // x.shape[1], out_channels=last.shape[0], groups=node["groups"])
     tensors = SeparableTensors(
         first,
         last,
@@ -55,16 +78,9 @@ def lower_linear(node: Node, into: Lowering) -> tuple[Step, ...]:
     return (step(problem, tensors, x=x.buffer, out=into.made(node, inner).buffer),)
 
 
-def _pointwise(node: Node, x: Lie, into: Lowering) -> tuple[Step, ...]:
-    weight = _tensor(node, "weight", into)
-    g = geometry(x.shape[1:], 1, out_channels=weight.shape[0], groups=node["groups"])
-    tensors = PointwiseTensors(weight, _optional(node, "bias", into), node["activation"])
-    return _with_residual(node, _problem("pointwise", g, x, weight, tensors.activations), tensors, x, into)
-
-
 def _depthwise(node: Node, x: Lie, into: Lowering) -> tuple[Step, ...]:
     weight, residual = _tensor(node, "weight", into), node["residual"]
-    g = _window(node, x, weight)
+    g = _window(node, x, weight, weight.shape[0] // x.shape[1])
     tensors = DepthwiseTensors(weight, _optional(node, "bias", into))
     activation: Activation = None if residual is not None else node["activation"]
     problem = _problem("depthwise", g, x, weight, (activation, None))
@@ -94,7 +110,8 @@ def _with_residual(node: Node, problem: Problem, tensors: Weights, x: Lie, into:
 def _problem(
     operation: str, g: Geometry, x: Lie, weight: Tensor, activations: tuple[Activation, Activation]
 ) -> Problem:
-    result = Lie("", (x.shape[0], *g.output_size), x.inner).strides
+    size = (x.shape[0], *g.output_size)
+    result = Lie("", size, usual_inner(size)).strides
     return Problem(
         operation,  # type: ignore[arg-type]
         g,
@@ -107,14 +124,16 @@ def _problem(
     )
 
 
-def _window(node: Node, x: Lie, weight: Tensor, *, out_channels: int | None = None, groups: int = 1) -> Geometry:
+def _window(
+    node: Node, x: Lie, weight: Tensor, multiplier: int, *, out_channels: int | None = None, groups: int = 1
+) -> Geometry:
     return Geometry(
         input_size=x.shape[1:],
         kernel_size=tuple(weight.shape[2:]),
         stride=node["stride"],
         padding=node["padding"],
         dilation=node["dilation"],
-        depth_multiplier=weight.shape[0] // x.shape[1],
+        depth_multiplier=multiplier,
         out_channels=out_channels,
         groups=groups,
     )
@@ -125,14 +144,6 @@ def _image(node: Node, into: Lowering) -> Lie:
     if len(shape) != len(node["stride"]) + 2:
         raise RefusedError("its input has no batch")
     return into.along(node["input"], usual_inner(shape))
-
-
-def _is_pointwise(node: Node, weight: Tensor, x: Lie) -> bool:
-    """Whether a convolution mixes the channels of each pixel, and is not a depthwise one too."""
-    window = (*weight.shape[2:], *node["stride"])
-    is_depthwise = node["groups"] == x.shape[1] and weight.shape[1] == 1
-    is_still = all(n == 1 for n in window) and not any(map(any, node["padding"]))
-    return is_still and not is_depthwise and len(x.shape) in FORMATS
 
 
 def _tensor(node: Node, key: str, into: Lowering) -> Tensor:

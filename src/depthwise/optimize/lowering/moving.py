@@ -16,7 +16,12 @@ from .context import Lie, Lowering, RefusedError, same_strides, step, strides_of
 
 
 def lower_layout(node: Node, into: Lowering) -> tuple[Step, ...]:
-    """Images are laid out where they come in."""
+    """Images are laid out where they come in; those that only dense convolutions read are read as they come."""
+    name = node["self"].name
+    if name in into.planar and name not in into.lies:
+        shape = into.value(node["self"]).shape
+        into.lies[name] = into.lies[node.name] = Lie(name, shape, len(shape) - 1)
+        return ()
     x = into.value(node["self"])
     if not node["channels_last"] or not x.lies_along(usual_inner(x.shape)):
         raise RefusedError("images lie channels-last inside")

@@ -1,10 +1,14 @@
-"""Means over the pixels of images."""
+"""What many numbers become one in: means of images, pooling; and what sees all channels of a pixel: norms, softmax."""
 
 from __future__ import annotations
 
-from ...backends.pixels import Mean
+from collections.abc import Callable
+
+from ...backends.pixels import AveragePool, LayerNorm, MaxPool, Mean, Pool, Softmax
 from ...backends.series import Step
+from ...geometry import Geometry, pool_geometry
 from ..graph import Node
+from ..rules import pair_of
 from .context import Lie, Lowering, RefusedError, axes_of, step
 
 
@@ -18,7 +22,7 @@ def lower_mean(node: Node, into: Lowering) -> tuple[Step, ...]:
     return _mean(node, x, into)
 
 
-def lower_pool(node: Node, into: Lowering) -> tuple[Step, ...]:
+def lower_adaptive_pool(node: Node, into: Lowering) -> tuple[Step, ...]:
     """Adaptive pooling to one pixel is a mean."""
     x, size = into.value(node["self"]), node["output_size"]
     if len(x.shape) != 4 or (size if isinstance(size, tuple) else (size,)) not in ((1, 1), (1,)):
@@ -31,3 +35,52 @@ def _mean(node: Node, x: Lie, into: Lowering) -> tuple[Step, ...]:
     problem = Mean(images, x.elements // (images * channels), channels)
     shape = into.shape(node.name)
     return (step(problem, x=x.buffer, out=into.made(node, min(x.inner, len(shape) - 1)).buffer),)
+
+
+def lower_max_pool(node: Node, into: Lowering) -> tuple[Step, ...]:
+    return _pool(node, pair_of(node["dilation"]), MaxPool, into)
+
+
+def lower_average_pool(node: Node, into: Lowering) -> tuple[Step, ...]:
+    padding = pair_of(node["padding"])
+    counted = tuple((n, n) for n in padding) if node["count_include_pad"] else ((0, 0), (0, 0))
+    divisor = node["divisor_override"]
+    return _pool(node, (1, 1), lambda images, g: AveragePool(images, g, divisor, counted), into)
+
+
+def _pool(
+    node: Node, dilation: tuple[int, int], problem: Callable[[int, Geometry], Pool], into: Lowering
+) -> tuple[Step, ...]:
+    shape = into.value(node["self"]).shape
+    if len(shape) != 4:
+        raise RefusedError("its input has no batch")
+    x, kernel = into.along(node["self"], 1), pair_of(node["kernel_size"])
+    windows = kernel, pair_of(node["stride"] or kernel), pair_of(node["padding"]), dilation
+    g = pool_geometry(shape[1:], *windows, ceil_mode=node["ceil_mode"])
+    return (step(problem(shape[0], g), x=x.buffer, out=into.made(node, 1).buffer),)
+
+
+def lower_layer_norm(node: Node, into: Lowering) -> tuple[Step, ...]:
+    x = into.value(node["input"])
+    shape = node["normalized_shape"]
+    if len(shape if isinstance(shape, tuple) else (shape,)) != 1:
+        raise RefusedError("a norm is over one dimension")
+    x = into.along(node["input"], len(x.shape) - 1)
+    weights = {key: into.weight(node[name]) for key, name in (("scale", "weight"), ("shift", "bias"))}
+    given = [node["weight"] is not None, node["bias"] is not None]
+    if any(given) and (None in weights.values() or not all(given)):
+        raise RefusedError("a norm has a weight and a bias, or neither")
+    problem = LayerNorm(x.elements // x.shape[-1], x.shape[-1], float(node["eps"]), all(given))
+    buffers = {"scale": node["weight"].name, "shift": node["bias"].name} if all(given) else {}
+    return (step(problem, None, x=x.buffer, **buffers, out=into.made(node, x.inner).buffer),)
+
+
+def lower_softmax(node: Node, into: Lowering) -> tuple[Step, ...]:
+    if node["dtype"] is not None:
+        raise RefusedError("its result is of another dtype")
+    shape = into.value(node["self"]).shape
+    if not shape:
+        raise RefusedError("its input has no dimension")
+    x = into.along(node["self"], node["dim"] % len(shape))
+    problem = Softmax(x.elements // x.shape[x.inner], x.shape[x.inner])
+    return (step(problem, x=x.buffer, out=into.made(node, x.inner).buffer),)

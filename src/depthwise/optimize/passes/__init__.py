@@ -11,6 +11,7 @@ from ...errors import DepthwiseError
 from ..network import Network
 from .activations import fuse_activations
 from .branches import merge_branches
+from .classifiers import order_classifiers
 from .constants import fold_constants
 from .identities import drop_identities
 from .layout import choose_layout
@@ -29,6 +30,7 @@ PASSES: dict[str, Pass] = {
     "activations": fuse_activations,
     "separable": join_separable,
     "layout": choose_layout,
+    "classifiers": order_classifiers,
 }
 
 

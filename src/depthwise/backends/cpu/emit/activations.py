@@ -108,6 +108,14 @@ EXP_MINUS = (
     0.04189782589673996,
     -0.008289569988846779,
 )
+
+
+def exp_minus(x: Vec) -> Vec:
+    """e^-x for x >= 0; of more than SIGMOID_TO what it is there, 2e-38."""
+    r, power = _reduced(x.at_most(SIGMOID_TO), -1)
+    return _polynomial(r, EXP_MINUS) * power
+
+
 # Between them n of e^-x goes from 128, where e^-x is infinity, to -126.
 SIGMOID_FROM, SIGMOID_TO = -88.7, 87.0
 

@@ -11,28 +11,31 @@
                 out[m + i, j] = activation(sum[i, j] + residual[m + i, j])
 
 The weights of a chunk stay in L1 while all tiles of a band are done. Few weights are one chunk, tiles of pixels are
-then the outer loop, and the result is written in the order it lies in. A tile whose pixels are neighbours in one row
-and see no column outside the image, reads its input at constant distances; in others each pixel has its own pointer
-for each tap, to zeros where the tap is outside. Of planes the loop over c is the outermost.
+then the outer loop, and the result is written in the order it lies in. A tile whose pixels are neighbours in one row,
+and see no column outside the image, reads its input at constant distances; in others each pixel has a pointer of its
+own for each tap, to zeros where the tap is outside. Of planes the loop over c is the outermost.
 Domain: any window; lanes <= outputs of a group.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import and_
 
 from ..plan.dense import UNROLLED, DensePlan
+from ..plan.sizes import LINE_ELEMENTS
 from .ir import Block, Bool, Int, Ptr, Vec, least, select
 from .kernel import VIEW, Kernel, Plan
 from .product import POINTERS, Panel, Tile, each_panel, each_tile, put
-from .tile import valid
 
 CUT = ("units", "unit_pixels", "run_units", "run_sums", "bands", "panel_chunks", "scratch_elements")
+# The next chunk's weights are fetched by so many tiles, a share by each; there are that many where it matters.
+SHARES = 4
 # Terms that are written out one after another; more are done in a loop.
-MOST_WRITTEN_OUT = 24
+MOST_WRITTEN_OUT = 32
 
-Index = Sequence[int | Int]
 Bounds = tuple[int | Int, int | Int]
 
 
@@ -72,28 +75,29 @@ class _Chunk:
     first, count: which of the group's
     weight:  those of the panel for them
     number:  of the chunk
+    ahead:   elements from a weight to one of the next chunk that is fetched meanwhile, or None
     """
 
     first: int | Int
     count: int | Int
     weight: Ptr
     number: Int
+    ahead: Int | None = None
 
 
 def _write_band(e: Block, k: DensePlan, units: tuple[Int, Int], panels: tuple[Int, Int], kept: Ptr) -> None:
     if k.pixels_first:
 
-        def write_pixels(tile: Tile, _: Ptr) -> None:
-            window = _window(e, k, tile)
+        def write_pixels(window: _Window, _: Ptr) -> None:
             each_panel(e, k, panels, lambda panel: _write_tile(e, k, window, panel, _whole(e, k, panel), kept))
 
-        _each_tile(e, k, units, kept, write_pixels)
+        _each_window(e, k, units, kept, write_pixels)
         return
 
     def write_panel(panel: Panel) -> None:
         with e.loop(0, k.chunks) as number:
             chunk = _chunk(e, k, panel, number.index)
-            _each_tile(e, k, units, kept, lambda tile, own: _write_tile(e, k, _window(e, k, tile), panel, chunk, own))
+            _each_window(e, k, units, kept, lambda window, own: _write_tile(e, k, window, panel, chunk, own))
 
     each_panel(e, k, panels, write_panel)
 
@@ -110,29 +114,9 @@ def _chunk(e: Block, k: DensePlan, panel: Panel, number: Int) -> _Chunk:
     return _Chunk(first, count, panel.weight + first * (k.taps * panel.vectors * k.lanes), number)
 
 
-def _each_tile(e: Block, k: DensePlan, units: tuple[Int, Int], kept: Ptr, write: Callable[[Tile, Ptr], None]) -> None:
-    """The tiles of each run of units, and where their sums are kept."""
-    first, last = units
-    together, pixels = e.number("run_units"), e.number("unit_pixels")
-    with e.loop(first, last, together) as unit:
-        start = unit.index * pixels
-        stop = least(unit.index + together, last) * pixels
-        own = kept + (unit.index - first) // together * e.number("run_sums")
-
-        def write_own(tile: Tile, start: Int = start, own: Ptr = own) -> None:
-            write(Tile(start + tile.m, tile.rows, tile.begin), own + tile.begin * k.tile_elements)
-
-        each_tile(k.heights, stop - start, write_own)
-
-
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """A tile's pixels and what they see.
-
-    image: of the first pixel
-    x:     output column of the first pixel
-    iz, iy, ix: input place of tap 0 of the first pixel
-    """
+    """A tile, the first of whose pixels is z y x of an image."""
 
     tile: Tile
     image: Int
@@ -141,15 +125,39 @@ class _Window:
     x: Int
 
 
-def _window(e: Block, k: DensePlan, tile: Tile) -> _Window:
-    row, x = tile.m // e.number("out_x"), tile.m % e.number("out_x")
+def _each_window(
+    e: Block, k: DensePlan, units: tuple[Int, Int], kept: Ptr, write: Callable[[_Window, Ptr], None]
+) -> None:
+    """The tiles of each run of units, and where their sums are kept."""
+    first, last = units
+    together, pixels = e.number("run_units"), e.number("unit_pixels")
+    with e.loop(first, last, together) as unit:
+        start = unit.index * pixels
+        stop = least(unit.index + together, last) * pixels
+        own = kept + (unit.index - first) // together * e.number("run_sums")
+        row = _row(e, k, unit.index) if k.by_rows else None
+
+        def write_own(tile: Tile) -> None:
+            tile = replace(tile, m=start + tile.m)
+            image, z, y = row or _row(e, k, tile.m // e.number("out_x"))
+            x = tile.m - start if row else tile.m % e.number("out_x")
+            write(_Window(tile, image, z, y, x), own + tile.begin * k.tile_elements)
+
+        each_tile(k.heights, stop - start, write_own)
+
+
+def _row(e: Block, k: DensePlan, row: Int) -> tuple[Int, Int, Int]:
+    """Image, z and y of a row of the batch."""
     y, plane = (row % e.number("out_y"), row // e.number("out_y")) if k.rank > 1 else (e.whole(0), row)
     z, image = (plane % e.number("out_z"), plane // e.number("out_z")) if k.rank > 2 else (e.whole(0), plane)
-    return _Window(tile, image, z, y, x)
+    return image, z, y
 
 
 def _write_tile(e: Block, k: DensePlan, window: _Window, panel: Panel, chunk: _Chunk, kept: Ptr) -> None:
     tile, vectors = window.tile, panel.vectors
+    if k.fetches:
+        share = tile.begin // SHARES % SHARES * (_fetched_lines(k, vectors) * LINE_ELEMENTS)
+        chunk = replace(chunk, ahead=share + chunk.count * (k.taps * vectors * k.lanes))
     places = [tile.m * k.out_channels + column for column in panel.columns]
     results = [e.pointer("out") + place for place in places]
     residuals = [e.pointer("residual") + place for place in places] if k.residual else []
@@ -183,28 +191,43 @@ def _write_tile(e: Block, k: DensePlan, window: _Window, panel: Panel, chunk: _C
             store(_sums_at_border(e, k, window, panel, chunk, sums))
 
 
+def _fetched_lines(k: DensePlan, vectors: int) -> int:
+    """Of those that a turn of the innermost loop reads, the share that one tile fetches."""
+    return -(-UNROLLED * vectors * k.lanes // (LINE_ELEMENTS * SHARES))
+
+
 def _is_inside(e: Block, k: DensePlan, window: _Window) -> Bool:
-    """Whether a tile's pixels are neighbours in one row, and see no column outside the image."""
-    rows = window.tile.rows
-    ix = window.x * k.stride[2] - e.number("pad_x")
-    last = ix + ((rows - 1) * k.stride[2] + (k.kernel[2] - 1) * k.dilation[2])
-    return (window.x + rows <= e.number("out_x")) & (ix >= 0) & (last < e.number("in_x"))
+    """Whether a tile's pixels are neighbours in one row, and see nothing outside the image."""
+    reach = [(extent - 1) * dilation for extent, dilation in zip(k.kernel, k.dilation, strict=True)]
+    reach[2] += (window.tile.rows - 1) * k.stride[2]
+    places = _Pixel(e, k, window.image, window.z, window.y, window.x).places
+    inside = [
+        (place >= 0) & (place + reach[axis] < e.number(f"in_{'zyx'[axis]}"))
+        for axis, place in enumerate(places)
+        if axis > 2 - k.rank
+    ]
+    if not k.by_rows:
+        inside.append(window.x + window.tile.rows <= e.number("out_x"))
+    return reduce(and_, inside)
 
 
 def _sums_inside(e: Block, k: DensePlan, window: _Window, panel: Panel, chunk: _Chunk, sums: list[Vec]) -> list[Vec]:
-    pixel = _Pixel(e, k, window.image, window.z, window.y, window.x)
-    start = pixel.pointer(panel, chunk)
-    z = valid(pixel.iz, e.number("in_z"), k, 0) if k.rank > 2 else (0, 1)
-    y = valid(pixel.iy, e.number("in_y"), k, 1) if k.rank > 1 else (0, 1)
-    x = (0, k.kernel[2]) if k.run == 1 else (0, 1)
+    start = _Pixel(e, k, window.image, window.z, window.y, window.x).pointer(panel, chunk)
+    extents = k.kernel if k.run == 1 else (*k.kernel[:2], 1)
     count = k.run if k.planar or k.run > 1 else chunk.count
 
     def products(tap: _Tap, sums: list[Vec]) -> list[Vec]:
         first = start + tap.distance(e, k)
-        pixels = [first + i * k.stride[2] * k.pixel_stride for i in range(window.tile.rows)]
-        return _products(e, k, pixels, chunk.weight + tap.term(k, chunk) * (panel.vectors * k.lanes), count, sums)
 
-    return _each_tap(e, k, (z, y, x), sums, products)
+        def places(term: int | Int) -> list[Ptr]:
+            # Pixels share inputs, which there are no registers for.
+            base = (first + term).anew()
+            return [base + i * k.stride[2] * k.pixel_stride for i in range(window.tile.rows)]
+
+        weight = chunk.weight + tap.term(k, chunk) * (panel.vectors * k.lanes)
+        return _products(e, k, places, (weight, chunk.ahead), count, sums)
+
+    return _each_tap(e, k, extents, sums, products, written_out=k.terms <= MOST_WRITTEN_OUT)
 
 
 def _sums_at_border(e: Block, k: DensePlan, window: _Window, panel: Panel, chunk: _Chunk, sums: list[Vec]) -> list[Vec]:
@@ -212,7 +235,6 @@ def _sums_at_border(e: Block, k: DensePlan, window: _Window, panel: Panel, chunk
     while len(pixels) < window.tile.rows:
         pixels.append(pixels[-1].next())
     starts = [pixel.pointer(panel, chunk) for pixel in pixels]
-    every = tuple((0, extent) for extent in k.kernel)
 
     def products(tap: _Tap, sums: list[Vec]) -> list[Vec]:
         distance, weight = tap.distance(e, k), chunk.weight + tap.term(k, chunk) * (panel.vectors * k.lanes)
@@ -220,14 +242,16 @@ def _sums_at_border(e: Block, k: DensePlan, window: _Window, panel: Panel, chunk
             select(pixel.sees(tap), start + distance, e.pointer("zeros"))
             for pixel, start in zip(pixels, starts, strict=True)
         ]
-        return _products(e, k, seen, weight, 1 if k.planar else chunk.count, sums)
+        # In a loop: written out, all would be read as soon as there is a pointer.
+        count = e.whole(1 if k.planar else chunk.count)
+        return _products(e, k, lambda term: [pixel + term for pixel in seen], (weight, chunk.ahead), count, sums)
 
-    return _each_tap(e, k, every, sums, products)
+    return _each_tap(e, k, k.kernel, sums, products)
 
 
 @dataclass(frozen=True, slots=True)
 class _Pixel:
-    """An output pixel, and the input place iz, iy, ix of tap 0."""
+    """An output pixel."""
 
     block: Block
     plan: DensePlan
@@ -236,29 +260,24 @@ class _Pixel:
     y: Int
     x: Int
 
-    def _place(self, axis: int, at: Int) -> Int:
-        return at * self.plan.stride[axis] - self.block.number(f"pad_{'zyx'[axis]}")
-
     @property
-    def iz(self) -> Int:
-        return self._place(0, self.z) if self.plan.rank > 2 else self.z
-
-    @property
-    def iy(self) -> Int:
-        return self._place(1, self.y) if self.plan.rank > 1 else self.y
-
-    @property
-    def ix(self) -> Int:
-        return self._place(2, self.x)
+    def places(self) -> list[Int]:
+        """The input place iz, iy, ix of tap 0."""
+        e, k = self.block, self.plan
+        return [
+            at * k.stride[axis] - e.number(f"pad_{'zyx'[axis]}") if axis > 2 - k.rank else at
+            for axis, at in enumerate((self.z, self.y, self.x))
+        ]
 
     def pointer(self, panel: Panel, chunk: _Chunk) -> Ptr:
         """To the first channel of a chunk under tap 0, which may lie outside the image."""
         e, k = self.block, self.plan
-        place = self.image * e.number("x_n") + self.ix * k.pixel_stride
+        iz, iy, ix = self.places
+        place = self.image * e.number("x_n") + ix * k.pixel_stride
         if k.rank > 1:
-            place = place + self.iy * e.number("x_y")
+            place = place + iy * e.number("x_y")
         if k.rank > 2:
-            place = place + self.iz * e.number("x_z")
+            place = place + iz * e.number("x_z")
         channel = panel.first_input + chunk.first
         return e.pointer("x") + (place + (channel * e.number("x_c") if k.planar else channel))
 
@@ -275,13 +294,13 @@ class _Pixel:
 
     def sees(self, tap: _Tap) -> Bool:
         """Whether a tap is inside the image."""
-        e, k = self.block, self.plan
-        seen = (self.ix + tap.x * k.dilation[2]).is_index_of(e.number("in_x"))
-        if k.rank > 1:
-            seen = seen & (self.iy + tap.y * k.dilation[1]).is_index_of(e.number("in_y"))
-        if k.rank > 2:
-            seen = seen & (self.iz + tap.z * k.dilation[0]).is_index_of(e.number("in_z"))
-        return seen
+        e, k, taps = self.block, self.plan, (tap.z, tap.y, tap.x)
+        seen = [
+            (place + taps[axis] * k.dilation[axis]).is_index_of(e.number(f"in_{'zyx'[axis]}"))
+            for axis, place in enumerate(self.places)
+            if axis > 2 - k.rank
+        ]
+        return reduce(and_, seen)
 
 
 def _counted(at: Int, size: Int, is_on: Bool | None = None) -> tuple[Int, Bool]:
@@ -316,34 +335,58 @@ class _Tap:
 
 
 def _each_tap(
-    e: Block, k: DensePlan, taps: Sequence[Bounds], sums: list[Vec], write: Callable[[_Tap, list[Vec]], list[Vec]]
+    e: Block,
+    k: DensePlan,
+    extents: Sequence[int],
+    sums: list[Vec],
+    write: Callable[[_Tap, list[Vec]], list[Vec]],
+    *,
+    written_out: bool = False,
 ) -> list[Vec]:
-    """The sums after `write` at each of the taps [start, stop) of each axis; of planes channel by channel."""
-    bounds = [(0, k.group_inputs if k.planar else 1), *taps]
+    """The sums after `write` at each tap of a kernel of these extents, of planes channel by channel."""
+    axes = [k.group_inputs if k.planar else 1, *extents]
 
     def nest(index: list[Int], sums: list[Vec]) -> list[Vec]:
-        if len(index) == len(bounds):
+        if len(index) == len(axes):
             return write(_Tap(*index), sums)
-        start, stop = bounds[len(index)]
-        if (start, stop) == (0, 1):
-            return nest([*index, e.whole(0)], sums)
-        with e.loop(start, stop, carried=sums) as turn:
+        extent = axes[len(index)]
+        if written_out or extent == 1:
+            for place in range(extent):
+                sums = nest([*index, e.whole(place)], sums)
+            return sums
+        with e.loop(0, extent, carried=sums) as turn:
             turn.values = nest([*index, turn.index], turn.values)
         return turn.values
 
     return nest([], sums)
 
 
-def _products(e: Block, k: DensePlan, pixels: list[Ptr], weight: Ptr, count: int | Int, sums: list[Vec]) -> list[Vec]:
-    """The sums plus `count` products of what lies from each pixel on and rows of weights."""
-    vectors = len(sums) // len(pixels)
+def _products(
+    e: Block,
+    k: DensePlan,
+    places: Callable[[int | Int], list[Ptr]],
+    weights: tuple[Ptr, Int | None],
+    count: int | Int,
+    sums: list[Vec],
+) -> list[Vec]:
+    """The sums plus `count` products of what lies from each pixel on and rows of weights.
+
+    places: where each pixel has its input for a term
+    weights: the first row, and how far ahead others are fetched
+    """
+    weight, ahead = weights
 
     def some(first: int | Int, count: int, sums: list[Vec]) -> list[Vec]:
-        start, sums = weight + first * (vectors * k.lanes), list(sums)
+        pixels, sums = places(first), list(sums)
+        vectors = len(sums) // len(pixels)
+        start = weight + first * (vectors * k.lanes)
+        if ahead is not None:
+            for line in range(_fetched_lines(k, vectors)):
+                (start + ahead + line * LINE_ELEMENTS).prefetch(2)
         for term in range(count):
             columns = [(start + (term * vectors + j) * k.lanes).load(k.lanes) for j in range(vectors)]
             for i, pixel in enumerate(pixels):
-                value = e.splat(pixel + first + term, k.lanes)
+                value = e.splat(pixel + term, k.lanes)
                 for j, column in enumerate(columns):
                     sums[i * vectors + j] = value.fma(column, sums[i * vectors + j])
         return sums
@@ -354,7 +397,11 @@ def _products(e: Block, k: DensePlan, pixels: list[Ptr], weight: Ptr, count: int
         return turn.values
 
     if isinstance(count, int) and count <= MOST_WRITTEN_OUT:
-        return some(0, count, sums)
+        # Of so many at a time no two pixels read the same.
+        step = min(UNROLLED, k.stride[2] * k.pixel_stride)
+        for first in range(0, count, step):
+            sums = some(first, min(step, count - first), sums)
+        return sums
     whole = count // UNROLLED * UNROLLED
     sums = loop((0, whole), UNROLLED, sums)
     return some(whole, count % UNROLLED, sums) if isinstance(count, int) else loop((whole, count), 1, sums)

@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..plan.elementwise import MOST_OPERANDS, ElementwisePlan
+from ...pixels import MOST_OPERANDS
+from ..plan.elementwise import ElementwisePlan
 from ..plan.sizes import LINE_ELEMENTS
 from .activations import activated
 from .ir import Block, Int, Ptr, Vec, ceil_div, greatest, least

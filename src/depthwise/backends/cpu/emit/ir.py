@@ -188,8 +188,7 @@ class Block:
             # Behind an address that LLVM knows nothing of: it would read constants once, ahead of every loop, and keep
             # the sums of the loops inside in memory rather than in the registers that they then lack.
             number = self.module.constant(f"number{value!r}", "float", _hexadecimal(value))
-            address = Ptr(self, self.value(f'call ptr asm sideeffect "", "=r,0"(ptr {number})'))
-            self._constants[key] = self.splat(address, lanes)
+            self._constants[key] = self.splat(Ptr(self, number).anew(), lanes)
         return self._constants[key]
 
 
@@ -338,6 +337,10 @@ class Ptr:
     def __sub__(self, elements: Int) -> Ptr:
         return self + (0 - elements)
 
+    def anew(self) -> Ptr:
+        """The same address, of which LLVM knows nothing: what was read there before is read again, and not kept."""
+        return self.like(self.block.value(f'call ptr asm sideeffect "", "=r,0"(ptr {self.value})'))
+
     def load(self, lanes: int) -> Vec:
         value = self.block.value(f"load {_vector(lanes)}, ptr {self.value}, align {FLOAT_BYTES}")
         return Vec(self.block, value, lanes)
@@ -434,6 +437,10 @@ class Vec:
     def at_most(self, bound: float) -> Vec:
         """The lesser of each lane and `bound`; NaN stays NaN."""
         return select(self.above(bound), self._constant_or(bound), self)
+
+    def is_nan(self) -> Bool:
+        """Of each lane."""
+        return self._compared("uno", self)
 
     def magnitude(self) -> Vec:
         return self._intrinsic("fabs", self)

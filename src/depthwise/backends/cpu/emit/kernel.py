@@ -8,26 +8,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Protocol
 
 from ..machine import Machine
-from ..plan.copy import CopyPlan
-from ..plan.dense import DensePlan
-from ..plan.depthwise import DepthwisePlan
-from ..plan.direct import DirectPlan
-from ..plan.elementwise import ElementwisePlan
-from ..plan.filter_sums import FilterSumsPlan
-from ..plan.fresh import FreshPlan
-from ..plan.input_gradient import InputGradientPlan
-from ..plan.mean import MeanPlan
-from ..plan.pointwise import PointwisePlan
-from ..plan.pointwise_gradient import PointwiseGradientPlan
-from ..plan.weight_gradient import WeightGradientPlan
 from .ir import Block, Int
 from .module import Module
-
-GradientPlan = FreshPlan | FilterSumsPlan | InputGradientPlan | PointwiseGradientPlan | WeightGradientPlan
-Plan = DepthwisePlan | DirectPlan | PointwisePlan | DensePlan | ElementwisePlan | MeanPlan | CopyPlan | GradientPlan
 
 SYMBOL = "kernel"
 
@@ -36,6 +21,19 @@ VIEW = (
     *("x_n", "x_c", "x_z", "x_y", "x_x", "in_z", "in_y", "in_x", "out_z", "out_y", "out_x"),
     *("pad_z", "pad_y", "pad_x"),
 )
+
+
+class Plan(Protocol):
+    """The constants of a loop nest: a dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def packing(self) -> tuple[object, ...]:
+        """What the order of its packed weights goes by."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from .dense import lower_dense
 from .elementwise import lower_elementwise
 from .mean import lower_mean
 from .pointwise import lower_pointwise
+from .pool import lower_pool
+from .rows import lower_layer_norm, lower_softmax
 from .separable import lower_separable
 
 LOWERINGS: Mapping[str, Callable[[Any, Machine, int], Decision]] = {
@@ -23,7 +25,11 @@ LOWERINGS: Mapping[str, Callable[[Any, Machine, int], Decision]] = {
     "elementwise": lower_elementwise,
     "mean": lower_mean,
     "copy": lower_copy,
+    "layer_norm": lower_layer_norm,
+    "softmax": lower_softmax,
     "dense": lower_dense,
+    "max_pool": lower_pool,
+    "average_pool": lower_pool,
 }
 
 

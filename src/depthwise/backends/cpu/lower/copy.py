@@ -23,4 +23,6 @@ def lower_copy(problem: Copy, machine: Machine, threads: int) -> Decision:
         x_step=problem.steps[0],
         out_step=problem.steps[1],
     )
-    return of_pixels(Program((Stage(CopyKernel(machine, plan), View(), cut),)))
+    start, step = problem.starts[1], problem.steps[1]
+    piece = (step, start, start + problem.channels)
+    return of_pixels(Program((Stage(CopyKernel(machine, plan), View(), cut, piece=piece),)))

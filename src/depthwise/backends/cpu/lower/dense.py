@@ -48,10 +48,10 @@ def dense_program(
         g,
         activation,
         machine,
+        cut,
         residual=residual,
         planar=planar,
         pixel_stride=strides[-1] if g.input_size[-1] > 1 or planar else g.in_channels,
-        run=cut.run_pixels,
     )
     stage = Stage(DenseKernel(machine, k), view_of(g, batch, strides), cut.with_sums(k), (), k.zero_elements)
     return Program((stage,))

@@ -22,8 +22,10 @@ class DensePlan(Product):
     """The constants of a dense loop nest.
 
     heights: register tiles are of so many pixels, the most first
+    by_rows: each run of pixels is a row
     pixels_first: tiles of pixels are the outer loop, panels of weights the inner one; then there is one chunk
     chunk:  input channels of a group that are multiplied before others, so that their weights stay in L1
+    fetches: the weights of the next chunk, which lie beyond L2, are fetched meanwhile
     planar: the input is contiguous, one plane per channel
     pixel_stride: elements from one input pixel to the next
     """
@@ -33,8 +35,10 @@ class DensePlan(Product):
     stride: Axes
     dilation: Axes
     heights: tuple[int, ...]
+    by_rows: bool
     pixels_first: bool
     chunk: int
+    fetches: bool
     planar: bool
     pixel_stride: int
 
@@ -45,10 +49,11 @@ class DensePlan(Product):
             for letter, numbers in (("k", self.kernel), ("s", self.stride), ("d", self.dilation))
         )
         size = f"n{self.out_channels}c{self.in_channels}g{self.groups}"
-        tile = f"m{self.heights[0]}to{self.heights[-1]}x{self.vectors}v{self.lanes}{'f' * self.pixels_first}"
+        order = "r" * self.by_rows + "f" * self.pixels_first + f"c{self.chunk}" + "a" * self.fetches
+        tile = f"m{self.heights[0]}to{self.heights[-1]}x{self.vectors}v{self.lanes}{order}"
         memory = "_planar" if self.planar else f"p{self.pixel_stride}"
         residual = "_residual" if self.residual else ""
-        return f"{window}_{size}_{activation_name(self.activation)}{residual}_{tile}c{self.chunk}{memory}"
+        return f"{window}_{size}_{activation_name(self.activation)}{residual}_{tile}{memory}"
 
     @property
     def packing(self) -> tuple[object, ...]:
@@ -105,6 +110,11 @@ class DenseCut(Cut):
     run_sums: int = 0
 
     @property
+    def by_rows(self) -> bool:
+        """Whether each run is a row."""
+        return self.run_units == 1 and self.unit_pixels > 1
+
+    @property
     def run_pixels(self) -> int:
         """The most that are cut into tiles together."""
         return self.unit_pixels * min(self.run_units, self._band_units)
@@ -123,14 +133,20 @@ class DenseCut(Cut):
 
 
 def dense_plan(
-    g: Geometry, activation: Activation, machine: Machine, *, residual: bool, planar: bool, pixel_stride: int, run: int
+    g: Geometry,
+    activation: Activation,
+    machine: Machine,
+    cut: DenseCut,
+    *,
+    residual: bool,
+    planar: bool,
+    pixel_stride: int,
 ) -> DensePlan:
-    """The plan for runs of `run` pixels."""
     lanes, vectors, _ = vectors_of(g, machine)
     kernel, stride, dilation = (three(numbers, 1) for numbers in (g.kernel_size, g.stride, g.dilation))
     inputs, tap_bytes = g.in_channels // g.groups, FLOAT_BYTES * lanes * vectors * prod(kernel)
     pixels_first = dense_bytes(g) <= machine.l1_bytes * 3 // 4
-    most = max(UNROLLED, machine.l1_bytes // 2 // tap_bytes // UNROLLED * UNROLLED)
+    most = max(UNROLLED, machine.l2_bytes // 4 // tap_bytes // UNROLLED * UNROLLED)
     chunks = 1 if pixels_first or planar else -(-inputs // most)
     return DensePlan(
         in_channels=g.in_channels,
@@ -144,9 +160,11 @@ def dense_plan(
         kernel=kernel,
         stride=stride,
         dilation=dilation,
-        heights=heights_for(run, vectors, machine),
+        heights=heights_for(cut.run_pixels, vectors, machine),
+        by_rows=cut.by_rows,
         pixels_first=pixels_first,
         chunk=inputs if chunks == 1 else -(-inputs // (chunks * UNROLLED)) * UNROLLED,
+        fetches=dense_bytes(g) > machine.l2_bytes // 2 and not planar,
         planar=planar,
         pixel_stride=pixel_stride,
     )

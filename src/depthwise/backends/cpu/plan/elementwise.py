@@ -11,8 +11,6 @@ from .sizes import activation_name, lanes_below
 
 # Fewer numbers are done before a team has met at a barrier.
 FEWEST_SHARED = 1 << 14
-# Of a whole, so many pieces at most: operands in memory.
-MOST_OPERANDS = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ Buffers that never live at once share memory; who writes there waits for those w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # Elements of a cache line: no two threads write to one for different buffers.
 LINE_ELEMENTS = 16
@@ -70,16 +70,29 @@ def _whole(elements: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """Elements [start, stop) of the program's own memory, or a buffer elsewhere, by its name."""
+    """Elements [start, stop) of the program's own memory, or a buffer elsewhere, by its name.
+
+    piece: of rows of so many elements, the first and the one after the last of each; None: all
+    """
 
     buffer: str | None
     start: int = 0
     stop: int = 0
+    piece: tuple[int, int, int] | None = None
 
     def meets(self, other: Region) -> bool:
+        if self._is_beside(other):
+            return False
         if self.buffer is not None or other.buffer is not None:
             return self.buffer == other.buffer
         return self.start < other.stop and other.start < self.stop
+
+    def _is_beside(self, other: Region) -> bool:
+        """Whether these are different pieces of the rows of one buffer."""
+        if self.piece is None or other.piece is None or replace(self, piece=None) != replace(other, piece=None):
+            return False
+        (step, first, last), (other_step, other_first, other_last) = self.piece, other.piece
+        return step == other_step and (last <= other_first or other_last <= first)
 
 
 @dataclass(frozen=True, slots=True)

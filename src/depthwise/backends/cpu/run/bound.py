@@ -31,23 +31,25 @@ class Bound:
         self._zeros = memory.zeros(program.zeros)
         for buffer, address in {ZEROS: self._zeros.data_ptr(), **(fixed or {})}.items():
             table.fill(buffer, address)
-        # Cells that no call is using; a call on another thread takes others.
-        self._spare: list[tuple[Any, int]] = []
+        # Cells that no call is using, with the scratch memory that they point to; a call on another thread has others.
+        self._spare: list[tuple[Any, int, int]] = []
 
     def run(self, addresses: Mapping[str, int]) -> None:
         """Run the program on the buffers at these addresses."""
         try:
-            cells, address = self._spare.pop()
+            cells, address, scratch = self._spare.pop()
         except IndexError:
-            cells, address = self._table.copy()
+            (cells, address), scratch = self._table.copy(), 0
         for buffer, at in addresses.items():
             for place in self._table.places.get(buffer, ()):
                 cells[place] = at
         # Held until the call is over: a large one is nobody else's.
         held = memory.scratch(self._bytes) if self._bytes else None
-        for place, begin in self._inner:
-            cells[place] = held.address + begin if held else 0
+        if held is not None and held.address != scratch:
+            scratch = held.address
+            for place, begin in self._inner:
+                cells[place] = scratch + begin
         prints = ctypes.addressof(_NO_PRINTS)
         threads.launch(self._table.serial, self._table.parallel, address, prints, self._threads, self._pace)
         del held
-        self._spare.append((cells, address))
+        self._spare.append((cells, address, scratch))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..emit.kernel import SYMBOL, Kernel
 from ..machine import Machine
@@ -30,6 +30,7 @@ class Stage:
 
     buffers: (pointer of the kernel, buffer of the program); a pointer left out means the buffer of its own name
     zeros:   elements that the kernel may read of the buffer ZEROS
+    piece:   of the rows of its result, of so many elements, the first that it writes and the one after the last
     """
 
     kernel: Kernel
@@ -37,6 +38,7 @@ class Stage:
     cut: Cut
     buffers: tuple[tuple[str, str], ...] = ()
     zeros: int = 0
+    piece: tuple[int, int, int] | None = None
 
     @property
     def team(self) -> int:
@@ -118,8 +120,9 @@ class Program:
             return Region(buffer) if start is None else Region(None, start, start + elements[buffer])
 
         shared = {pointer: region(buffer) for pointer, buffer in stage.pointers.items() if buffer != SCRATCH}
-        written = tuple(shared[pointer] for pointer in stage.kernel.writes)
-        return Access(stage.team, tuple(shared.values()), written)
+        written = tuple(replace(shared[pointer], piece=stage.piece) for pointer in stage.kernel.writes)
+        read = tuple(region for pointer, region in shared.items() if pointer not in stage.kernel.writes)
+        return Access(stage.team, read, written)
 
     def ir(self) -> str:
         """Of all kernels, a module for each."""

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import torch
 
 from ..backends import Choice, observed_choices
-from ..demo.timing import Effort, Key, take_turns
 from ..errors import DepthwiseError
+from ..measure.turns import Effort, Key, take_turns
 from .calls import Build, Call, ours, torch_dense, torch_parts
 from .cases import LAYOUTS, Case, Tensors, tensors_of
 from .gate import Expected, expected_of, fault

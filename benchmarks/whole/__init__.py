@@ -1,0 +1,1 @@
+"""Whole networks through `optimize`, beside PyTorch and the inference engines."""

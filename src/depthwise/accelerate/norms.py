@@ -1,0 +1,68 @@
+"""Batch norms, and sequences with batch norms in them, in one pass each with the activation behind."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import Proxy
+
+from ..layers.activations import UNKNOWN, activation_name
+from ..layers.turns import in_turn, is_batch_norm, is_seen, normalized
+from ..modules import computes_as
+from .classes import Forward, Kind, MakeForward
+
+
+def norm_forward(kind: Any) -> Forward:
+    def forward(self: nn.Module, input: Any) -> Any:  # noqa: A002  as torch's norms call it
+        out = None if _is_traced(input) else normalized(self, input)
+        return kind.forward(self, input) if out is None else out
+
+    return forward
+
+
+def norm_activation_forward(kind: Any) -> Forward:
+    """Of timm's BatchNormAct2d: a batch norm, `drop`, then `act`."""
+
+    def forward(self: Any, x: Any) -> Any:
+        known = None if _is_traced(x) or is_seen(self.act) or is_seen(self.drop) else activation_name(self.act)
+        is_one = type(self.drop) is nn.Identity and known is not UNKNOWN
+        out = normalized(self, x, known) if is_one and not _is_traced(x) else None
+        return kind.forward(self, x) if out is None else out
+
+    return forward
+
+
+def sequence_forward(kind: Any) -> Forward:
+    def forward(self: nn.Sequential, input: Any) -> Any:  # noqa: A002  as nn.Sequential calls it
+        return kind.forward(self, input) if _is_traced(input) else in_turn(self, input)
+
+    return forward
+
+
+def _is_traced(x: Any) -> bool:
+    return torch.compiler.is_compiling() or type(x) is Proxy
+
+
+def sequential_forward(module: nn.Sequential, kind: Kind) -> tuple[str, MakeForward] | None:
+    """What a sequence becomes in which an activation stands behind a batch norm, or None where none does."""
+    if computes_as(kind, nn.Sequential) is None or kind.__iter__ is not nn.Sequential.__iter__:  # type: ignore[attr-defined]
+        return None
+    if not any(is_batch_norm(first) and activation_name(second) is not UNKNOWN for first, second in pairwise(module)):
+        return None
+    return "batch norm and activation in one pass", sequence_forward
+
+
+def batch_norm_forward(module: nn.Module, kind: Kind) -> tuple[str, MakeForward] | str:
+    """What a batch norm becomes, or why it stays as it is."""
+    if isinstance(module, nn.SyncBatchNorm):
+        return "adds its statistics up over processes"
+    if kind.__name__ == "BatchNormAct2d" and kind.__module__.startswith("timm."):
+        return "batch norm and activation in one pass", norm_activation_forward
+    if isinstance(module, nn.BatchNorm1d):
+        return "is a batch norm of sequences"
+    if not is_batch_norm(module):
+        return f"is a {kind.__name__}, with a forward of its own"
+    return "batch norm", norm_forward

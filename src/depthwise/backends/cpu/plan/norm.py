@@ -1,0 +1,71 @@
+"""The plan of a batch norm with its activation, over channels-last pixels, and how they are cut."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from ...base import Activation
+from ..machine import Machine
+from .cut import Cut
+from .tuning import tuning_of
+
+# Of a tile whose rows go side by side: the sums of one block of channels are read and written once for each.
+TILE_PIXELS = 2
+# From what a tile reads to what is fetched meanwhile.
+FETCHED_ELEMENTS = 512
+# Of a chunk, at least: its sums are written, and read again, once for so many pixels.
+_CHUNK_PIXELS = 32
+_MOST_CHUNKS = 64
+# Elements of which one thread is done before a team has started.
+_SERIAL_ELEMENTS = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class NormPlan:
+    """The constants of the loops over pixels.
+
+    lanes: channels of a vector; the last vector overlaps the one before
+    """
+
+    lanes: int
+    activation: Activation = None
+    residual: bool = False
+
+    @property
+    def name(self) -> str:
+        label = "" if self.activation is None else f"_{self.activation[0]}{self.activation[1] or ''}"
+        return f"f32_v{self.lanes}{label}{'_r' * self.residual}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NormCut(Cut):
+    """Chunks of neighbouring pixels are dealt out, whose sums are added in the order of the chunks.
+
+    sum_channels: of a chunk's sums, whose last vector does not overlap
+    eps_bits:     of what is added to the variance, as float64
+    """
+
+    channels: int
+    chunks: int
+    sum_channels: int
+    eps_bits: int = 0
+
+
+def norm_plan(channels: int, activation: Activation, machine: Machine, *, residual: bool) -> NormPlan:
+    lanes = machine.vector_lanes
+    while lanes > channels:
+        lanes //= 2
+    return NormPlan(lanes, activation, residual)
+
+
+def norm_cut(pixels: int, channels: int, lanes: int, eps: float, machine: Machine, threads: int) -> NormCut:
+    """The chunks go by the problem alone: no sum depends on the number of threads."""
+    serial = pixels * channels < min(_SERIAL_ELEMENTS, tuning_of(machine).serial_macs)
+    return NormCut(
+        threads=1 if serial else threads,
+        channels=channels,
+        chunks=max(1, min(_MOST_CHUNKS, pixels // _CHUNK_PIXELS)),
+        sum_channels=-(-channels // lanes) * lanes,
+        eps_bits=struct.unpack("<q", struct.pack("<d", eps))[0],
+    )

@@ -1,0 +1,79 @@
+"""Errors planted in the kernels of batch norms: a check must see each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from depthwise.backends.cpu.emit import derivatives, norm_backward, norm_forward, norm_tiles
+from depthwise.backends.cpu.lower import norms as lower_norms
+from depthwise.backends.cpu.lower.norms import NormProblem
+from tests.backends.cpu.test_mutants import Mutant, planted
+from tests.backends.cpu.test_mutants import _code_of_its_own as _code_of_its_own
+from tests.support.kernels import HERE, Roomy
+from tests.support.norms import assert_exact, assert_near, given, run
+
+pytestmark = pytest.mark.skipif(not HERE, reason="no generator serves this machine")
+
+
+def check() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("depthwise.backends.cpu.plan.norm._SERIAL_ELEMENTS", 0)
+        for channels, pixels, threads in ((17, 64, 1), (9, 128, 2)):
+            problem = NormProblem(pixels, channels, 3.0, ("relu6", 0.0), residual=True)
+            assert_exact(problem, HERE[-1], threads, Roomy())
+    # An odd number of pixels.
+    problem = NormProblem(67, 9, 1e-3, ("leaky_relu", 0.25), residual=True)
+    torch.manual_seed(0)
+    numbers = given(problem, torch.randn)
+    assert_near(problem, numbers, run(problem, numbers, HERE[-1], 1, Roomy()))
+
+
+def only_whole_tiles(right: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda e, lanes, start, pixels, body: right(e, lanes, start, pixels, body) if pixels > 1 else None
+
+
+def one_chunk_less(right: Callable[..., Any]) -> Callable[..., Any]:
+    def added(e: Any, lanes: int, slot: Any) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            number = e.number
+            patch.setattr(e, "number", lambda name: number(name) - int(name == "chunks"))
+            return right(e, lanes, slot)
+
+    return added
+
+
+MUTANTS: dict[str, tuple[Any, str, Mutant]] = {
+    "the pixels left over skipped": (norm_tiles, "_write_vectors", only_whole_tiles),
+    "the last vector of channels one too early": (norm_tiles, "least", lambda right: lambda a, b: right(a, b - 1)),
+    "sums not cleared": (norm_forward, "clear", lambda right: lambda *_: None),
+    "the last chunk's sums left out": (norm_forward, "added", one_chunk_less),
+    "the mean over one pixel too many": (norm_forward, "of_count", lambda right: lambda n, lanes: right(n + 1, lanes)),
+    "gradients over a pixel too many": (
+        norm_backward,
+        "of_count",
+        lambda right: lambda n, lanes: right(n + 1, lanes),
+    ),
+    "no derivative of the activation": (norm_backward, "through", lambda right: lambda dy, z, activation: dy),
+    "a derivative that passes everywhere": (derivatives, "select", lambda right: lambda condition, yes, no: yes),
+    "no activation": (norm_forward, "activated", lambda right: lambda x, activation: x),
+    "the residual left out": (
+        lower_norms,
+        "norm_plan",
+        lambda right: lambda *arguments, residual: right(*arguments, residual=False),
+    ),
+}
+
+
+def test_without_a_mutant_the_check_passes() -> None:
+    check()
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_every_mutant_is_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    planted(monkeypatch, *MUTANTS[name])
+    with pytest.raises(AssertionError, match="elements differ"):
+        check()

@@ -1,0 +1,154 @@
+"""Batch norms in training mode on kernels of ours: exact where numbers allow, else near float64."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from depthwise.activations import ACTIVATIONS
+from depthwise.backends.cpu import machine
+from depthwise.backends.cpu.lower.norms import NormProblem, backward_program, forward_program
+from depthwise.backends.cpu.machine import Machine
+from depthwise.backends.cpu.norms import norm_activation
+from depthwise.backends.cpu.run import jit
+from depthwise.backends.problem import Activation
+from tests.backends.cpu.test_guard_pages import run_guarded
+from tests.support.kernels import HERE, Memory, outside_calls
+from tests.support.norms import assert_exact, assert_near, given, run
+
+pytestmark = pytest.mark.skipif(not HERE, reason="no generator serves this machine")
+LAST = torch.channels_last
+# Below, equal to, a multiple of and above the lanes of every machine; one pixel more than tiles, chunks and teams have.
+CHANNELS = (1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 48)
+PIXELS = (2, 3, 5, 8, 33, 64, 67, 129)
+SLOPES = {"leaky_relu": 0.25, "elu": 1.0}
+ALL: list[Activation] = [None, *((name, SLOPES.get(name, 0.0)) for name in ACTIVATIONS)]
+EXACT: list[Activation] = [None, ("relu", 0.0), ("relu6", 0.0), ("leaky_relu", 0.25)]
+
+
+@pytest.mark.parametrize("target", HERE, ids=lambda target: target.isa)
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_integers_are_exact(channels: int, target: Machine) -> None:
+    for pixels in (2, 4, 8, 32, 64, 128):
+        for activation in EXACT:
+            for residual in (False, True):
+                assert_exact(NormProblem(pixels, channels, 3.0, activation, residual), target, 1, Memory())
+
+
+@pytest.mark.parametrize("activation", ALL, ids=str)
+@pytest.mark.parametrize("residual", [False, True])
+def test_random_numbers_are_near_float64(activation: Activation, residual: bool) -> None:
+    torch.manual_seed(0)
+    for channels, pixels in zip((3, 8, 17, 33), (67, 129, 5, 2), strict=True):
+        problem = NormProblem(pixels, channels, 1e-3, activation, residual)
+        numbers = given(problem, torch.randn)
+        assert_near(problem, numbers, run(problem, numbers, HERE[0], 1, Memory()))
+
+
+def test_any_number_of_pixels_and_threads_gives_the_same_bits() -> None:
+    for pixels in PIXELS:
+        for channels in (3, 40):
+            problem = NormProblem(pixels, channels, 1e-5, ("silu", 0.0), residual=True)
+            numbers = given(problem, torch.randn)
+            # As little work as this is one thread's, unless it is told otherwise.
+            alone = run(problem, numbers, HERE[0], 1, Memory())
+            for threads in (2, 3):
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr("depthwise.backends.cpu.plan.norm._SERIAL_ELEMENTS", 0)
+                    team = run(problem, numbers, HERE[0], threads, Memory())
+                assert forward_program(problem, HERE[0], threads).team == 1
+                assert all(torch.equal(team[name], alone[name]) for name in alone)
+
+
+def test_a_mean_a_thousand_times_the_deviation_over_ten_million_numbers() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(10, 2, 500, 1000).mul_(0.01).add_(10.0).contiguous(memory_format=LAST)
+    _, statistics = norm_activation(x, None, None, None, 0.0, None)
+    var, mean = torch.var_mean(x.double(), (0, 2, 3))
+    torch.testing.assert_close(statistics[0].double(), mean, rtol=1e-6, atol=0)
+    torch.testing.assert_close(statistics[3].double(), var, rtol=1e-6, atol=0)
+
+
+def test_a_constant_channel_has_no_variance() -> None:
+    x = torch.full((2, 8, 3, 3), 1234.567).contiguous(memory_format=LAST)
+    out, statistics = norm_activation(x, None, None, None, 1e-5, None)
+    assert statistics[3].max() < 1e-6
+    assert out.abs().max() < 1e-2
+
+
+def test_nothing_beside_the_buffers_is_touched() -> None:
+    for target in HERE:
+        result = run_guarded(target, "norms")
+        assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("target", [machine.neon(), machine.avx2()], ids=lambda target: target.isa)
+def test_code_for_every_machine_calls_nothing(target: Machine) -> None:
+    wide = replace(target, isa="avx512", vector_lanes=16, vector_registers=32)
+    for activation in ALL:
+        problem = NormProblem(64, 48, 1e-5, activation, residual=True)
+        for each in (target, *([wide] if target.isa == "avx2" else [])):
+            programs = [forward_program(problem, each, 2), backward_program(problem, each, 2, input_gradient=True)]
+            for kernel in (kernel for program in programs for kernel in program.kernels):
+                assert not outside_calls(jit.assembly(kernel.ir(), target))
+
+
+# Autograd
+
+
+def leaves(*sizes: tuple[int, ...]) -> list[Tensor]:
+    made = [torch.randn(size) for size in sizes]
+    return [(each.contiguous(memory_format=LAST) if each.dim() == 4 else each).requires_grad_() for each in made]
+
+
+def theirs(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
+    return F.silu(F.batch_norm(x, None, None, weight, bias, training=True, eps=1e-5) + residual)
+
+
+def ours(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
+    return norm_activation(x, weight, bias, residual, 1e-5, ("silu", 0.0))[0]
+
+
+def test_only_gradients_that_are_asked_for_come() -> None:
+    sizes = ((2, 8, 3, 3), (8,), (8,), (2, 8, 3, 3))
+    for wanted in range(1, 16):
+        tensors = leaves(*sizes)
+        for index, tensor in enumerate(tensors):
+            tensor.requires_grad_(bool(wanted >> index & 1))
+        others = [tensor.detach().clone().requires_grad_(tensor.requires_grad) for tensor in tensors]
+        dy = torch.randn(2, 8, 3, 3).contiguous(memory_format=LAST)
+        ours(*tensors).backward(dy)
+        theirs(*others).backward(dy)
+        for mine, other in zip(tensors, others, strict=True):
+            assert (mine.grad is None) == (other.grad is None)
+            if mine.grad is not None:
+                torch.testing.assert_close(mine.grad, other.grad, atol=2e-6, rtol=2e-5)
+
+
+def test_a_gradient_that_lies_otherwise_goes_by_torch() -> None:
+    tensors = leaves((2, 8, 3, 3), (8,), (8,), (2, 8, 3, 3))
+    for dy in (torch.randn(2, 8, 3, 3), torch.ones(1).expand(2, 8, 3, 3)):
+        mine = torch.autograd.grad(ours(*tensors), tensors, dy)
+        other = torch.autograd.grad(theirs(*tensors), tensors, dy)
+        torch.testing.assert_close(mine, other, atol=2e-6, rtol=2e-5)
+
+
+def test_gradients_of_gradients() -> None:
+    tensors = leaves((2, 3, 2, 2), (3,), (3,), (2, 3, 2, 2))
+    dy = torch.randn(2, 3, 2, 2).contiguous(memory_format=LAST)
+    seconds = []
+    for function in (ours, theirs):
+        first = torch.autograd.grad(function(*tensors), tensors, dy, create_graph=True)
+        total = sum((each.square().sum() for each in first), torch.zeros(()))
+        seconds.append(torch.autograd.grad(total, tensors))
+    torch.testing.assert_close(*seconds, atol=1e-4, rtol=1e-4)
+
+
+def test_nothing_is_kept_where_no_gradient_is_asked_for() -> None:
+    with torch.no_grad():
+        out = ours(*leaves((2, 8, 3, 3), (8,), (8,), (2, 8, 3, 3)))
+    assert out.grad_fn is None

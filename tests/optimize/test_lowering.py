@@ -1,0 +1,173 @@
+"""Operators that become problems of the backend: the same numbers, and why the others do not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from depthwise.optimize.frozen import optimized
+from depthwise.optimize.lowering import Lie, lower_graph
+from depthwise.optimize.lowering.context import strides_of
+from depthwise.optimize.module import Optimized
+from tests.support.networks import Calls
+from tests.support.whole import difference, randomised
+
+IMAGE, ROWS, TOKENS = (1, 12, 6, 5), (1, 12), (1, 7, 12)
+GATE = torch.tensor([[[1.5]], [[-0.5]]]).repeat(6, 1, 1)
+NUMBERS = torch.arange(12.0)
+
+Function = Callable[..., Any]
+# What is called, with an input of this size, and what its nodes are; all of them run on our kernels.
+TAKEN: dict[str, tuple[Function, tuple[int, ...]]] = {
+    "activations": (lambda x: F.gelu(F.leaky_relu(F.elu(x, 0.5), 0.2)) + F.hardtanh(x, 0.0, 6.0), IMAGE),
+    "sigmoids": (lambda x: F.silu(x) * torch.sigmoid(x) - F.hardsigmoid(x) + F.hardswish(x) + F.relu6(x), IMAGE),
+    "numbers": (lambda x: (2 * x + 1) / 4 - x.sub(2.0, alpha=0.5), IMAGE),
+    "numbers of rows": (lambda x: x * 2 + 1, ROWS),
+    "number of one": (lambda x: x + 1, (1,)),
+    "weights of channels": (lambda x: (x - GATE) * GATE + 2, IMAGE),
+    "weights of rows": (lambda x: x.relu() * NUMBERS + NUMBERS, ROWS),
+    "gate": (lambda x: x * x.mean((2, 3), keepdim=True).sigmoid(), IMAGE),
+    "gate first": (lambda x: x.mean((-1, -2), keepdim=True) - x, IMAGE),
+    "pool": (lambda x: F.adaptive_avg_pool2d(x, 1).flatten(1) * 2, IMAGE),
+    "mean of rows": (lambda x: x.mean((2, 3)) + 1, IMAGE),
+    "mean of tokens": (lambda x: x.mean(1) + x.mean(1, keepdim=True).squeeze(1), TOKENS),
+    "mean of moved pixels": (lambda x: x.relu().permute(0, 2, 3, 1).mean((1, 2)), IMAGE),
+    "cat": (lambda x: torch.cat([x, x.relu(), x * 2], 1), IMAGE),
+    "cat of rows": (lambda x: torch.cat([x, x.relu()], 1), ROWS),
+    "split": (lambda x: [one.relu() for one in x.relu().split(5, 1)], IMAGE),
+    "split with sizes": (lambda x: x.split([2, 1, 9], 1)[2] + 1, IMAGE),
+    "chunk": (lambda x: (lambda a, b: a * b.sigmoid())(*x.chunk(2, 1)), IMAGE),
+    "slice": (lambda x: x[:, 3:] + x[:, :-3], IMAGE),
+    "max pool": (
+        lambda x: F.max_pool2d(x, 3, 2, 1).relu() * F.max_pool2d(x, (2, 3), (2, 2), (0, 1), ceil_mode=True),
+        IMAGE,
+    ),
+    "average pool": (
+        lambda x: F.avg_pool2d(x, 3, 2, 1) + F.avg_pool2d(x, 3, 2, 1, count_include_pad=False, divisor_override=5),
+        IMAGE,
+    ),
+    "softmax": (lambda x: x.softmax(1).softmax(1), ROWS),
+    "softmax of channels": (lambda x: x.relu().softmax(1), IMAGE),
+    "layer norm": (lambda x: F.layer_norm(x, (12,)) + x, TOKENS),
+    "layer norm of pixels": (lambda x: F.layer_norm(x.permute(0, 2, 3, 1), (12,)).permute(0, 3, 1, 2) + x, IMAGE),
+    "moved and back": (lambda x: x.relu().permute(0, 2, 3, 1).reshape(-1, 30, 12).transpose(1, 2) * 2, IMAGE),
+    "a view is given": (lambda x: (x.relu().permute(0, 2, 3, 1), x), IMAGE),
+    "used twice": (lambda x: (lambda y: (y + y, y * y, y))(x.relu()), IMAGE),
+}
+LEFT: dict[str, tuple[Function, tuple[int, ...], str]] = {
+    "repeated": (lambda x: x * x[:, :, :1].softmax(2), IMAGE, "is repeated over"),
+    "both repeated": (lambda x: x.mean(2, keepdim=True) * x.mean(3, keepdim=True), IMAGE, "a mean is taken over all"),
+    "divided by": (lambda x: x.mean((2, 3), keepdim=True) / x, IMAGE, "its first operand is not of the result's shape"),
+    "another order": (lambda x: x.relu().transpose(2, 3) + x.relu(), (1, 12, 5, 5), "its numbers would lie elsewhere"),
+    "a multiple": (lambda x: x.add(x.relu(), alpha=2), IMAGE, "a multiple of a tensor is added"),
+    "a dtype": (lambda x: x.mean((2, 3), dtype=torch.float64), IMAGE, "its result is of another dtype"),
+    "whole numbers": (lambda x: x.argmax(1) + 1, IMAGE, "argmax"),
+    "no kernel": (lambda x: x.relu().tanh(), IMAGE, "tanh has no kernel of ours"),
+    "pieces": (lambda x: x.relu().split(5, 2), IMAGE, "does not lie innermost"),
+    "gelu by tanh": (lambda x: F.gelu(x, approximate="tanh"), IMAGE, "no code is generated for this gelu"),
+    "steps": (lambda x: x[:, ::2], IMAGE, "it takes every so many"),
+}
+
+
+def made(function: Function, size: tuple[int, ...]) -> tuple[nn.Module, Optimized]:
+    torch.manual_seed(0)
+    model = Calls(function).eval()
+    # With no pass nothing is folded away.
+    return model, optimized(model, torch.zeros(size), without=("constants", "norms", "identities"))
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_what_is_taken(name: str) -> None:
+    function, size = TAKEN[name]
+    model, found = made(function, size)
+    reasons = [layer.reason for layer in found.report.layers if layer.engine == "torch"]
+    assert not reasons, found.report
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        assert difference(found, model, torch.randn(3, *size[1:])) <= 1
+        assert difference(found, model, torch.randn(0, *size[1:])) <= 1
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_what_is_left_to_torch(name: str) -> None:
+    function, size, why = LEFT[name]
+    model, found = made(function, size)
+    assert any(why in layer.reason for layer in found.report.layers), found.report
+    x = torch.randn(3, *size[1:])
+    for ours, expected in zip(flat(found(x)), flat(model(x)), strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+def flat(result: Any) -> list[Tensor]:
+    return [result] if isinstance(result, Tensor) else list(result)
+
+
+LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "depthwise, residual, activation": (
+        lambda: Calls(lambda x, conv: F.relu(conv(x) + x), conv=nn.Conv2d(12, 12, 3, padding=1, groups=12)),
+        IMAGE,
+    ),
+    "depthwise multiplier": (lambda: nn.Sequential(nn.Conv2d(12, 24, 3, groups=12), nn.SiLU()), IMAGE),
+    "pointwise, residual": (
+        lambda: Calls(lambda x, conv: F.relu(conv(x) + x), conv=nn.Conv2d(12, 12, 1, groups=2)),
+        IMAGE,
+    ),
+    "dense": (
+        lambda: nn.Sequential(nn.Conv2d(12, 9, 3, stride=2), nn.ReLU(), nn.Conv2d(9, 4, 1, stride=2)),
+        (1, 12, 16, 15),
+    ),
+    "linear": (lambda: nn.Sequential(nn.Linear(12, 33), nn.GELU(), nn.Linear(33, 5, bias=False)), TOKENS),
+    "norm alone": (lambda: nn.Sequential(nn.ReLU(), nn.BatchNorm2d(12), nn.SiLU()), IMAGE),
+    "sequence": (
+        lambda: nn.Sequential(nn.Conv1d(12, 12, 4, padding=2, groups=12), nn.ReLU(), nn.Conv1d(12, 12, 3, groups=12)),
+        (1, 12, 30),
+    ),
+    "volume": (
+        lambda: nn.Sequential(nn.Conv3d(4, 4, 3, padding=1, groups=4), nn.Conv3d(4, 9, 1), nn.ReLU()),
+        (1, 4, 4, 5, 6),
+    ),
+}
+
+
+@pytest.mark.parametrize("separable", [True, False])
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers(name: str, separable: bool) -> None:
+    make, size = LAYERS[name]
+    torch.manual_seed(0)
+    model = randomised(make())
+    found = optimized(model, torch.zeros(size), without=() if separable else ("separable",))
+    assert all(layer.engine == "cpu" for layer in found.report.layers), found.report
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        for given in (torch.randn(3, *size[1:]), torch.randn(2, *size[1:]).transpose(-1, -2)):
+            if given.shape[1:] == size[1:] or name not in ("linear", "sequence"):
+                assert difference(found, model, given) <= 1
+
+
+def test_contiguous_images_are_read_as_they_come_by_dense_convolutions_alone() -> None:
+    first, second = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 1)
+    x = torch.zeros(1, 3, 9, 9)
+    alone = optimized(first, x)
+    both = optimized(Calls(lambda x, a, b: (a(x), b(x)), a=first, b=second), x)
+    last = optimized(first, x.contiguous(memory_format=torch.channels_last))
+    assert [_inner(network) for network in (alone, both, last)] == [3, 1, 1]
+
+
+def _inner(found: Optimized) -> int:
+    network = found._network
+    return lower_graph(network, found._first.shapes, 1).lies["input_0"].inner
+
+
+def test_how_values_lie() -> None:
+    assert strides_of((2, 3, 4, 5), 1) == (60, 1, 15, 3)
+    assert strides_of((2, 3, 4, 5), 3) == (60, 20, 5, 1)
+    assert strides_of((), 0) == ()
+    pixel = Lie("x", (2, 3, 1, 1), 1)
+    assert pixel.lies_along(3)
+    assert not Lie("x", (2, 3, 1, 2), 1).lies_along(3)
+    assert pixel.elements == 6

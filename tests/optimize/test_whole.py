@@ -1,0 +1,222 @@
+"""Segments in one program: any batch, many threads at once, nothing kept that grows, results as torch lays them out."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from depthwise import backend
+from depthwise.backends import CPU
+from depthwise.optimize import whole
+from depthwise.optimize.frozen import optimized
+from depthwise.optimize.module import Optimized
+from depthwise.optimize.whole import MOST_KEPT, Whole
+from tests.support.networks import Calls, InvertedResidual
+from tests.support.whole import difference, randomised
+
+Pair = tuple[nn.Module, Optimized]
+
+
+@pytest.fixture(scope="module")
+def pair() -> Pair:
+    torch.manual_seed(0)
+    layers = [
+        *(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(), InvertedResidual(8, 24, squeeze=4)),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)),
+    ]
+    model = randomised(nn.Sequential(*layers))
+    return model, optimized(model, torch.zeros(1, 3, 12, 12))
+
+
+@pytest.fixture(autouse=True)
+def _two_threads() -> None:
+    torch.set_num_threads(2)
+
+
+def program_of(found: Optimized, x: Tensor) -> Whole:
+    (program,) = found._plan((x,), len(x)).programs
+    assert isinstance(program, Whole)
+    return program
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows with each run of a program of ours."""
+    ran: list[int] = []
+    right = whole.Call.run
+
+    def run(self: whole.Call, given: Any) -> Any:
+        made = right(self, given)
+        ran.extend([1] * (made is not None))
+        return made
+
+    monkeypatch.setattr(whole.Call, "run", run)
+    return ran
+
+
+def test_one_segment_is_one_program(pair: Pair, calls: list[int]) -> None:
+    model, found = pair
+    for batch in (1, 2, 5, 1):
+        assert difference(found, model, torch.randn(batch, 3, 20, 17)) <= 1
+    assert len(calls) == 4
+    assert found.report.segments == (("cpu", len(found.report.layers)),)
+    (figures,) = found.report.programs
+    assert figures.stages > 5
+    assert 0 <= figures.barriers < figures.stages
+    assert figures.arena_bytes > 0
+
+
+def test_a_batch_of_none_is_torchs(pair: Pair, calls: list[int]) -> None:
+    model, found = pair
+    assert difference(found, model, torch.randn(0, 3, 20, 17)) <= 1
+    assert not calls
+
+
+@pytest.mark.parametrize("how", ["backend", "grad mode", "dispatch mode"])
+def test_where_something_sees_operators_torch_runs(how: str, pair: Pair, calls: list[int]) -> None:
+    model, found = pair
+    x = torch.randn(2, 3, 12, 12)
+    if how == "backend":
+        with backend("eager"):
+            found(x)
+        assert not calls
+    elif how == "dispatch mode":
+        with FlopCounterMode(display=False) as counted:
+            found(x)
+        with FlopCounterMode(display=False) as expected:
+            model(x)
+        assert counted.get_total_flops() == expected.get_total_flops()
+        assert not calls
+    else:
+        with torch.enable_grad():
+            assert not found(x).requires_grad
+        assert calls
+
+
+@pytest.mark.parametrize("kind", ["sliced", "transposed", "channels_last", "negated", "expanded"])
+def test_inputs_that_lie_otherwise(kind: str, pair: Pair) -> None:
+    model, found = pair
+    x = torch.randn(2, 3, 12, 12)
+    given = {
+        "sliced": torch.randn(4, 6, 24, 24)[::2, ::2, ::2, ::2],
+        "transposed": x.transpose(2, 3),
+        "channels_last": x.contiguous(memory_format=torch.channels_last),
+        "negated": x._neg_view(),
+        "expanded": x[:1].expand(2, 3, 12, 12),
+    }[kind]
+    assert difference(found, model, given) <= 1
+
+
+def test_many_threads_at_once(pair: Pair) -> None:
+    model, found = pair
+    inputs = [torch.randn(1 + n % 3, 3, 14, 15) for n in range(6)]
+    with torch.no_grad():
+        expected = [model(x) for x in inputs]
+    wrong: list[int] = []
+    barrier = threading.Barrier(len(inputs))
+
+    def work(n: int) -> None:
+        torch.set_num_threads(1 + n % 2)
+        barrier.wait()
+        results = [found(inputs[n]) for _ in range(20)]
+        wrong.extend(n for y in results if not torch.allclose(y, expected[n], rtol=1e-3, atol=1e-4))
+
+    workers = [threading.Thread(target=work, args=(n,)) for n in range(len(inputs))]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+
+
+def test_threads_do_not_change_a_bit(pair: Pair) -> None:
+    _, found = pair
+    x = torch.randn(3, 3, 40, 41)
+    results = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        results.append(found(x))
+    assert all(torch.equal(results[0], other) for other in results)
+
+
+def test_what_is_kept_is_bounded(pair: Pair) -> None:
+    model, found = pair
+    x = torch.randn(1, 3, 10, 11)
+    for batch in range(1, 2 * MOST_KEPT + 1):
+        found(x.expand(batch, 3, 10, 11))
+    program = program_of(found, x)
+    assert len(program._kept) == MOST_KEPT
+    packs = len(program._packs)
+    assert difference(found, model, x) <= 1
+    assert len(program._packs) == packs
+
+
+def test_calls_keep_no_memory(pair: Pair) -> None:
+    _, found = pair
+    x = torch.randn(2, 3, 64, 64)
+
+    def tensors() -> int:
+        gc.collect()
+        return sum(type(one) is Tensor for one in gc.get_objects())
+
+    found(x)
+    before = tensors()
+    for _ in range(50):
+        found(x)
+    assert tensors() <= before
+
+
+def test_a_result_is_nobody_elses(pair: Pair) -> None:
+    _, found = pair
+    x = torch.randn(2, 3, 12, 12)
+    first = found(x)
+    kept = first.clone()
+    found(x + 1)
+    assert torch.equal(first, kept)
+
+
+def test_inputs_are_left_alone() -> None:
+    found = optimized(Calls(lambda x: F.relu(F.relu(x) - 1)), torch.zeros(1, 8, 5, 5))
+    x = torch.randn(2, 8, 5, 5).contiguous(memory_format=torch.channels_last)
+    before = x.clone()
+    found(x)
+    assert torch.equal(x, before)
+
+
+def test_several_results_lie_as_torch_gives_them() -> None:
+    def forward(x: Tensor) -> list[Tensor]:
+        y = x.relu()
+        return [y, y.flatten(1), y.mean((2, 3)), y.permute(0, 2, 3, 1), y * 2, x]
+
+    found = optimized(Calls(forward), torch.zeros(1, 8, 5, 6))
+    for given in (torch.randn(2, 8, 5, 6), torch.randn(2, 8, 5, 6).contiguous(memory_format=torch.channels_last)):
+        for ours, expected in zip(found(given), forward(given), strict=True):
+            torch.testing.assert_close(ours, expected)
+            if ours.dim() < 4 or ours.shape[1] == 8:
+                assert ours.stride() == expected.stride()
+
+
+def test_what_cannot_be_compiled_is_torchs(pair: Pair, monkeypatch: pytest.MonkeyPatch, calls: list[int]) -> None:
+    model, _ = pair
+    found = optimized(model, torch.zeros(1, 3, 12, 12))
+    monkeypatch.setattr(CPU, "compiled", lambda *_: None)
+    assert difference(found, model, torch.randn(2, 3, 12, 12)) <= 1
+    assert not calls
+
+
+def test_shapes_that_are_not_as_planned_are_torchs(pair: Pair) -> None:
+    _, found = pair
+    x = torch.randn(2, 3, 12, 12)
+    call = program_of(found, x)._call(2)
+    assert call is not None
+    assert call.run([x]) is not None
+    assert call.run([x[:1]]) is None
+    assert call.run([x.double()]) is None
+    assert call.run([x.to_mkldnn()]) is None
