@@ -320,6 +320,9 @@ def bench(
         "roofline.svg"
     ),
     no_plot: Annotated[bool, typer.Option("--no-plot", help="Draw nothing.")] = False,
+    in_training: Annotated[
+        bool, typer.Option("--training", help="Forward and backward with batch norms instead, batch 4; no picture.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Measure MobileNetV1's blocks against this machine's peak and against their promise.
@@ -329,10 +332,13 @@ def bench(
     depthwise bench
 
     depthwise bench --plot roofline.png
-    """
-    from .bench import run
 
-    result = run(stderr if as_json else stdout, None if no_plot else plot)
+    depthwise bench --training
+    """
+    from .bench import run, training
+
+    console = stderr if as_json else stdout
+    result = training.run(console) if in_training else run(console, None if no_plot else plot)
     if as_json:
         typer.echo(json.dumps(result.to_dict(), indent=2))
 

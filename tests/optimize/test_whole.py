@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from depthwise import backend
+from depthwise import DepthwiseError, backend
 from depthwise.backends import CPU
 from depthwise.optimize import whole
 from depthwise.optimize.frozen import optimized
@@ -220,3 +220,22 @@ def test_shapes_that_are_not_as_planned_are_torchs(pair: Pair) -> None:
     assert call.run([x[:1]]) is None
     assert call.run([x.double()]) is None
     assert call.run([x.to_mkldnn()]) is None
+
+
+def test_an_input_without_memory_is_told(pair: Pair) -> None:
+    _, found = pair
+    x = torch.randn(2, 3, 12, 12)
+    found(x)
+    x.untyped_storage().resize_(0)
+    with pytest.raises(DepthwiseError, match="input_0 has no memory behind it"):
+        found(x)
+
+
+def test_where_no_code_can_be_generated_all_is_torchs(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = pair
+    monkeypatch.setattr("depthwise.backends.cpu._machine_refusal", lambda: "this CPU is too old")
+    found = optimized(model, torch.zeros(1, 3, 12, 12))
+    assert difference(found, model, torch.randn(2, 3, 12, 12)) <= 1
+    assert found.report.convolutions[0] == 0
+    assert found.report.programs == ()
+    assert "this CPU is too old" in str(found.report)

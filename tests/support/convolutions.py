@@ -77,7 +77,7 @@ def expected_of(g: Geometry, numbers: Numbers) -> Tensor:
 def program_of(layer: Layer, given: Input, target: Machine) -> Program:
     """What would run, but for the heights of tiles, the first of the table: one kernel for all sizes.
 
-    No call is too small for its threads. With a small cache there are several chunks of input channels, and bands.
+    No call is too small for its threads. With a small cache there are several slabs of input channels, and bands.
     """
     tuned = replace(tuning_of(target), serial_macs=0)
     seen = replace(target, l1_bytes=SMALL_CACHE // 2, l2_bytes=SMALL_CACHE) if given.small_cache else target

@@ -16,6 +16,7 @@ from ..backends import CPU, asked_backend
 from ..backends.forks import Lock
 from ..backends.series import Compiled, Figures, Series
 from ..backends.tensors import is_listened_to, why_not_memory
+from ..errors import DepthwiseError
 from .lowering import Lie, LoweredGraph, fused, same_strides
 from .rules import Shape
 from .segments import Program, Segment
@@ -27,26 +28,41 @@ MOST_KEPT = 8
 class Call:
     """A bound program, how what it reads must lie, and how what it gives does.
 
-    results: the buffers that it writes for the caller, and theirs
+    names:   of what it reads; results: the buffers that it writes for the caller, and theirs
     """
 
-    def __init__(self, compiled: Compiled, reads: Sequence[Lie], results: Sequence[Lie], gives: Sequence[Lie]) -> None:
+    def __init__(
+        self,
+        compiled: Compiled,
+        names: Sequence[str],
+        reads: Sequence[Lie],
+        results: Sequence[Lie],
+        gives: Sequence[Lie],
+    ) -> None:
         self._run = compiled.run
-        self._reads = [(lie.buffer, lie.shape, lie.strides) for lie in reads]
+        self._reads = [(name, lie.buffer, lie.shape, lie.strides) for name, lie in zip(names, reads, strict=True)]
         self._results = [(lie.buffer, lie.shape, lie.strides) for lie in results]
         self._gives = [(lie.buffer, lie.shape, lie.strides) for lie in gives]
 
     def run(self, given: Sequence[Tensor]) -> Sequence[Tensor] | None:
         """What it gives; None where what it is given is not as it was planned."""
         tensors: dict[str, Tensor] = {}
-        for (buffer, shape, strides), x in zip(self._reads, given, strict=True):
-            if x.shape != shape or x.dtype is not torch.float32 or why_not_memory(x) or x.is_neg():
+        for (name, buffer, shape, strides), x in zip(self._reads, given, strict=True):
+            if x.shape != shape or x.dtype is not torch.float32 or not _is_plain(name, x):
                 return None
             tensors[buffer] = x if x.stride() == strides else _laid(x, shape, strides)
         for buffer, shape, strides in self._results:
             tensors[buffer] = torch.empty_strided(shape, strides)
         self._run({name: tensor.data_ptr() for name, tensor in tensors.items()})
         return [_seen(tensors[buffer], shape, strides) for buffer, shape, strides in self._gives]
+
+
+def _is_plain(name: str, x: Tensor) -> bool:
+    """Whether a value is dense memory of this process, its numbers as they are; raises where its memory is gone."""
+    try:
+        return why_not_memory(x) is None and not x.is_neg()
+    except DepthwiseError as error:
+        raise DepthwiseError(f"{name} {error}") from None
 
 
 class _Missing:
@@ -120,7 +136,7 @@ class Whole(Program):
             return None
         reads = tuple(graph.lies[name] for name in segment.reads)
         gives = tuple(graph.lies[name] for name in segment.gives)
-        return Call(compiled, reads, tuple(graph.lies[name] for name in sorted(series.gives)), gives)
+        return Call(compiled, segment.reads, reads, tuple(graph.lies[name] for name in sorted(series.gives)), gives)
 
     def _series(self, graph: LoweredGraph) -> Series | None:
         """The segment's steps; None where there are none, or one of its nodes has none at this batch."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from depthwise.backends import CPU, EAGER
 from depthwise.backends.base import DenseTensors
 from depthwise.backends.cpu import machine, pack
-from depthwise.backends.cpu.emit import dense, ir
+from depthwise.backends.cpu.emit import dense, ir, window
 from depthwise.backends.cpu.emit import product as product_emitter
 from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.cpu.run import jit
@@ -73,7 +73,7 @@ def other_group(right: Callable[..., Any]) -> Callable[..., Any]:
 
 
 MUTANTS: dict[str, tuple[Any, str, Callable[[Callable[..., Any]], Any]]] = {
-    "a tap read in the place of another": (dense._Tap, "distance", another_tap),
+    "a tap read in the place of another": (window.Tap, "distance", another_tap),
     "columns outside the image read": (
         ir.Int,
         "is_index_of",
@@ -82,13 +82,13 @@ MUTANTS: dict[str, tuple[Any, str, Callable[[Callable[..., Any]], Any]]] = {
     "a tile at the border taken for one inside": (dense, "_is_inside", lambda _: lambda e, *_: e.whole(0).equals(0)),
     "the first group's input for every group": (product_emitter, "_panel", other_group),
     "the last pixel left out": (dense, "each_tile", fewer_pixels),
-    "sums not kept between chunks": (
+    "sums not kept between slabs": (
         dense,
-        "_chunk",
-        lambda right: lambda e, k, *rest: replace(right(e, k, *rest), number=e.whole(k.chunks - 1)),
+        "_slab",
+        lambda right: lambda e, k, *rest: replace(right(e, k, *rest), number=e.whole(k.slabs - 1)),
     ),
     "pixels that stay in their row": (
-        dense,
+        window,
         "_counted",
         lambda right: lambda at, size, *rest: (at + 1, right(at, size, *rest)[1]),
     ),
@@ -113,10 +113,10 @@ def test_every_mutant_is_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
         check()
 
 
-# Tails in every dimension, groups, several chunks, and all that a mutant may leave out.
+# Tails in every dimension, groups, several slabs, and all that a mutant may leave out.
 _BLOCK = Layer(18, (3, 2), out_channels=38, groups=2, activations=(None, ("leaky_relu", 0.25)), residual=True)
 EXAMPLES = [
-    (_BLOCK, Input(2, (5, 9), 1)),
+    (_BLOCK, Input(2, (5, 6), 1)),
     (_BLOCK, Input(2, (5, 24), 1, threads=2, small_cache=True)),
     (Layer(3, (3, 3), out_channels=9, stride=2), Input(1, (9, 23), 1, "planar")),
 ]

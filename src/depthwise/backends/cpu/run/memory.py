@@ -65,6 +65,8 @@ def scratch(size: int) -> Buffer:
 
 def _buffer(size: int) -> Buffer:
     tensor = torch.empty(size, dtype=torch.uint8, device=CPU)
+    if size >= LEAST_HUGE_BYTES:
+        ask_for_huge_pages(tensor, size)
     return Buffer(size, tensor.data_ptr(), tensor)
 
 
