@@ -156,7 +156,7 @@ def test_integers_give_torchs_bits(name: str) -> None:
     check(NAMED[name])
 
 
-@pytest.mark.parametrize("seed", [*range(20), *(pytest.param(n, marks=pytest.mark.slow) for n in range(20, 300))])
+@pytest.mark.parametrize("seed", [*range(12), *(pytest.param(n, marks=pytest.mark.slow) for n in range(12, 300))])
 def test_integers_give_torchs_bits_whatever_the_geometry(seed: int) -> None:
     check(drawn(seed))
 
@@ -304,9 +304,9 @@ def run_guarded(what: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mprotect, and what a fault does, as under Linux")
-@pytest.mark.parametrize("count", ["1", pytest.param("100", marks=pytest.mark.slow)])
-def test_gradients_stay_inside_their_buffers(count: str) -> None:
-    result = run_guarded(count)
+@pytest.mark.parametrize("what", ["some", pytest.param("all", marks=pytest.mark.slow)])
+def test_gradients_stay_inside_their_buffers(what: str) -> None:
+    result = run_guarded(what)
     assert (result.returncode, result.stderr) == (0, "")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from typing import TypeVar
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from ...geometry import Geometry
 from .. import calls
 from ..base import PointwiseTensors
+from ..formats import LAST
 from ..problem import Problem
 from ..tensors import is_listened_to, why_not_memory
 from .launch import compiles, machine, most_seconds_of, prepared
@@ -32,6 +34,7 @@ from .run.bound import Bound
 from .run.program import Program
 
 _FLOAT32 = torch.float32
+_settled = lru_cache(maxsize=4096)(least_steps)
 Asked = TypeVar("Asked", InputGradient, WeightGradient, PointwiseGradient)
 
 
@@ -52,7 +55,7 @@ def depthwise_gradients(
     """The same of a depthwise convolution."""
     if not (gradient.numel() and _are_plain(gradient, x, weight)):
         return None
-    gradient, x, weight, g = gradient.resolve_neg(), x.resolve_neg(), weight.resolve_neg(), least_steps(g)
+    gradient, x, weight, g = gradient.resolve_neg(), x.resolve_neg(), weight.resolve_neg().contiguous(), _settled(g)
     dx = dw = db = None
     if wanted[0]:
         dx = _input_gradient(gradient, x, weight, g)
@@ -72,7 +75,7 @@ def pointwise_gradients(
     """The same of a pointwise convolution, of images whose pixels are dense."""
     if not (gradient.numel() and _are_plain(gradient, x, weight) and _is_dense(x)):
         return None
-    gradient, x, weight = _channels_last(gradient.resolve_neg()), x.resolve_neg(), weight.resolve_neg()
+    gradient, x, weight = _channels_last(gradient.resolve_neg()), x.resolve_neg(), weight.resolve_neg().contiguous()
     dx = dw = db = None
     if wanted[0]:
         dx = _pointwise_input_gradient(gradient, x, weight, g)
@@ -116,7 +119,6 @@ def _bound(asked: Asked, lower: Callable[[Asked, Machine, int], Program], g: Geo
 
 
 def _input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, g: Geometry) -> Tensor | None:
-    size, weight = tuple(x.shape), weight.contiguous()
     if is_turned(g):
         gradient, g = _without_padding(gradient, g)
     # Sequences are written in planes, as the results of convolutions are.
@@ -126,7 +128,7 @@ def _input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, g: Geometry) ->
     bound = _bound(asked, lower_input_gradient, g, len(x))
     if bound is None:
         return None
-    dx = memory.new_result(size, dense_strides(g, channels_last=not planar), _FLOAT32)
+    dx = memory.new_result(tuple(x.shape), dense_strides(g, channels_last=not planar), _FLOAT32)
     bound.run({"x": gradient.data_ptr(), "weight": weight.data_ptr(), "out": dx.data_ptr()})
     return dx
 
@@ -167,7 +169,7 @@ def _sums(
     if bound is None:
         return None
     size = tuple(weight.shape)
-    dw = memory.new_result(size, torch.empty(size, device="meta").stride(), _FLOAT32)
+    dw = memory.new_result(size, weight.stride(), _FLOAT32)
     db = memory.new_result(size[:1], (1,), _FLOAT32) if bias else None
     addresses = {"x": x.data_ptr(), "gradient": gradient.data_ptr(), "weight_gradient": dw.data_ptr()}
     bound.run(addresses if db is None else {**addresses, "bias_gradient": db.data_ptr()})
@@ -180,6 +182,8 @@ def _has_channels_last(x: Tensor) -> bool:
 
 def _channels_last(tensor: Tensor) -> Tensor:
     """The same with channels side by side, and nothing between pixels."""
+    if tensor.dim() > 3 and tensor.is_contiguous(memory_format=LAST[tensor.dim() - 2]):
+        return tensor
     return tensor.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
