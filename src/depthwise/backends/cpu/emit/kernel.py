@@ -17,6 +17,7 @@ from ..plan.depthwise import DepthwisePlan
 from ..plan.direct import DirectPlan
 from ..plan.elementwise import ElementwisePlan
 from ..plan.mean import MeanPlan
+from ..plan.nearest import NearestPlan
 from ..plan.pointwise import PointwisePlan
 from ..plan.pool import PoolPlan
 from ..plan.rows import RowPlan
@@ -24,7 +25,16 @@ from .ir import Block, Int
 from .module import Module
 
 Plan = (
-    DepthwisePlan | DirectPlan | PointwisePlan | DensePlan | ElementwisePlan | MeanPlan | CopyPlan | RowPlan | PoolPlan
+    DepthwisePlan
+    | DirectPlan
+    | PointwisePlan
+    | DensePlan
+    | ElementwisePlan
+    | MeanPlan
+    | CopyPlan
+    | RowPlan
+    | PoolPlan
+    | NearestPlan
 )
 SYMBOL = "kernel"
 
