@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import cycle
+from itertools import cycle, islice
 from unittest.mock import patch
 
 import torch
@@ -38,15 +38,24 @@ class Numbers:
     def residual(self) -> Tensor | None:
         return self.tensors.residual
 
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Numbers:
+        """`change` of every tensor."""
+        own = self.tensors
+        bias, added = (None if tensor is None else change(tensor) for tensor in (own.bias, own.residual))
+        return Numbers(change(self.x), replace(own, weight=change(own.weight), bias=bias, residual=added))
+
 
 def pixels_first(x: Tensor) -> Tensor:
     """`x` with its channels side by side, whatever its rank."""
     return x.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
-def numbers_of(layer: Layer, given: Input) -> Numbers:
-    """Small integers."""
-    draw, g = small_integers(0), geometry_of(layer, given)
+Draw = Callable[[tuple[int, ...]], Tensor]
+
+
+def numbers_of(layer: Layer, given: Input, draw: Draw | None = None) -> Numbers:
+    """Of `draw`, or small integers."""
+    draw, g = draw or small_integers(0), geometry_of(layer, given)
     x = draw((given.batch, *g.input_size))
     weight, bias = draw((g.output_size[0], layer.channels // layer.groups, *layer.kernel)), draw(g.output_size[:1])
     added = pixels_first(draw((given.batch, *g.output_size))) if layer.residual else None
@@ -68,7 +77,7 @@ def expected_of(g: Geometry, numbers: Numbers) -> Tensor:
 def program_of(layer: Layer, given: Input, target: Machine) -> Program:
     """What would run, but for the heights of tiles, the first of the table: one kernel for all sizes.
 
-    No call is too small for its threads. With a small cache there are several chunks of input channels, and bands.
+    No call is too small for its threads. With a small cache there are several slabs of input channels, and bands.
     """
     tuned = replace(tuning_of(target), serial_macs=0)
     seen = replace(target, l1_bytes=SMALL_CACHE // 2, l2_bytes=SMALL_CACHE) if given.small_cache else target
@@ -89,12 +98,16 @@ def program_of(layer: Layer, given: Input, target: Machine) -> Program:
     return Program((stage,))
 
 
-def run(layer: Layer, given: Input, target: Machine, memory: Memory = HEAP) -> Tensor:
+def run(layer: Layer, given: Input, target: Machine, memory: Memory = HEAP, draw: Draw | None = None) -> Tensor:
     """The result, every buffer in `memory`, which starts as NaN."""
-    numbers, program = numbers_of(layer, given), program_of(layer, given, target)
-    g = geometry_of(layer, given)
+    return run_numbers(
+        program_of(layer, given, target), numbers_of(layer, given, draw), geometry_of(layer, given), memory
+    )
+
+
+def run_numbers(program: Program, numbers: Numbers, g: Geometry, memory: Memory = HEAP) -> Tensor:
     pack = pack_of(numbers.tensors, program.pointwise)
-    size = (given.batch, *g.output_size)
+    size = (len(numbers.x), *g.output_size)
     out = memory.empty_strided(size, pixels_first(torch.empty(size, device="meta")).stride())
     buffers = {"x": numbers.x, ZEROS: torch.zeros(program.zeros)}
     buffers |= {name: tensor for name in pack.addresses if (tensor := getattr(pack, name)) is not None}
@@ -139,10 +152,13 @@ LAYERS = [
 ]
 
 
-def tried(count: int) -> Iterator[tuple[Layer, Input]]:
-    """Each layer with `count` inputs; layouts and sizes of the caches take turns, as each needs another kernel."""
-    kinds = cycle([("last", False), ("last", True), ("planar", False), ("last", True)])
+KINDS = [("last", True), ("planar", False), ("last", False)]
+
+
+def tried(count: int, kinds: int = 1) -> Iterator[tuple[Layer, Input]]:
+    """Each layer with `count` inputs of each of `kinds` kinds, in turn, as each needs another kernel."""
+    turns = cycle(KINDS)
     for layer in LAYERS:
-        for (layout, small_cache), _ in zip(kinds, range(2), strict=False):
+        for layout, small_cache in islice(turns, kinds):
             for given in inputs_of(layer, count, (layout,)):
                 yield layer, replace(given, small_cache=small_cache)

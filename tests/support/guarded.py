@@ -4,6 +4,7 @@ python -m tests.support.guarded ISA tails      # some of the tails, each buffer 
 python -m tests.support.guarded ISA all        # all of them
 python -m tests.support.guarded ISA series     # a network's block in one program, each buffer in memory of its own
 python -m tests.support.guarded ISA network    # a whole network likewise
+python -m tests.support.guarded ISA dense      # dense convolutions and poolings
 python -m tests.support.guarded ISA planted    # kernels told wrong numbers or pointers, each of which must die
 python -m tests.support.guarded ISA in_x       # one of these, in this process itself
 """
@@ -29,6 +30,9 @@ from torch import Tensor
 from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.cpu.run import threads
 from depthwise.backends.cpu.run.driver import HEADER, ROW
+from depthwise.backends.pixels import AveragePool, MaxPool
+from depthwise.geometry import pool_geometry
+from tests.support import convolutions
 from tests.support.cases import small_integers
 from tests.support.kernels import (
     HERE,
@@ -37,13 +41,14 @@ from tests.support.kernels import (
     Input,
     Layer,
     Memory,
+    geometry_of,
     in_turn,
     inputs_of,
     numbers_of,
     program_of,
     run,
 )
-from tests.support.series import check_example, check_network
+from tests.support.series import check_example, check_network, run_problem
 
 Side = Literal["before", "after"]
 SIDES: tuple[Side, Side] = ("before", "after")
@@ -91,6 +96,28 @@ def check_tails(machine: Machine, count: int, *, every: bool) -> None:
             if target == machine:
                 for given, side in product(inputs_of(layer, count, layouts), SIDES):
                     check(layer, given, target, side)
+
+
+def check_dense(target: Machine, wider: int = 0) -> None:
+    """Dense convolutions and poolings of guarded buffers, told that images are `wider` than they are."""
+    for (layer, given), side in product([*convolutions.tried(1)][::4], SIDES):
+        program = convolutions.program_of(layer, given, target)
+        (stage,) = program.stages
+        z, y, x = stage.view.sizes
+        program = replace(program, stages=(replace(stage, view=replace(stage.view, sizes=(z, y, x + wider))),))
+        numbers = convolutions.numbers_of(layer, given)
+        if convolutions.run_numbers(program, numbers, geometry_of(layer, given), Guarded(side)).isnan().any():
+            raise SystemExit(f"{layer}, {given}: not all of the result was written")
+    for channels, side in product((1, 7, 9, 70), SIDES):
+        g = pool_geometry((channels, 6, 7), (3, 2), (2, 1), (1, 1), (1, 2), ceil_mode=True)
+        image = small_integers(0)((2, 6, 7, channels))
+        for problem in (MaxPool(2, g), AveragePool(2, g, None, ((1, 1), (1, 1)))):
+            if (
+                run_problem(problem, {"x": image}, (2, *g.out_spatial, channels), target, 2, Guarded(side))
+                .isnan()
+                .any()
+            ):
+                raise SystemExit(f"{problem}: not all of the result was written")
 
 
 _IMAGE = Input(1, (5, 9), 1)
@@ -166,6 +193,10 @@ def main(isa: str, what: str) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         alive = survivors(target)
         sys.exit(f"lived through: {', '.join(alive)}" if alive else 0)
+    elif what == "dense":
+        check_dense(target)
+    elif what == "dense told wrong":
+        check_dense(target, wider=1)
     elif what == "series":
         for team, side in product((1, 2), SIDES):
             check_example(target, team, Guarded(side), apart=True)

@@ -182,6 +182,14 @@ class Memory:
         return copy
 
 
+class Roomy(Memory):
+    """Buffers with room around them: a mutant that reaches beside one does no harm, and meets NaN."""
+
+    def floats(self, count: int) -> Tensor:
+        room = 1 << 14
+        return torch.full((count + 2 * room,), NAN)[room : room + count]
+
+
 def span(size: tuple[int, ...], stride: tuple[int, ...]) -> int:
     """Elements from the first of a tensor to its last."""
     return 1 + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) if all(size) else 0

@@ -26,7 +26,7 @@ def run_guarded(target: Machine, what: str) -> subprocess.CompletedProcess[str]:
 
 @on_each_machine
 @pytest.mark.parametrize(
-    "what", ["tails", "network", *(pytest.param(what, marks=pytest.mark.slow) for what in ("series", "all"))]
+    "what", ["tails", "network", "dense", *(pytest.param(what, marks=pytest.mark.slow) for what in ("series", "all"))]
 )
 def test_the_tails_stay_inside_their_buffers(target: Machine, what: str) -> None:
     result = run_guarded(target, what)
@@ -40,7 +40,8 @@ def test_a_kernel_told_wrong_numbers_dies() -> None:
 
 
 @some_machine
-def test_a_fault_is_seen_here() -> None:
-    result = run_guarded(HERE[0], "in_x")
+@pytest.mark.parametrize("what", ["in_x", "dense told wrong"])
+def test_a_fault_is_seen_here(what: str) -> None:
+    result = run_guarded(HERE[0], what)
     assert result.returncode == -signal.SIGSEGV
     assert "Segmentation fault" in result.stderr

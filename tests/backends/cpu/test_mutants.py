@@ -18,7 +18,7 @@ from depthwise.backends.cpu.emit import boxes, depthwise, direct, fused, ir, poi
 from depthwise.backends.cpu.emit.ir import Block, Int, Vec
 from depthwise.backends.cpu.lower import separable
 from depthwise.backends.cpu.run import jit, program
-from tests.support.kernels import HERE, NAN, Input, Layer, Memory, assert_exact
+from tests.support.kernels import HERE, Input, Layer, Roomy, assert_exact
 
 MODULES = (ir, tile, depthwise, pointwise, product, boxes, direct, fused, program, pack, separable)
 
@@ -36,14 +36,6 @@ EXAMPLES: list[tuple[Layer, Input]] = [
     (Layer(5, (3, 4), 2, stride=2), Input(1, (9, 20), ((1, 2), (0, 3)))),
     (Layer(3, (2, 3, 3), 3, dilation=2), Input(1, (4, 6, 11), 1)),
 ]
-
-
-class Roomy(Memory):
-    """Buffers with room around them: a mutant that reaches beside one does no harm, and meets NaN."""
-
-    def floats(self, count: int) -> Tensor:
-        room = 1 << 14
-        return torch.full((count + 2 * room,), NAN)[room : room + count]
 
 
 @pytest.fixture(autouse=True)

@@ -89,8 +89,8 @@ def pack_dense(weight: Tensor, bias: Tensor | None, k: DensePlan) -> tuple[Tenso
     taps = weight.detach().flatten(2)
     if k.planar:
         return pack_pointwise(taps, bias, k)
-    chunks = [chunk.transpose(1, 2).flatten(1) for chunk in taps.split(k.chunk, dim=1)]
-    return pack_pointwise(torch.cat(chunks, dim=1), bias, k)
+    slabs = [slab.transpose(1, 2).flatten(1) for slab in taps.split(k.slab, dim=1)]
+    return pack_pointwise(torch.cat(slabs, dim=1), bias, k)
 
 
 def pack_pointwise(weight: Tensor, bias: Tensor | None, k: Product) -> tuple[Tensor, Tensor]:

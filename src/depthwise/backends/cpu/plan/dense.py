@@ -1,4 +1,4 @@
-"""The plan of a dense convolution: tiles, chunks of input channels, how its work is cut."""
+"""The plan of a dense convolution: tiles, slabs of input channels, how its work is cut."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .product import Product, in_vain, vectors_of
 from .sizes import Axes, activation_name, three
 from .tuning import tuning_of
 
-# Chunks of input channels are of a multiple of so many, which the innermost loop does at a time.
+# Slabs of input channels are of a multiple of so many, which the innermost loop does at a time.
 UNROLLED = 4
 
 
@@ -23,8 +23,9 @@ class DensePlan(Product):
 
     heights: register tiles are of so many pixels, the most first
     by_rows: each run of pixels is a row
-    pixels_first: tiles of pixels are the outer loop, panels of weights the inner one; then there is one chunk
-    chunk:  input channels of a group that are multiplied before others, so that their weights stay in L1
+    pixels_first: tiles of pixels are the outer loop, panels of weights the inner one; then there is one slab
+    slab:  input channels of a group that are multiplied before others, so that their weights stay in L1
+    fetches: the weights of the next slab, which lie beyond L2, are fetched meanwhile
     planar: the input is contiguous, one plane per channel
     pixel_stride: elements from one input pixel to the next
     """
@@ -36,7 +37,8 @@ class DensePlan(Product):
     heights: tuple[int, ...]
     by_rows: bool
     pixels_first: bool
-    chunk: int
+    slab: int
+    fetches: bool
     planar: bool
     pixel_stride: int
 
@@ -47,15 +49,15 @@ class DensePlan(Product):
             for letter, numbers in (("k", self.kernel), ("s", self.stride), ("d", self.dilation))
         )
         size = f"n{self.out_channels}c{self.in_channels}g{self.groups}"
-        order = "r" * self.by_rows + "f" * self.pixels_first
+        order = "r" * self.by_rows + "f" * self.pixels_first + f"c{self.slab}" + "a" * self.fetches
         tile = f"m{self.heights[0]}to{self.heights[-1]}x{self.vectors}v{self.lanes}{order}"
         memory = "_planar" if self.planar else f"p{self.pixel_stride}"
         residual = "_residual" if self.residual else ""
-        return f"{window}_{size}_{activation_name(self.activation)}{residual}_{tile}c{self.chunk}{memory}"
+        return f"{window}_{size}_{activation_name(self.activation)}{residual}_{tile}{memory}"
 
     @property
     def packing(self) -> tuple[object, ...]:
-        return self.groups, self.lanes, self.vectors, self.chunk, self.planar
+        return self.groups, self.lanes, self.vectors, self.slab, self.planar
 
     @property
     def taps(self) -> int:
@@ -66,21 +68,21 @@ class DensePlan(Product):
         return self.taps * self.group_inputs
 
     @property
-    def chunks(self) -> int:
-        return -(-self.group_inputs // self.chunk)
+    def slabs(self) -> int:
+        return -(-self.group_inputs // self.slab)
 
     @property
-    def run(self) -> int:
-        """Terms, neighbours in memory as they are in a panel, under a row of the kernel; 1 where there are none."""
+    def row_terms(self) -> int:
+        """Under a row of the kernel, where they lie together as they do in a panel; else 1."""
         if self.planar:
             return self.kernel[2] if self.dilation[2] == 1 else 1
-        together = self.dilation[2] == 1 and self.chunks == 1 and self.pixel_stride == self.group_inputs
+        together = self.dilation[2] == 1 and self.slabs == 1 and self.pixel_stride == self.group_inputs
         return self.kernel[2] * self.group_inputs if together else 1
 
     @property
     def zero_elements(self) -> int:
         """How many zeros are read in the place of a pixel outside the image."""
-        return 1 if self.planar else self.chunk
+        return 1 if self.planar else self.slab
 
     @property
     def tile_elements(self) -> int:
@@ -95,7 +97,7 @@ class DenseCut(Cut):
     panel_chunks: of the panels of weights
     units, unit_pixels: rows of pixels, or pixels
     run_units:    units whose pixels are cut into tiles together
-    run_sums:     elements for the sums of a run's tiles between two chunks of input channels
+    run_sums:     elements for the sums of a run's tiles between two slabs of input channels
     bands:        neighbouring runs
     """
 
@@ -122,8 +124,8 @@ class DenseCut(Cut):
         return -(-self.units // self.bands)
 
     def with_sums(self, k: DensePlan) -> DenseCut:
-        """The same, with memory for the sums of a band between two chunks of input channels."""
-        if k.chunks == 1:
+        """The same, with memory for the sums of a band between two slabs of input channels."""
+        if k.slabs == 1:
             return self
         run_sums = (self.run_pixels + k.heights[0]) * k.tile_elements
         runs = -(-self._band_units // self.run_units)
@@ -145,7 +147,7 @@ def dense_plan(
     inputs, tap_bytes = g.in_channels // g.groups, FLOAT_BYTES * lanes * vectors * prod(kernel)
     pixels_first = dense_bytes(g) <= machine.l1_bytes * 3 // 4
     most = max(UNROLLED, machine.l2_bytes // 4 // tap_bytes // UNROLLED * UNROLLED)
-    chunks = 1 if pixels_first or planar else -(-inputs // most)
+    slabs = 1 if pixels_first or planar else -(-inputs // most)
     return DensePlan(
         in_channels=g.in_channels,
         out_channels=g.output_size[0],
@@ -161,7 +163,8 @@ def dense_plan(
         heights=heights_for(cut.run_pixels, vectors, machine),
         by_rows=cut.by_rows,
         pixels_first=pixels_first,
-        chunk=inputs if chunks == 1 else -(-inputs // (chunks * UNROLLED)) * UNROLLED,
+        slab=inputs if slabs == 1 else -(-inputs // (slabs * UNROLLED)) * UNROLLED,
+        fetches=dense_bytes(g) > machine.l2_bytes // 2 and not planar,
         planar=planar,
         pixel_stride=pixel_stride,
     )
