@@ -51,6 +51,7 @@ TAKEN: dict[str, tuple[Function, tuple[int, ...]]] = {
         lambda x: F.avg_pool2d(x, 3, 2, 1) + F.avg_pool2d(x, 3, 2, 1, count_include_pad=False, divisor_override=5),
         IMAGE,
     ),
+    "larger": (lambda x: F.interpolate(x, scale_factor=2) + F.interpolate(x, scale_factor=(2.0, 2.0)), IMAGE),
     "softmax": (lambda x: x.softmax(1).softmax(1), ROWS),
     "softmax of channels": (lambda x: x.relu().softmax(1), IMAGE),
     "layer norm": (lambda x: F.layer_norm(x, (12,)) + x, TOKENS),
@@ -70,6 +71,7 @@ LEFT: dict[str, tuple[Function, tuple[int, ...], str]] = {
     "no kernel": (lambda x: x.relu().tanh(), IMAGE, "tanh has no kernel of ours"),
     "pieces": (lambda x: x.relu().split(5, 2), IMAGE, "does not lie innermost"),
     "gelu by tanh": (lambda x: F.gelu(x, approximate="tanh"), IMAGE, "no code is generated for this gelu"),
+    "larger by a part": (lambda x: F.interpolate(x.relu(), scale_factor=1.5), IMAGE, "larger by whole factors"),
     "steps": (lambda x: x[:, ::2], IMAGE, "it takes every so many"),
 }
 

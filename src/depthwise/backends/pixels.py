@@ -79,6 +79,22 @@ class Copy:
 
 
 @dataclass(frozen=True, slots=True)
+class Nearest:
+    """Each pixel `down` times and `across` times. Buffers: x, out.
+
+    rows: of all images; columns: of each row
+    """
+
+    operation: ClassVar[str] = "nearest"
+
+    rows: int
+    columns: int
+    channels: int
+    down: int
+    across: int
+
+
+@dataclass(frozen=True, slots=True)
 class LayerNorm:
     """Each row normalised, then scaled and shifted by channel where it is `affine`.
 
@@ -132,7 +148,7 @@ class AveragePool:
 
 
 Pool = MaxPool | AveragePool
-PixelProblem = Elementwise | Mean | Copy | LayerNorm | Softmax | Pool
+PixelProblem = Elementwise | Mean | Copy | Nearest | LayerNorm | Softmax | Pool
 
 
 def activations_of(problem: PixelProblem) -> tuple[Activation, ...]:

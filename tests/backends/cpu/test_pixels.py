@@ -12,7 +12,7 @@ from torch import Tensor
 
 from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.eager import activate
-from depthwise.backends.pixels import Copy, Elementwise, LayerNorm, Mean, Softmax, Term
+from depthwise.backends.pixels import Copy, Elementwise, LayerNorm, Mean, Nearest, Softmax, Term
 from tests.support.cases import small_integers
 from tests.support.kernels import HERE, assert_same
 from tests.support.series import run_problem
@@ -116,6 +116,17 @@ def test_the_check_can_fail(target: Machine) -> None:
     out = run_problem(Elementwise(2, 3, 9, terms), {"x": x, "operand_0": other}, (2, 3, 9), target)
     with pytest.raises(AssertionError, match="elements differ"):
         assert_same(out, by_torch(x, (Term("sub", "each"),), [other]), "planted")
+
+
+@on_each_machine
+def test_pixels_that_are_repeated(target: Machine) -> None:
+    for channels, columns, team in zip(CHANNELS, (1, 2, 5, 9) * 4, TEAMS * 5, strict=False):
+        down, across = 1 + channels % 3, 1 + columns % 4
+        x = small_integers(0)((2, 3, columns, channels))
+        expected = x.repeat_interleave(down, 1).repeat_interleave(across, 2)
+        problem = Nearest(6, columns, channels, down, across)
+        out = run_problem(problem, {"x": x}, tuple(expected.shape), target, team)
+        assert_same(out, expected, f"{columns} x {channels}, {down} x {across}, {team} threads")
 
 
 @on_each_machine

@@ -14,7 +14,7 @@ from .context import Lie, Lowering, RefusedError, same_strides
 from .convolutions import is_dense, lower_conv, lower_linear, lower_separable
 from .elementwise import lower_activation, lower_affine, lower_binary
 from .fusing import fused
-from .moving import lower_cat, lower_getitem, lower_layout, lower_pieces, lower_slice, lower_view
+from .moving import lower_cat, lower_getitem, lower_layout, lower_nearest, lower_pieces, lower_slice, lower_view
 from .reductions import (
     lower_adaptive_pool,
     lower_average_pool,
@@ -46,6 +46,7 @@ LOWERED: Mapping[str, Callable[[Node, Lowering], tuple[Step, ...]]] = {
     "separable": lower_separable,
     "slice": lower_slice,
     "softmax": lower_softmax,
+    "upsample_nearest2d": lower_nearest,
 }
 
 

@@ -7,7 +7,7 @@ from itertools import accumulate
 
 import torch
 
-from ...backends.pixels import Copy
+from ...backends.pixels import Copy, Nearest
 from ...backends.series import Step
 from ..graph import Node
 from ..operators import bound
@@ -99,3 +99,18 @@ def _piece(node: Node, x: Lie, start: int, into: Lowering) -> tuple[Step, ...]:
     whole, channels = x.shape[x.inner], out.shape[x.inner]
     problem = Copy(out.elements // channels, channels, (start, 0), (whole, channels))
     return (step(problem, x=x.buffer, out=out.buffer),)
+
+
+def lower_nearest(node: Node, into: Lowering) -> tuple[Step, ...]:
+    """Images made larger by whole factors: every pixel is repeated."""
+    x, shape = into.along(node["input"], 1), into.shape(node.name)
+    if len(shape) != 4:
+        raise RefusedError("its input is no image")
+    down, across = (large // small for large, small in zip(shape[2:], x.shape[2:], strict=True))
+    if (down * x.shape[2], across * x.shape[3]) != shape[2:]:
+        raise RefusedError("an image is made larger by whole factors")
+    factors = node["scale_factors"]
+    if node["output_size"] is None and tuple(factors) != (down, across):
+        raise RefusedError("an image is made larger by whole factors")
+    problem = Nearest(x.shape[0] * x.shape[2], x.shape[3], x.shape[1], down, across)
+    return (step(problem, x=x.buffer, out=into.made(node, 1).buffer),)

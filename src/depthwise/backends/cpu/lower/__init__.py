@@ -13,6 +13,7 @@ from .decision import Decision
 from .dense import lower_dense
 from .elementwise import lower_elementwise
 from .mean import lower_mean
+from .nearest import lower_nearest
 from .pointwise import lower_pointwise
 from .pool import lower_pool
 from .rows import lower_layer_norm, lower_softmax
@@ -25,6 +26,7 @@ LOWERINGS: Mapping[str, Callable[[Any, Machine, int], Decision]] = {
     "elementwise": lower_elementwise,
     "mean": lower_mean,
     "copy": lower_copy,
+    "nearest": lower_nearest,
     "layer_norm": lower_layer_norm,
     "softmax": lower_softmax,
     "dense": lower_dense,
