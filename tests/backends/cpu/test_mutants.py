@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from depthwise.backends.cpu import pack
-from depthwise.backends.cpu.emit import boxes, depthwise, direct, fused, ir, pointwise, product, tile
+from depthwise.backends.cpu.emit import boxes, depthwise, direct, fused, inputs, ir, pointwise, product, tile
 from depthwise.backends.cpu.emit.ir import Block, Int, Vec
 from depthwise.backends.cpu.lower import separable
 from depthwise.backends.cpu.run import jit, program
@@ -186,10 +186,10 @@ MUTANTS: dict[str, tuple[ModuleType | type, str, Mutant]] = {
         "permuted",
         lambda right: lambda vector, lanes: right(vector, [*lanes[1:], lanes[0]]),
     ),
-    "gathered channels one too far": (
-        Block,
-        "gather",
-        lambda right: lambda e, base, offsets: right(e, base, [*offsets[1:], offsets[0]]),
+    "spread channels one too far": (
+        inputs,
+        "order_of",
+        lambda right: lambda e, name, rows, index: right(e, name, [[*row[1:], row[0]] for row in rows], index),
     ),
     "stride and dilation mistaken": (separable, "depthwise_plan", swapped_window),
     "no depthwise bias": (pack, "pack_depthwise", without_bias),

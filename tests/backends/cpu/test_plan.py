@@ -555,7 +555,6 @@ def depthwise_plans(draw: st.DrawFn) -> DepthwisePlan:
         strip_blocks=draw(counts),
         fetches=draw(st.booleans()),
         fetches_out=draw(st.booleans()),
-        spreads=draw(st.booleans()),
         planar=planar,
         to_planes=draw(st.booleans()),
         pixel_stride=None if planar else draw(st.one_of(st.none(), counts)),

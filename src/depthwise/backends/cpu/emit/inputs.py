@@ -40,14 +40,12 @@ def inputs_of(e: Block, k: PixelFilters, o: Int, *, packed: bool) -> Inputs:
     if multiplier == 1:
         return Inputs(o, lambda pixel: pixel.load(lanes))
     first = o // multiplier
-    if multiplier % lanes == 0:
+    if multiplier % lanes == 0 or k.channels == 1:
         return Inputs(first, lambda pixel: e.splat(pixel, lanes))
     if lanes % multiplier == 0:
         repeated = [lane // multiplier for lane in range(lanes)]
         return Inputs(first, lambda pixel: pixel.load(lanes // multiplier).permuted(repeated))
-    if k.spreads:
-        return _spread(e, k, o)
-    return Inputs(first, lambda pixel: e.gather(pixel, [(o % multiplier + i) // multiplier for i in range(lanes)]))
+    return _spread(e, k, o)
 
 
 def _spread(e: Block, k: PixelFilters, o: Int) -> Inputs:

@@ -8,7 +8,7 @@ from math import prod
 from ....geometry import Geometry
 from ...base import Activation
 from ..machine import FLOAT_BYTES, Machine
-from .filters import FEWEST_SPREAD, MOST_ZEROS, PixelFilters, goes_with
+from .filters import MOST_ZEROS, PixelFilters
 from .sizes import Axes, columns_done, fetches_next, lanes_below, seen_outside, three
 from .tuning import tuning_of
 
@@ -46,7 +46,7 @@ class DepthwisePlan(PixelFilters):
 
     @property
     def name(self) -> str:
-        layout = "s" * self.spreads + ("_planar" if self.planar else f"p{self.pixel_stride or 0}")
+        layout = "_planar" if self.planar else f"p{self.pixel_stride or 0}"
         tile = "x".join(map(str, (f"v{self.lanes}", *self.columns)))
         tile += "e" * self.evenly + "".join(f"d{n}" for n in self.dilated_columns)
         flags = f"{'f' * self.fetches}{'o' * self.fetches_out}{'r' * self.to_planes}"
@@ -70,26 +70,23 @@ def depthwise_plan(
     kernel, stride, dilation = (three(numbers, 1) for numbers in (g.kernel_size, g.stride, g.dilation))
     tuning = tuning_of(machine)
     lanes, multiplier = lanes_below(g.depthwise_channels, machine.vector_lanes), g.depth_multiplier
-    uneven = not (planar or goes_with(lanes, multiplier))
-    # Few lanes are loaded one by one: much code for each load.
-    gathers = uneven and lanes < FEWEST_SPREAD
-    columns, width = (2,) if gathers else _columns(kernel, machine), g.out_spatial[-1]
+    columns, width = _columns(kernel, machine), g.out_spatial[-1]
     if is_one_tile := kernel[2] > TAPS_AT_ONCE and width == columns[-1]:
         columns = (width,)
     # Input columns under a tile. Where neighbours share few of them, columns a dilation apart, which do, go together.
     under = (columns[0] - 1) * stride[2] + (kernel[2] - 1) * dilation[2] + 1
     shares_few = stride[2] == 1 < min(dilation[2], kernel[2]) and under * 3 > columns[0] * kernel[2] * 2
-    apart = shares_few and not (gathers or width < columns[-1])
+    apart = shares_few and width >= columns[-1]
     if apart:
         under = tuning.dilated_columns[0] + kernel[2] - 1
     square = tuning.columns_to_planes
     is_sequence = g.rank == 1 and g.out_channels is None and not planar
-    to_planes = is_sequence and g.out_spatial[0] >= square and not (gathers or apart)
-    even = () if gathers or apart or to_planes else _even_columns(g, columns, machine)
+    to_planes = is_sequence and g.out_spatial[0] >= square and not apart
+    even = () if apart or to_planes else _even_columns(g, columns, machine)
     columns = (square,) if to_planes else even or columns
     # Where half of a row's taps are outside the image, loops leave them out; with many tiles it would be much code.
     whole = (kernel[2] * 3 <= width * 5 or is_one_tile) and (not apart or kernel[2] <= MOST_UNROLLED)
-    taps = min(kernel[2], 2) if gathers else _taps(kernel[2], _weights(columns[0], machine), whole=whole)
+    taps = _taps(kernel[2], _weights(columns[0], machine), whole=whole)
     few_taps = kernel[2] <= taps and g.rank < 3 and prod(kernel) <= MOST_UNROLLED
     k = DepthwisePlan(
         rank=g.rank,
@@ -105,11 +102,10 @@ def depthwise_plan(
         dilated_columns=tuning.dilated_columns if apart else (),
         taps=taps,
         # Tiles that look at their edges are of small images, and loops leave out the rows outside these.
-        rows_unrolled=few_taps and not (gathers or even),
+        rows_unrolled=few_taps and not even,
         strip_blocks=_strip_blocks(g, under, lanes, machine),
         fetches=not planar and not fetches_next(g, machine),
         fetches_out=g.rank > 1 and not planar and g.out_channels is None,
-        spreads=uneven and not gathers,
         planar=planar,
         to_planes=to_planes,
         pixel_stride=pixel_stride,

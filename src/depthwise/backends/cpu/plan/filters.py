@@ -12,8 +12,6 @@ from .sizes import LINE_ELEMENTS, Axes, activation_name
 L1_SETS, MOST_TAPS_A_SET = 64, 4
 # Numbers that are read in the place of a row outside the image: 4 MiB.
 MOST_ZEROS = 1 << 20
-# Lanes that instructions put into any order.
-FEWEST_SPREAD = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,22 +58,15 @@ class PixelFilters(Filters):
     lanes:  filters per vector
     planar: the input is contiguous, one plane per channel, and comes to pixels in boxes
     pixel_stride: elements from one input pixel to the next; None where it is a slot
-    spreads: a block's input channels are loaded together, and put into the lanes of the filters that read them
     """
 
     lanes: int
     planar: bool
     pixel_stride: int | None
-    spreads: bool
 
     @property
     def blocks(self) -> int:
         return -(-self.filters // self.lanes)
-
-
-def goes_with(lanes: int, multiplier: int) -> bool:
-    """Whether the input channels of a block of filters are the same number of lanes each, or one."""
-    return lanes % multiplier == 0 or multiplier % lanes == 0
 
 
 def tap_stride(filters: int, taps: int) -> int:

@@ -95,7 +95,6 @@ def input_gradient_plan(g: Geometry, machine: Machine, *, planar: bool, pixel_st
         lanes=lanes_below(g.depthwise_channels, machine.vector_lanes),
         planar=planar,
         pixel_stride=pixel_stride,
-        spreads=False,
         units=max(1, _COLUMNS // stride[2]) if stride[2] <= _MOST_STRIDE else 0,
         taps=kernel[2] if whole else -(-_TAPS // stride[2]) * stride[2],
     )

@@ -9,7 +9,7 @@ from ....geometry import Geometry
 from ..machine import FLOAT_BYTES, Machine
 from .boxes import covered_pixels
 from .cut import Cut
-from .filters import FEWEST_SPREAD, MOST_ZEROS, PixelFilters, goes_with
+from .filters import MOST_ZEROS, PixelFilters
 from .sizes import lanes_below, three
 
 # Output columns that are multiplied one after another: their gradients are in registers.
@@ -107,7 +107,6 @@ def weight_gradient_plan(
         lanes=lanes,
         planar=planar,
         pixel_stride=pixel_stride,
-        spreads=not (planar or goes_with(lanes, g.depth_multiplier)) and lanes >= FEWEST_SPREAD,
         tap_rows=rows,
         tap_columns=columns,
         sets=sets,
