@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from shutil import which
 from tempfile import TemporaryDirectory
@@ -96,7 +97,8 @@ def ncnn_call(model: nn.Module, x: Tensor, threads: int) -> Call:
     net.opt.use_bf16_storage = False
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.pt"
-        pnnx.export(model, str(path), x, fp16=False)
+        with redirect_stdout(StringIO()):
+            pnnx.export(model, str(path), x, fp16=False)
         net.load_param(str(Path(folder) / "model.ncnn.param"))
         net.load_model(str(Path(folder) / "model.ncnn.bin"))
     given = x[0].numpy()

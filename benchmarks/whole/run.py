@@ -24,7 +24,7 @@ from depthwise.measure.turns import Effort, take_turns
 from tests.support.whole import real_model
 
 from ..run import RESULTS, parse_threads
-from ..suite import commit, versions
+from ..suite import Commit, commit, versions
 from .engines import Call, Engine, present
 from .rows import NETWORKS, SIZES, Row, Taken, document
 
@@ -102,9 +102,11 @@ def main(
     if not names:
         raise DepthwiseError(f"no network is called {' or '.join(only or ())}; there are: {', '.join(NETWORKS)}")
     engines, absent = present(without or ())
-    counts = parse_threads(threads)
-    rows = []
-    console = Console()
+    counts, console = parse_threads(threads), Console()
+    at, date = commit(), datetime.now().astimezone().isoformat(sep=" ", timespec="minutes")
+    rows: list[Row] = []
+    results.mkdir(parents=True, exist_ok=True)
+    path = results / f"networks-{date[:10]}-{at.sha[:7]}"
     with progress(console) as shown:
         task = shown.add_task("networks", total=len(names) * len(counts))
         for name in names:
@@ -112,13 +114,16 @@ def main(
                 shown.update(task, description=f"{name}, {count} threads")
                 pixels = size or SIZES.get(name, 224)
                 rows.append(measured(name, batch, pixels, count, engines, QUICK if quick else FULL))
+                # After every row: a long run that is cut short has shown what it had.
+                _write(path, rows, absent, at, date)
                 shown.advance(task)
-    at, date, machine = commit(), datetime.now().astimezone().isoformat(sep=" ", timespec="minutes"), machine_report()
-    results.mkdir(parents=True, exist_ok=True)
+    console.print(path.with_suffix(".md").read_text(encoding="utf-8"), highlight=False, markup=False, soft_wrap=True)
+
+
+def _write(path: Path, rows: list[Row], absent: dict[str, str], at: Commit, date: str) -> None:
+    machine = machine_report()
     text = document(rows, f"{machine.cpu}, {date}, commit {at}", absent)
-    stem = f"networks-{date[:10]}-{at.sha[:7]}"
-    (results / f"{stem}.md").write_text(text, encoding="utf-8")
+    path.with_suffix(".md").write_text(text, encoding="utf-8")
     content: dict[str, Any] = {"date": date, "commit": str(at), "machine": machine.to_dict(), "versions": versions()}
     content |= {"absent": absent, "rows": [row.to_dict() for row in rows]}
-    (results / f"{stem}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    path.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
