@@ -16,7 +16,7 @@ from ...geometry import Geometry
 from .. import calls
 from ..base import DepthwiseTensors, Weights
 from ..calls import Prepared
-from ..formats import Strides
+from ..formats import Strides, same_strides
 from ..pixels import PixelProblem
 from ..problem import Problem
 from ..weights import snapshot
@@ -130,7 +130,7 @@ class Launch:
         dense = _dense(self._size, self._memory_format)
         self._stride = problem.result or dense
         self._copied = decision.layout.copied is not None
-        self._residual_copied = problem.residual is not None and not _lies_as(problem.residual, dense, self._size)
+        self._residual_copied = problem.residual is not None and not same_strides(self._size, problem.residual, dense)
         # Held here, as the table holds its address.
         self._zeros = memory.zeros(program.zeros)
         table.fill(ZEROS, self._zeros.data_ptr())
@@ -193,8 +193,3 @@ def most_seconds_of(g: Geometry, batch: int, taps: int = 1) -> float:
     multiplied = g.depthwise_channels * (g.kernel_area / 0.5e9 + taps * (g.out_channels or 0) / g.groups / 4e9)
     moved_bytes = FLOAT_BYTES * (prod(g.input_size) + prod(g.output_size))
     return 0.001 + batch * (multiplied * prod(g.out_spatial) + moved_bytes / 1e9)
-
-
-def _lies_as(strides: Strides, others: Strides, size: Sequence[int]) -> bool:
-    """Whether a tensor of these strides lies as one of `others` does: in a dimension of one element, all do."""
-    return all(n == 1 or one == other for n, one, other in zip(size, strides, others, strict=True))
