@@ -16,7 +16,7 @@ from ..base import PointwiseTensors
 from ..formats import LAST
 from ..problem import Problem
 from ..tensors import are_plain
-from .launch import compiles, machine, most_seconds_of, prepared
+from .launch import compiles, fresh, machine, most_seconds_of
 from .lower.decision import dense_strides
 from .lower.gradients import (
     InputGradient,
@@ -92,12 +92,11 @@ def pointwise_gradients(
 
 def _pointwise_input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, g: Geometry) -> Tensor | None:
     """A pointwise convolution of the gradient, with each group's weights the other way round."""
-    grouped = weight.flatten(1).unflatten(0, (g.groups, -1)).transpose(1, 2).flatten(0, 1)
     turned = replace(g, input_size=(len(weight), *g.input_size[1:]), out_channels=g.in_channels)
     problem = Problem(
         "pointwise", turned, _FLOAT32, "cpu", len(x), gradient.stride(), dense_strides(g, channels_last=True)
     )
-    ready = prepared(PointwiseTensors(grouped[(..., *(None,) * g.rank)]), problem, keeps=False)
+    ready = fresh(PointwiseTensors(weight), problem, turned=True)
     return None if ready is None else ready.run(gradient, None)
 
 

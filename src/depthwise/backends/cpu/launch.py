@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from math import prod
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...geometry import Geometry
 from .. import calls
-from ..base import DepthwiseTensors, Weights
+from ..base import DenseTensors, DepthwiseTensors, PointwiseTensors, SeparableTensors, Weights
 from ..calls import Prepared
 from ..formats import Strides, same_strides
 from ..pixels import PixelProblem
@@ -22,7 +22,7 @@ from ..problem import Problem
 from ..weights import snapshot
 from .lower import lower
 from .lower.decision import Decision
-from .lower.fresh import with_fresh_weights
+from .lower.fresh import with_fresh_panels, with_fresh_weights
 from .machine import FLOAT_BYTES, Machine, host
 from .pack import NAMES, Fresh, Pack, pack_of
 from .run import jit, memory, threads
@@ -36,10 +36,8 @@ def prepared(weights: Weights, problem: Problem, *, keeps: bool = True) -> Prepa
 
     keeps: what is made of the weights may stay for the next call
     """
-    if not keeps and isinstance(weights, DepthwiseTensors):
-        bias = weights.bias is not None
-        bound = calls.bound((problem, bias, threads.team_size()), partial(_bind, problem, fresh=True, bias=bias))
-        return None if bound is None else Prepared(bound, Fresh(weights))
+    if not keeps and not isinstance(weights, SeparableTensors | DenseTensors):
+        return fresh(weights, problem)
     bound = calls.bound((problem, threads.team_size()), partial(_bind, problem))
     if not isinstance(bound, Launch):
         return None if bound is None else Prepared(bound, None)
@@ -56,14 +54,31 @@ def prepared(weights: Weights, problem: Problem, *, keeps: bool = True) -> Prepa
     return Prepared(bound, packed())
 
 
-def _bind(problem: Problem, *, fresh: bool = False, bias: bool = False) -> Launch | Empty | None:
-    """fresh: the program packs the weights itself, and the bias where there is one"""
+def fresh(weights: DepthwiseTensors | PointwiseTensors, problem: Problem, *, turned: bool = False) -> Prepared | None:
+    """The same, by a program that packs the weights itself, so that nothing of them is kept.
+
+    turned: the weights are those of the pointwise convolution whose input's gradient the problem is
+    """
+    bias = weights.bias is not None
+    key = problem, turned, bias, threads.team_size()
+    bound = calls.bound(key, partial(_bind, problem, partial(_packing_itself, turned=turned, bias=bias)))
+    return None if bound is None else Prepared(bound, Fresh(weights))
+
+
+def _packing_itself(program: Program, problem: Problem, *, turned: bool, bias: bool) -> Program:
+    product = program.pointwise
+    if product is None:
+        return with_fresh_weights(program, problem.geometry, machine(), turned=False, bias=bias)
+    return with_fresh_panels(program, product, machine(), turned=turned, bias=bias)
+
+
+def _bind(
+    problem: Problem, finished: Callable[[Program, Problem], Program] = lambda program, _: program
+) -> Launch | Empty | None:
     if not prod(problem.output_size):
         return Empty(problem)
     decision = decide(problem)
-    if fresh:
-        own = with_fresh_weights(decision.program, problem.geometry, machine(), turned=False, bias=bias)
-        decision = replace(decision, program=own)
+    decision = replace(decision, program=finished(decision.program, problem))
     return Launch(decision, problem) if compiles(decision.program) else None
 
 
