@@ -36,6 +36,7 @@ from depthwise.backends.pixels import AveragePool, MaxPool
 from depthwise.geometry import pool_geometry
 from tests.support import convolutions
 from tests.support.cases import small_integers
+from tests.support.expanded import check_expanded, tried
 from tests.support.kernels import (
     HERE,
     NAN,
@@ -203,6 +204,11 @@ def check_whole_network(target: Machine) -> None:
         check_network(target, team, Guarded(side))
 
 
+def check_expansions(target: Machine) -> None:
+    for (case, team, bands), side in product([*tried()][::4], SIDES):
+        check_expanded(case, target, team, bands, Guarded(side))
+
+
 def check_planted(target: Machine) -> None:
     faulthandler.disable()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -218,6 +224,7 @@ CHECKS: dict[str, Callable[[Machine], None]] = {
     "norms": check_norms,
     "dense": check_dense,
     "dense told wrong": lambda target: check_dense(target, wider=1),
+    "expanded": check_expansions,
     "planted": check_planted,
 }
 
