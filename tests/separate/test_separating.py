@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.utils.data import DataLoader, TensorDataset
@@ -360,10 +361,9 @@ def test_a_separated_state_dict_loads_into_separated_like(tmp_path: Any) -> None
     x = images(4)
     torch.testing.assert_close(loaded.eval()(x), model(x))
     assert all(torch.equal(value, before[name]) for name, value in dense.state_dict().items())
-    safetensors = pytest.importorskip("safetensors.torch")
-    safetensors.save_model(model, tmp_path / "weights.safetensors")
+    save_model(model, tmp_path / "weights.safetensors")
     again = separated_like(dense, report)
-    safetensors.load_model(again, tmp_path / "weights.safetensors")
+    load_model(again, tmp_path / "weights.safetensors")
     assert torch.equal(again.eval()(x), loaded(x))
 
 
