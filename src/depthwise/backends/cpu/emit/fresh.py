@@ -14,32 +14,25 @@ from dataclasses import dataclass
 
 from ..plan.fresh import FreshPlan
 from .ir import Block, Int, Vec, least, select
-from .kernel import Kernel, Plan
+from .kernel import OnePlanKernel
 
 # Of float32.
 _LEAST_NORMAL = 2.0**-126
 
 
 @dataclass(frozen=True)
-class FreshWeightsKernel(Kernel):
+class FreshWeightsKernel(OnePlanKernel):
     """Tasks: blocks of filters."""
 
+    kind = "dw_fresh_weights_f32"
     pointers = ("weight", "bias", "depthwise_weight", "depthwise_bias")
     numbers = ()
     writes = ("depthwise_weight", "depthwise_bias")
 
-    fresh: FreshPlan
-
-    @property
-    def label(self) -> str:
-        return f"dw_fresh_weights_f32_{self.fresh.name}"
-
-    @property
-    def plans(self) -> tuple[Plan, ...]:
-        return (self.fresh,)
+    plan: FreshPlan
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
-        k = self.fresh
+        k = self.plan
         blocks = -(-k.filters // k.lanes)
         with e.loop(thread * blocks // threads, (thread + 1) * blocks // threads) as block:
             o = least(block.index * k.lanes, k.filters - k.lanes)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from ..plan.pointwise import PointwisePlan
 from ..plan.sizes import LINE_ELEMENTS
 from .ir import Block, Bool, Int, Ptr, ceil_div, least, select
-from .kernel import Kernel, Plan
+from .kernel import OnePlanKernel
 from .product import POINTERS, Panel, Tile, each_panel, each_tile, put
 
 # How far ahead weights are fetched, in input channels: the hardware's own prefetching stops at the end of each page.
@@ -54,24 +54,17 @@ class Band:
 
 
 @dataclass(frozen=True)
-class PointwiseKernel(Kernel):
+class PointwiseKernel(OnePlanKernel):
     """Tasks: chunks of panels x chunks of pixels."""
 
+    kind = "pw_f32"
     pointers = ("x", *POINTERS)
     numbers = ("pixels", "bands", "panel_chunks")
 
-    pointwise: PointwisePlan
-
-    @property
-    def label(self) -> str:
-        return f"pw_f32_{self.pointwise.name}"
-
-    @property
-    def plans(self) -> tuple[Plan, ...]:
-        return (self.pointwise,)
+    plan: PointwisePlan
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
-        k = self.pointwise
+        k = self.plan
         pixels, bands, chunks = e.number("pixels"), e.number("bands"), e.number("panel_chunks")
         tasks = bands * chunks
         with e.loop(thread * tasks // threads, (thread + 1) * tasks // threads) as task:

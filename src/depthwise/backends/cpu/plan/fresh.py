@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .constants import Plan
 from .cut import Cut
 from .filters import tap_stride
 
 
 @dataclass(frozen=True, slots=True)
-class FreshPlan:
+class FreshPlan(Plan):
     """Weights of `filters` filters of `taps` taps each, as kernels read them.
 
     turned: the taps of each filter in the opposite order
@@ -25,11 +26,6 @@ class FreshPlan:
     @property
     def name(self) -> str:
         return f"c{self.filters}k{self.taps}v{self.lanes}{'t' * self.turned}{'b' * self.bias}"
-
-    @property
-    def packing(self) -> tuple[()]:
-        """No weights are packed for it."""
-        return ()
 
     @property
     def tap_stride(self) -> int:
