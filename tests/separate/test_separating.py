@@ -243,11 +243,11 @@ def test_a_subclass_is_separated_where_it_computes_as_torchs_class_does() -> Non
     replaced.__dict__["_conv_forward"] = lambda x, weight, bias: x
     model = nn.Sequential(Named(16), Standardised(16, 16, 3, padding=1), Own(16, 16, 3, padding=1), replaced).eval()
     report = separate_(model, images(32, channels=16), budget=0.3)
-    named, *others = report.layers
+    named, standardised, *others = report.layers
     assert named.separated
+    assert standardised.separated
     assert isinstance(model[0], SeparableConv2d | BlueprintConv2d)
     assert [layer.reason for layer in others] == [
-        "is a Standardised, not torch's own convolution",
         "is a Own, not torch's own convolution",
         "it has hooks, or a forward of its own, which separable parts would not run",
     ]

@@ -317,7 +317,8 @@ TIMES = """
 
 def test_one_compilation_takes_no_longer_than_promised(tmp_path: Path) -> None:
     """In yardsticks, each measured between two compilations: what else runs slows both alike."""
-    cold, disk = [], []
+    cold: list[float] = []
+    disk: list[float] = []
     for attempt in range(5):
         folder = tmp_path / str(attempt)
         for times in (cold, disk):

@@ -17,7 +17,7 @@ from threading import Event
 from time import perf_counter
 
 import torch
-from torch.autograd import _profiler_enabled as profiled
+from torch._C._autograd import _profiler_enabled as profiled
 from torch.profiler import record_function
 
 from .driver import RUNTIME_FUNCTIONS
