@@ -5,17 +5,15 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
-from torch import nn
 from torch.fx import Proxy
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from ..functional import depthwise_conv, pointwise_conv
+from ..layers.conversion import CONVOLUTIONS
 from ..layers.depthwise import DEPTHWISE, pad_input, weight_and_bias
 from ..modules import computes_as
 from .classes import Forward, Kind, MakeForward
-
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def depthwise_forward(kind: Any) -> Forward:
@@ -46,7 +44,7 @@ def convolution_forward(conv: _ConvNd, kind: Kind) -> tuple[str, MakeForward] | 
         return "is lazy; call the model once before"
     if conv.transposed:
         return "is transposed"
-    if computes_as(kind, *CONVOLUTIONS) is None:
+    if computes_as(kind, *CONVOLUTIONS.values()) is None:
         return f"is a {kind.__name__}, with a forward of its own"
     if "forward" in conv.__dict__ or "_conv_forward" in conv.__dict__:
         return "has a forward of its own"
