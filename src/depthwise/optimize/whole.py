@@ -14,10 +14,11 @@ from torch import Tensor
 
 from ..backends import CPU, asked_backend
 from ..backends.forks import Lock
+from ..backends.formats import same_strides
 from ..backends.series import Compiled, Figures, Series
 from ..backends.tensors import is_listened_to, why_not_memory
 from ..errors import DepthwiseError
-from .lowering import Lie, LoweredGraph, fused, same_strides
+from .lowering import Lie, LoweredGraph, fused
 from .rules import Shape
 from .segments import Program, Segment
 

@@ -32,6 +32,7 @@ def run_guarded(target: Machine, what: str) -> subprocess.CompletedProcess[str]:
         "network",
         "dense",
         "expanded",
+        "fresh",
         *(pytest.param(what, marks=pytest.mark.slow) for what in ("series", "all")),
     ],
 )

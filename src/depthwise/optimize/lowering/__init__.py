@@ -10,7 +10,7 @@ from ...backends.series import Step
 from ..graph import Node
 from ..network import Network
 from ..rules import Shapes
-from .context import Lie, Lowering, RefusedError, same_strides
+from .context import Lie, Lowering, RefusedError
 from .convolutions import is_dense, lower_conv, lower_linear, lower_separable
 from .elementwise import lower_activation, lower_affine, lower_binary
 from .fusing import fused
@@ -126,4 +126,4 @@ def lowered(node: Node, into: Lowering) -> tuple[Step, ...] | str:
         return str(why)
 
 
-__all__ = ["LOWERED", "Lie", "LoweredGraph", "fused", "lower_graph", "same_strides"]
+__all__ = ["LOWERED", "Lie", "LoweredGraph", "fused", "lower_graph"]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...backends import CPU
 from ...backends.base import Weights
+from ...backends.formats import same_strides
 from ...backends.pixels import PixelProblem
 from ...backends.problem import Problem
 from ...backends.series import Step
@@ -56,11 +57,6 @@ def strides_of(shape: Shape, inner: int) -> Shape:
         strides[dimension] = step
         step *= max(shape[dimension], 1)
     return tuple(strides)
-
-
-def same_strides(shape: Shape, one: Shape, other: Shape) -> bool:
-    """Whether the numbers lie alike: in a dimension of one element all do."""
-    return all(size == 1 or a == b for size, a, b in zip(shape, one, other, strict=True))
 
 
 def usual_inner(shape: Shape) -> int:

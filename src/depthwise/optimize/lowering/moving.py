@@ -7,12 +7,13 @@ from itertools import accumulate
 
 import torch
 
+from ...backends.formats import same_strides
 from ...backends.pixels import Copy, Nearest
 from ...backends.series import Step
 from ..graph import Node
 from ..operators import bound
 from ..rules import Shape
-from .context import Lie, Lowering, RefusedError, same_strides, step, strides_of, usual_inner
+from .context import Lie, Lowering, RefusedError, step, strides_of, usual_inner
 
 
 def lower_layout(node: Node, into: Lowering) -> tuple[Step, ...]:
