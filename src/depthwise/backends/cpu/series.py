@@ -101,7 +101,7 @@ def _in_place(series: Series) -> dict[str, str]:
     for number, step in enumerate(series.steps):
         buffers = dict(step.buffers)
         out = buffers["out"]
-        for pointer in getattr(step.problem, "in_place", ()):
+        for pointer in step.problem.in_place:
             read = buffers.get(pointer)
             if read is None or read in fixed or last[read] != number:
                 continue
@@ -160,9 +160,9 @@ def _packed(step: Step, program: Program, packs: Packs) -> Pack:
     if weights is None:
         raise RuntimeError("only weights are packed")
     key = (*(None if tensor is None else id(tensor) for tensor in weights.weights), program.packing)
-    if key not in packs:
-        packs[key] = pack_of(weights, program.pointwise)
-    return packs[key]
+    found = packs.get(key)
+    # Two threads may both have packed: what is bound to is what is kept.
+    return packs.setdefault(key, pack_of(weights, program.pointwise)) if found is None else found
 
 
 # An activation of one number, on a slow machine.
