@@ -54,6 +54,7 @@ def is_watched(own: dict[str, Any]) -> bool:
         or own["_backward_pre_hooks"]
         or "forward" in own
         or "_conv_forward" in own
+        or own.get("_compiled_call_impl")
     )
 
 
@@ -65,6 +66,7 @@ def why_foreign(module: nn.Module, *bases: type[nn.Module]) -> str | None:
     kind = type_before_parametrizations(module)
     if computes_as(kind, *bases) is None:
         return f"a {kind.__name__} computes something else" if issubclass(kind, bases) else f"it is a {kind.__name__}"
-    if is_watched(module.__dict__):
+    # What was compiled computes the same.
+    if is_watched(module.__dict__ | {"_compiled_call_impl": None}):
         return "it has hooks, or a forward of its own; make pruning and the like permanent, and remove the others"
     return None

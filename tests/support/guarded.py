@@ -37,6 +37,7 @@ from depthwise.backends.pixels import AveragePool, MaxPool
 from depthwise.geometry import pool_geometry
 from tests.support import convolutions
 from tests.support.cases import small_integers
+from tests.support.expanded import check_expanded, tried
 from tests.support.fresh import SIZES, check_fresh
 from tests.support.kernels import (
     HERE,
@@ -211,6 +212,11 @@ def check_whole_network(target: Machine) -> None:
         check_network(target, team, Guarded(side))
 
 
+def check_expansions(target: Machine) -> None:
+    for (case, team, bands), side in product([*tried()][::4], SIDES):
+        check_expanded(case, target, team, bands, Guarded(side))
+
+
 def check_planted(target: Machine) -> None:
     faulthandler.disable()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -227,6 +233,7 @@ CHECKS: dict[str, Callable[[Machine], None]] = {
     "fresh": check_fresh_weights,
     "dense": check_dense,
     "dense told wrong": lambda target: check_dense(target, wider=1),
+    "expanded": check_expansions,
     "planted": check_planted,
 }
 

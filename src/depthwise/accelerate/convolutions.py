@@ -6,16 +6,16 @@ from math import prod
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from ..functional import depthwise_conv, pointwise_conv
+from ..layers.conversion import CONVOLUTIONS
 from ..layers.depthwise import DEPTHWISE, weight_and_bias
 from ..modules import computes_as
 from .classes import Forward, Kind, MakeForward
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _ONES = (1, (1,), (1, 1), (1, 1, 1))
 
 
@@ -51,7 +51,7 @@ def pointwise_forward(kind: Any) -> Forward:
 
 
 def _rank_of(kind: Kind) -> int:
-    return next(rank for rank, base in enumerate(CONVOLUTIONS, 1) if issubclass(kind, base))
+    return next(rank for rank, base in CONVOLUTIONS.items() if issubclass(kind, base))
 
 
 # Asked at each call: a module's attributes may be set after it was accelerated.
@@ -90,7 +90,7 @@ def convolution_forward(conv: _ConvNd, kind: Kind) -> tuple[str, MakeForward] | 
         return "is lazy; call the model once before"
     if conv.transposed:
         return "is transposed"
-    if computes_as(kind, *CONVOLUTIONS) is None:
+    if computes_as(kind, *CONVOLUTIONS.values()) is None:
         return f"is a {kind.__name__}, with a forward of its own"
     if "forward" in conv.__dict__ or "_conv_forward" in conv.__dict__:
         return "has a forward of its own"

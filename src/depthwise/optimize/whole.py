@@ -6,7 +6,7 @@ where the results lie. Calls from several threads share nothing but what does no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -85,7 +85,7 @@ def _seen(tensor: Tensor, shape: Shape, strides: Shape) -> Tensor:
 class Whole(Program):
     """A segment in one call; on torch's operators where it cannot run so: without images, under modes and transforms.
 
-    at: the network lowered for a batch
+    at: the network lowered for a batch; packs: of the network's weights
     """
 
     def __init__(
@@ -95,13 +95,14 @@ class Whole(Program):
         batch: int,
         otherwise: Program,
         weights: Mapping[str, Tensor],
+        packs: MutableMapping[Hashable, Any],
     ) -> None:
         self._segment = segment
         self._at = at
         self._batch = batch
         self._otherwise = otherwise
         self._weights = weights
-        self._packs: dict[Hashable, Any] = {}
+        self._packs = packs
         self._kept: dict[tuple[int, int], Call | None] = {}
         self._lock = Lock()
 

@@ -136,7 +136,7 @@ class Launch:
         self.packing = program.packing
         self._serial, self._parallel, self._threads = table.serial, table.parallel, program.team
         own, self._elements = program.arena
-        self._pace = threads.Pace(most_seconds(problem))
+        self._pace, self._title = threads.Pace(most_seconds(problem)), program.title
         self._size = problem.output_size
         size = prod(self._size) * FLOAT_BYTES
         self._huge_bytes = size if size >= memory.LEAST_HUGE_BYTES else 0
@@ -183,7 +183,8 @@ class Launch:
         cells[self._x], cells[self._out] = read, out.data_ptr()
         # Held until the call is over: a large one is nobody else's.
         held = self._scratch(cells) if self._elements else None
-        changed = threads.launch(self._serial, self._parallel, address, prints, self._threads, self._pace)
+        team, pace, title = self._threads, self._pace, self._title
+        changed = threads.launch(self._serial, self._parallel, address, prints, team, pace, title)
         del held
         self._spare.append((cells, address, pack.number))
         return None if changed else out

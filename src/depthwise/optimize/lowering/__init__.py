@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ...backends.series import Step
-from ..graph import Node
+from ..graph import Node, follows_batch
 from ..network import Network
 from ..rules import Shapes
 from .context import Lie, Lowering, RefusedError
@@ -120,6 +120,9 @@ def lowered(node: Node, into: Lowering) -> tuple[Step, ...] | str:
     lower = LOWERED.get(node.operator)
     if lower is None:
         return f"{node.operator} has no kernel of ours"
+    # A view is made at the batch that it is lowered for; a kernel with another batch in it would be another kernel.
+    if follows_batch(node) and lower is not lower_view:
+        return "its arguments depend on the batch"
     try:
         return lower(node, into)
     except RefusedError as why:

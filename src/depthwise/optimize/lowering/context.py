@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 from torch import Tensor
 
@@ -117,8 +116,13 @@ class Lowering:
         return self.lies[name]
 
     def along(self, argument: Argument, inner: int) -> Lie:
-        """The same, where the dimension `inner` lies innermost."""
+        """The same, where the dimension `inner` lies innermost.
+
+        The first dimension is the batch: of one alone it lies innermost by chance, and at any other batch it does not.
+        """
         found = self.value(argument)
+        if inner == 0 and len(found.shape) > 1:
+            raise RefusedError("the batch does not lie innermost")
         if not found.lies_along(inner):
             raise RefusedError(f"dimension {inner} of {found.shape} does not lie innermost")
         return Lie(found.buffer, found.shape, inner)
@@ -144,9 +148,3 @@ def step(problem: Problem | PixelProblem, weights: Weights | None = None, **buff
     if why is not None:
         raise RefusedError(why)
     return Step(problem, tuple(buffers.items()), weights)
-
-
-def axes_of(argument: Any, rank: int) -> set[int]:
-    """The dimensions that an argument names; None and () mean all."""
-    given = argument if isinstance(argument, tuple) else () if argument is None else (argument,)
-    return {axis % rank for axis in given} or set(range(rank))

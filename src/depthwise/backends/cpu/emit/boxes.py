@@ -18,11 +18,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 
+from ..plan.constants import Plan
 from ..plan.depthwise import DepthwisePlan
 from ..plan.filters import PixelFilters
 from .depthwise import FETCHED, POINTERS, Pixels, Place, Rows, first_filter, image_rows, write_rows
 from .ir import Block, Int, Ptr, Vec, ceil_div, greatest, least
-from .kernel import VIEW, Kernel, Plan
+from .kernel import VIEW, Kernel
 
 # z_bands: runs of output planes; boxes: of each of them; box_pixels: the most that one has; in_scratch: elements that a
 # packed box may need

@@ -20,7 +20,7 @@ from ..plan.elementwise import ElementwisePlan
 from ..plan.sizes import LINE_ELEMENTS
 from .activations import activated
 from .ir import Block, Int, Ptr, Vec, ceil_div, greatest, least
-from .kernel import Kernel, Plan
+from .kernel import OnePlanKernel
 
 OPERANDS = tuple(f"operand_{index}" for index in range(MOST_OPERANDS))
 # Vectors of one turn of a loop.
@@ -31,21 +31,14 @@ _Place = tuple[Int, Int, Int]
 
 
 @dataclass(frozen=True)
-class ElementsKernel(Kernel):
+class ElementsKernel(OnePlanKernel):
     """Tasks: cache lines."""
 
+    kind = "each_f32"
     pointers = ("x", *OPERANDS, "out")
     numbers = ("elements",)
 
     plan: ElementwisePlan
-
-    @property
-    def label(self) -> str:
-        return f"each_f32_{self.plan.name}"
-
-    @property
-    def plans(self) -> tuple[Plan, ...]:
-        return (self.plan,)
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
         elements, nothing = e.number("elements"), e.whole(0)
@@ -63,21 +56,14 @@ class ElementsKernel(Kernel):
 
 
 @dataclass(frozen=True)
-class RowsKernel(Kernel):
+class RowsKernel(OnePlanKernel):
     """Tasks: rows."""
 
+    kind = "each_f32"
     pointers = ("x", *OPERANDS, "out")
     numbers = ("all_rows", "image_rows")
 
     plan: ElementwisePlan
-
-    @property
-    def label(self) -> str:
-        return f"each_f32_{self.plan.name}"
-
-    @property
-    def plans(self) -> tuple[Plan, ...]:
-        return (self.plan,)
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
         rows, each, channels = e.number("all_rows"), e.number("image_rows"), self.plan.channels

@@ -22,32 +22,25 @@ from dataclasses import dataclass
 from ..plan.fresh import FreshPanelsPlan, FreshPlan
 from .boxes import planes_to_pixels
 from .ir import Block, Int, Ptr, Vec, least, select
-from .kernel import Kernel, Plan
+from .kernel import OnePlanKernel
 
 # Of float32.
 _LEAST_NORMAL = 2.0**-126
 
 
 @dataclass(frozen=True)
-class FreshWeightsKernel(Kernel):
+class FreshWeightsKernel(OnePlanKernel):
     """Tasks: blocks of filters."""
 
+    kind = "dw_fresh_weights_f32"
     pointers = ("weight", "bias", "depthwise_weight", "depthwise_bias")
     numbers = ()
     writes = ("depthwise_weight", "depthwise_bias")
 
-    fresh: FreshPlan
-
-    @property
-    def label(self) -> str:
-        return f"dw_fresh_weights_f32_{self.fresh.name}"
-
-    @property
-    def plans(self) -> tuple[Plan, ...]:
-        return (self.fresh,)
+    plan: FreshPlan
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
-        k = self.fresh
+        k = self.plan
         blocks = -(-k.filters // k.lanes)
         with e.loop(thread * blocks // threads, (thread + 1) * blocks // threads) as block:
             o = least(block.index * k.lanes, k.filters - k.lanes)
@@ -61,25 +54,18 @@ class FreshWeightsKernel(Kernel):
 
 
 @dataclass(frozen=True)
-class FreshPanelsKernel(Kernel):
+class FreshPanelsKernel(OnePlanKernel):
     """Tasks: vectors of output channels."""
 
+    kind = "pw_fresh_weights_f32"
     pointers = ("weight", "bias", "pointwise_weight", "pointwise_bias")
     numbers = ()
     writes = ("pointwise_weight", "pointwise_bias")
 
-    fresh: FreshPanelsPlan
-
-    @property
-    def label(self) -> str:
-        return f"pw_fresh_weights_f32_{self.fresh.name}"
-
-    @property
-    def plans(self) -> tuple[Plan, ...]:
-        return (self.fresh,)
+    plan: FreshPanelsPlan
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
-        k = self.fresh
+        k = self.plan
         vectors = k.groups * k.group_vectors
         full, rest = k.group_vectors // k.vectors * k.vectors, k.group_vectors % k.vectors
         with e.loop(thread * vectors // threads, (thread + 1) * vectors // threads) as each:
@@ -98,7 +84,7 @@ class FreshPanelsKernel(Kernel):
 
     def _vector(self, e: Block, group: Int, o: Int, packed: Ptr, vectors: int) -> None:
         """The terms of `lanes` output channels from `o` on, into a panel of so many vectors."""
-        k = self.fresh
+        k = self.plan
         width = vectors * k.lanes
         own = e.pointer("weight") + group * (k.group_outputs * k.terms)
         if k.turned:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ...pixels import Term
 from ..machine import Machine
+from .constants import Plan
 from .cut import Cut
 from .sizes import activation_name, lanes_below
 
@@ -14,7 +15,7 @@ FEWEST_SHARED = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
-class ElementwisePlan:
+class ElementwisePlan(Plan):
     """The constants of a loop over numbers.
 
     lanes:    of a vector
@@ -29,11 +30,6 @@ class ElementwisePlan:
     def name(self) -> str:
         rows = f"c{self.channels}_" if self.channels else ""
         return f"{rows}v{self.lanes}_{'_'.join(map(term_name, self.terms))}"
-
-    @property
-    def packing(self) -> tuple[int, ...]:
-        """It has no weights to pack."""
-        return ()
 
 
 def term_name(term: Term) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .constants import Plan
 from .cut import Cut
 from .filters import tap_stride
 from .product import Product
 
 
 @dataclass(frozen=True, slots=True)
-class FreshPlan:
+class FreshPlan(Plan):
     """Weights of `filters` filters of `taps` taps each, as kernels read them.
 
     turned: the taps of each filter in the opposite order
@@ -28,17 +29,12 @@ class FreshPlan:
         return f"c{self.filters}k{self.taps}v{self.lanes}{'t' * self.turned}{'b' * self.bias}"
 
     @property
-    def packing(self) -> tuple[()]:
-        """No weights are packed for it."""
-        return ()
-
-    @property
     def tap_stride(self) -> int:
         return tap_stride(self.filters, self.taps)
 
 
 @dataclass(frozen=True, slots=True)
-class FreshPanelsPlan:
+class FreshPanelsPlan(Plan):
     """Pointwise weights, in the panels that a product reads.
 
     turned: those of the convolution whose input's gradient the product is: (terms, outputs) in each group
@@ -57,11 +53,6 @@ class FreshPanelsPlan:
     def name(self) -> str:
         size = f"n{self.group_outputs}k{self.terms}g{self.groups}x{self.vectors}v{self.lanes}"
         return f"{size}{'t' * self.turned}{'b' * self.bias}"
-
-    @property
-    def packing(self) -> tuple[()]:
-        """No weights are packed for it."""
-        return ()
 
     @property
     def group_vectors(self) -> int:
