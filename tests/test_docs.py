@@ -8,6 +8,7 @@ import shlex
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import typer.main
@@ -102,7 +103,11 @@ def test_make_targets_and_commands_exist(page: Path) -> None:
 def test_the_places_that_contributing_lists_hold_every_activation() -> None:
     """Who follows the list has done all: no activation stands in a further table."""
     text = (ROOT / "CONTRIBUTING.md").read_text()
-    tables = {"EMITTERS": emitted.EMITTERS, "ERROR_BOUNDS": emitted.ERROR_BOUNDS, "GRADIENTS": derivatives.GRADIENTS}
+    tables: dict[str, Any] = {
+        "EMITTERS": emitted.EMITTERS,
+        "ERROR_BOUNDS": emitted.ERROR_BOUNDS,
+        "GRADIENTS": derivatives.GRADIENTS,
+    }
     for name, table in tables.items():
         assert f"`{name}`" in text
         assert table.keys() == ACTIVATIONS.keys()
