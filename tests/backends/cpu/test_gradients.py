@@ -96,7 +96,7 @@ def found_of(case: Case, gradient: Tensor, x: Tensor, weight: Tensor) -> tuple[T
         patch.object(gradients, "machine", lambda: seen),
         patch.object(calls, "_bound", OrderedDict()),
     ):
-        found = gradients.depthwise_gradients(gradient, x, weight, case.geometry, (True, True, True))
+        found = gradients.plain_gradients(gradient, x, weight, case.geometry, (True, True, True))
     assert found is not None
     return tuple(tensor for tensor in found if tensor is not None)
 
@@ -186,7 +186,7 @@ def test_only_what_is_wanted_is_computed() -> None:
     g = NAMED["3x3"].geometry
     with torch.no_grad():
         for wanted in ((True, False, False), (False, True, False), (False, False, True), (False, True, True)):
-            found = gradients.depthwise_gradients(gradient, x, weight, g, wanted)
+            found = gradients.plain_gradients(gradient, x, weight, g, wanted)
             assert found is not None
             assert tuple(tensor is not None for tensor in found) == wanted
 
@@ -194,11 +194,11 @@ def test_only_what_is_wanted_is_computed() -> None:
 def test_what_is_recorded_or_no_memory_goes_to_torch() -> None:
     gradient, x, weight = tensors_of(NAMED["3x3"], normals(0))
     wanted = NAMED["3x3"].geometry, (True, True, True)
-    assert gradients.depthwise_gradients(gradient, x, weight, *wanted) is None
+    assert gradients.plain_gradients(gradient, x, weight, *wanted) is None
     with torch.no_grad():
-        assert gradients.depthwise_gradients(gradient.double(), x, weight, *wanted) is None
+        assert gradients.plain_gradients(gradient.double(), x, weight, *wanted) is None
         zeros = torch._efficientzerotensor(gradient.shape)
-        assert gradients.depthwise_gradients(zeros, x, weight, *wanted) is None
+        assert gradients.plain_gradients(zeros, x, weight, *wanted) is None
 
 
 @pytest.mark.parametrize("multiplier", [1, 2])
@@ -237,13 +237,15 @@ class TestAutograd:
 
     def test_a_gradient_that_nobody_asked_for_is_not_computed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         asked: list[tuple[bool, ...]] = []
-        right = gradients.plain_gradients
+        right = gradients.plain_steps
 
         def seen(*arguments: Any) -> Any:
             asked.append(tuple(arguments[-1]))
             return right(*arguments)
 
-        monkeypatch.setattr(gradients, "plain_gradients", seen)
+        monkeypatch.setattr(gradients, "plain_steps", seen)
+        monkeypatch.setattr(calls, "_bound", OrderedDict())
+        monkeypatch.setattr(calls, "_recorded", {})
         layer = self.layer().requires_grad_(False)
         layer.pointwise.weight.requires_grad_()
         layer(self.X).sum().backward()

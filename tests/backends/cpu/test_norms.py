@@ -15,10 +15,11 @@ from depthwise.activations import ACTIVATIONS
 from depthwise.backends.cpu import machine
 from depthwise.backends.cpu.lower.norms import NormProblem, backward_program, forward_program
 from depthwise.backends.cpu.machine import Machine
-from depthwise.backends.cpu.norms import norm_activation
+from depthwise.backends.cpu.norms import norm_of
 from depthwise.backends.cpu.run import jit
 from depthwise.backends.eager import activate
 from depthwise.backends.problem import Activation
+from depthwise.norms import batch_norm
 from tests.backends.cpu.test_guard_pages import run_guarded
 from tests.support.kernels import HERE, Memory, outside_calls
 from tests.support.norms import assert_exact, assert_near, given, run
@@ -67,10 +68,18 @@ def test_any_number_of_pixels_and_threads_gives_the_same_bits() -> None:
                 assert all(torch.equal(team[name], alone[name]) for name in alone)
 
 
-def computed(*arguments: Any) -> tuple[Tensor, Tensor]:
-    found = norm_activation(*arguments)
-    assert found is not None
-    return found
+def computed(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    eps: float,
+    activation: Activation,
+    *others: Any,
+) -> tuple[Tensor, Tensor]:
+    norm = norm_of(x.numel() // x.shape[1], x.shape[1], eps, activation, residual=residual is not None)
+    assert norm is not None
+    return norm.run(x, weight, bias, residual, *others)
 
 
 def test_a_mean_a_thousand_times_the_deviation_over_ten_million_numbers() -> None:
@@ -215,7 +224,7 @@ def test_nothing_moves_where_there_is_no_code(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("depthwise.backends.cpu.norms.compiles", lambda _: False)
     running, counted = (torch.zeros(13), torch.ones(13)), torch.tensor(0)
     x = torch.randn(2, 13, 3, 3).contiguous(memory_format=LAST)
-    assert norm_activation(x, None, None, None, 1e-5, None, running, 0.5, counted) is None
+    assert batch_norm(x, running, None, None, 0.1, 1e-5, counted=counted) is None
     assert [tensor._version for tensor in (*running, counted)] == [0, 0, 0]
 
 

@@ -23,7 +23,7 @@ from ..problem import Activation, Operation, Problem
 from ..series import Compiled, Figures, Series
 from ..tensors import is_listened_to
 from ..weights import gradients_asked
-from .differentiable import is_last, run_plain, run_recorded
+from .differentiable import is_last, recorded, run_plain, run_recorded
 from .operators import OPERATORS
 from .run import executable
 
@@ -89,9 +89,9 @@ class Cpu(Backend):
         from .launch import prepared
 
         negated = x.is_neg() or (weights.residual is not None and weights.residual.is_neg())
-        if problem.traced or problem.differentiable or negated:
+        if problem.traced or negated:
             return None
-        return prepared(weights, problem)
+        return recorded(weights, problem) if problem.differentiable else prepared(weights, problem)
 
     def compiled(self, series: Series, packs: MutableMapping[Hashable, Any]) -> Compiled | None:
         from .series import ready

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...geometry import Geometry
 from .. import calls
-from ..base import DenseTensors, DepthwiseTensors, PointwiseTensors, SeparableTensors, Weights
+from ..base import DenseTensors, SeparableTensors, Weights
 from ..calls import Prepared
 from ..formats import Strides, same_strides
 from ..pixels import PixelProblem
@@ -37,7 +37,8 @@ def prepared(weights: Weights, problem: Problem, *, keeps: bool = True) -> Prepa
     keeps: what is made of the weights may stay for the next call
     """
     if not keeps and not isinstance(weights, SeparableTensors | DenseTensors):
-        return fresh(weights, problem)
+        bare = bound_afresh(problem, turned=False, bias=weights.bias is not None)
+        return None if bare is None else Prepared(bare, Fresh(weights.weight, weights.bias))
     bound = calls.bound((problem, threads.team_size()), partial(_bind, problem))
     if not isinstance(bound, Launch):
         return None if bound is None else Prepared(bound, None)
@@ -54,15 +55,13 @@ def prepared(weights: Weights, problem: Problem, *, keeps: bool = True) -> Prepa
     return Prepared(bound, packed())
 
 
-def fresh(weights: DepthwiseTensors | PointwiseTensors, problem: Problem, *, turned: bool = False) -> Prepared | None:
-    """The same, by a program that packs the weights itself, so that nothing of them is kept.
+def bound_afresh(problem: Problem, *, turned: bool, bias: bool) -> Launch | Empty | None:
+    """What runs a problem of one convolution and packs its weights, a `Fresh`, itself.
 
     turned: the weights are those of the pointwise convolution whose input's gradient the problem is
     """
-    bias = weights.bias is not None
     key = problem, turned, bias, threads.team_size()
-    bound = calls.bound(key, partial(_bind, problem, partial(_packing_itself, turned=turned, bias=bias)))
-    return None if bound is None else Prepared(bound, Fresh(weights))
+    return calls.bound(key, partial(_bind, problem, partial(_packing_itself, turned=turned, bias=bias)))
 
 
 def _packing_itself(program: Program, problem: Problem, *, turned: bool, bias: bool) -> Program:
