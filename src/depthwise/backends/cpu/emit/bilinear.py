@@ -20,26 +20,19 @@ from dataclasses import dataclass
 from ..plan.bilinear import BilinearPlan
 from .elementwise import each_channel
 from .ir import Block, Int, Ptr, Vec, least
-from .kernel import Kernel, Plan
+from .kernel import OnePlanKernel
 from .wide import narrowed, of_bits, of_count, truncated
 
 
 @dataclass(frozen=True)
-class BilinearKernel(Kernel):
+class BilinearKernel(OnePlanKernel):
     """Tasks: rows."""
 
+    kind = "bilinear_f32"
     pointers = ("x", "out")
     numbers = ("all_rows", "in_y", "in_x", "out_y", "out_x", "y_bits", "x_bits")
 
     plan: BilinearPlan
-
-    @property
-    def label(self) -> str:
-        return f"bilinear_f32_{self.plan.name}"
-
-    @property
-    def plans(self) -> tuple[Plan, ...]:
-        return (self.plan,)
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
         k, rows, columns = self.plan, e.number("all_rows"), e.number("out_x")

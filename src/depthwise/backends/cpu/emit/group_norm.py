@@ -18,27 +18,20 @@ from dataclasses import dataclass
 
 from ..plan.group_norm import GroupPlan
 from .ir import Block, Int, Ptr, Vec, least
-from .kernel import Kernel, Plan
+from .kernel import OnePlanKernel
 from .wide import CELLS, Wide, constant, load_wide, narrowed, of_bits, of_count, root, store_wide, widened
 
 
 @dataclass(frozen=True)
-class GroupSumsKernel(Kernel):
+class GroupSumsKernel(OnePlanKernel):
     """Tasks: images x blocks of channels."""
 
+    kind = "group_sums_f32"
     pointers = ("x", "sums")
     numbers = ("images", "image_rows")
     writes = ("sums",)
 
     plan: GroupPlan
-
-    @property
-    def label(self) -> str:
-        return f"group_sums_f32_{self.plan.name}"
-
-    @property
-    def plans(self) -> tuple[Plan, ...]:
-        return (self.plan,)
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
         k, pixels = self.plan, e.number("image_rows")
@@ -58,22 +51,15 @@ class GroupSumsKernel(Kernel):
 
 
 @dataclass(frozen=True)
-class GroupFactorsKernel(Kernel):
+class GroupFactorsKernel(OnePlanKernel):
     """Tasks: images x groups."""
 
+    kind = "group_factors_f32"
     pointers = ("sums", "scale", "shift", "scales", "shifts")
     numbers = ("images", "image_rows", "eps_bits")
     writes = ("scales", "shifts")
 
     plan: GroupPlan
-
-    @property
-    def label(self) -> str:
-        return f"group_factors_f32_{self.plan.name}"
-
-    @property
-    def plans(self) -> tuple[Plan, ...]:
-        return (self.plan,)
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
         k, each = self.plan, self.plan.channels // self.plan.groups

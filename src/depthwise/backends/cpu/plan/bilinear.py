@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .constants import Plan
 from .cut import Cut
 
 
 @dataclass(frozen=True, slots=True)
-class BilinearPlan:
+class BilinearPlan(Plan):
     """Pixels of `channels` numbers, in vectors of `lanes`; aligned: corners lie on corners."""
 
     channels: int
@@ -18,11 +19,6 @@ class BilinearPlan:
     @property
     def name(self) -> str:
         return f"c{self.channels}_v{self.lanes}{'_aligned' * self.aligned}"
-
-    @property
-    def packing(self) -> tuple[int, ...]:
-        """It has no weights to pack."""
-        return ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
