@@ -80,7 +80,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
         assert ended.value.code in (0, None)
         return capsys.readouterr().out
 
-    assert "1 of 1 convolutions on our kernels, 1 segments" in depthwise("--input", "3x9x9")
+    assert "1 of 1 convolutions on our kernels, 1 segment" in depthwise("--input", "3x9x9")
     content = json.loads(depthwise("--input", "3x9x9", "--json", "--save", "net.safetensors"))
     assert content["files"] == ["net.safetensors"]
     assert Path("net.safetensors").is_file()

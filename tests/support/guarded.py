@@ -6,6 +6,7 @@ python -m tests.support.guarded ISA series     # a network's block in one progra
 python -m tests.support.guarded ISA norms      # batch norms in training mode
 python -m tests.support.guarded ISA fresh      # pointwise weights packed by generated code
 python -m tests.support.guarded ISA dense      # dense convolutions and poolings
+python -m tests.support.guarded ISA images     # resized images, norms over groups, factors by pixel
 python -m tests.support.guarded ISA network    # a whole network likewise
 python -m tests.support.guarded ISA planted    # kernels told wrong numbers or pointers, each of which must die
 python -m tests.support.guarded ISA in_x       # one of these, in this process itself
@@ -54,6 +55,7 @@ from tests.support.kernels import (
     run,
 )
 from tests.support.norms import assert_exact
+from tests.support.pixels import check_bilinear, check_group_norm, check_pixel_factors
 from tests.support.series import check_example, check_network, run_problem
 
 Side = Literal["before", "after"]
@@ -224,6 +226,12 @@ def check_planted(target: Machine) -> None:
     sys.exit(f"lived through: {', '.join(alive)}" if alive else 0)
 
 
+def check_pixels(target: Machine) -> None:
+    """Resized images, norms over groups, factors by pixel."""
+    for check, side in product((check_bilinear, check_group_norm, check_pixel_factors), SIDES):
+        check(target, Guarded(side))
+
+
 CHECKS: dict[str, Callable[[Machine], None]] = {
     "tails": lambda target: check_tails(target, 4, every=False),
     "all": lambda target: check_tails(target, 20, every=True),
@@ -232,6 +240,7 @@ CHECKS: dict[str, Callable[[Machine], None]] = {
     "norms": check_norms,
     "fresh": check_fresh_weights,
     "dense": check_dense,
+    "images": check_pixels,
     "dense told wrong": lambda target: check_dense(target, wider=1),
     "expanded": check_expansions,
     "planted": check_planted,

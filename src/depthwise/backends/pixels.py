@@ -15,8 +15,10 @@ from .problem import Activation
 # Of one elementwise problem.
 MOST_OPERANDS = 4
 
-# Beside x: one number for each of its own, for each image and channel, for each channel; or the same for all.
-Operand = Literal["each", "image", "channel", "number"]
+# Beside x: one number for each of its own, for each channel of each image, each pixel, each channel; or one for all.
+Operand = Literal["each", "image", "pixel", "channel", "number"]
+# Those for which it matters where rows and images end.
+OF_ROWS = ("image", "pixel", "channel")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Term:
     @property
     def reads(self) -> bool:
         """Whether the operand is a tensor."""
-        return self.operand in ("each", "image", "channel")
+        return self.operand == "each" or self.operand in OF_ROWS
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,44 @@ class Nearest:
 
 
 @dataclass(frozen=True, slots=True)
+class Bilinear:
+    """Images of another size, each pixel of which weighs the four around its place. Buffers: x, out.
+
+    size, out_size: height and width, before and after
+    steps:   pixels of the image, down and across, from one of the result to the next
+    aligned: corners lie on corners; else outer edges on outer edges
+    """
+
+    operation: ClassVar[str] = "bilinear"
+    in_place: ClassVar[tuple[str, ...]] = ()
+
+    images: int
+    channels: int
+    size: tuple[int, int]
+    out_size: tuple[int, int]
+    steps: tuple[float, float]
+    aligned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GroupNorm:
+    """Each group of channels of an image normalised over its pixels, then scaled and shifted by channel where `affine`.
+
+    Buffers: x, scale and shift, out; out may be x.
+    """
+
+    operation: ClassVar[str] = "group_norm"
+    in_place: ClassVar[tuple[str, ...]] = ("x",)
+
+    images: int
+    pixels: int
+    channels: int
+    groups: int
+    eps: float
+    affine: bool
+
+
+@dataclass(frozen=True, slots=True)
 class LayerNorm:
     """Each row normalised, then scaled and shifted by channel where it is `affine`.
 
@@ -154,7 +194,7 @@ class AveragePool:
 
 
 Pool = MaxPool | AveragePool
-PixelProblem = Elementwise | Mean | Copy | Nearest | LayerNorm | Softmax | Pool
+PixelProblem = Elementwise | Mean | Copy | Nearest | Bilinear | GroupNorm | LayerNorm | Softmax | Pool
 
 
 def activations_of(problem: PixelProblem) -> tuple[Activation, ...]:

@@ -142,10 +142,10 @@ def separated_like(model: nn.Module, report: Separation) -> nn.Module:
             f"{type(report).__name__}"
         )
     with torch.inference_mode(mode=False), _own_random_state(model):
-        copy = deepcopy(as_plain(model))
+        copy, read = deepcopy(model), as_plain(model)
         for layer in report.separated:
             try:
-                conv = copy.get_submodule(layer.name)
+                conv = read.get_submodule(layer.name)
             except AttributeError:
                 raise DepthwiseError(f"the report separates {layer.name}, and the model has no such module") from None
             if not isinstance(conv, _ConvNd) or conv.transposed:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
 
-from ..pixels import AveragePool, Elementwise, MaxPool, Mean, Nearest
+from ..pixels import AveragePool, Bilinear, Elementwise, GroupNorm, MaxPool, Mean, Nearest
 from ..problem import Problem
 from ..series import Compiled, Figures, Series, Step
 from .emit.expanded import EXPAND
@@ -176,8 +176,10 @@ def _most_seconds(step: Step) -> float:
     if isinstance(problem, MaxPool | AveragePool):
         g = problem.geometry
         return 1e-5 + problem.images * prod(g.output_size) * g.kernel_area * _SECONDS_A_NUMBER
+    if isinstance(problem, Bilinear):
+        return 1e-5 + problem.images * prod(problem.out_size) * problem.channels * 4 * _SECONDS_A_NUMBER
     if isinstance(problem, Nearest):
         numbers = problem.rows * problem.down * problem.columns * problem.across * problem.channels
         return 1e-5 + numbers * _SECONDS_A_NUMBER
-    rows = problem.images * problem.pixels if isinstance(problem, Elementwise | Mean) else problem.rows
+    rows = problem.images * problem.pixels if isinstance(problem, Elementwise | Mean | GroupNorm) else problem.rows
     return 1e-5 + rows * problem.channels * _SECONDS_A_NUMBER

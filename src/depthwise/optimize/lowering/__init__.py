@@ -14,10 +14,20 @@ from .context import Lie, Lowering, RefusedError
 from .convolutions import is_dense, lower_conv, lower_linear, lower_separable
 from .elementwise import lower_activation, lower_affine, lower_binary
 from .fusing import fused
-from .moving import lower_cat, lower_getitem, lower_layout, lower_nearest, lower_pieces, lower_slice, lower_view
+from .moving import (
+    lower_bilinear,
+    lower_cat,
+    lower_getitem,
+    lower_layout,
+    lower_nearest,
+    lower_pieces,
+    lower_slice,
+    lower_view,
+)
 from .reductions import (
     lower_adaptive_pool,
     lower_average_pool,
+    lower_group_norm,
     lower_layer_norm,
     lower_max_pool,
     lower_mean,
@@ -38,6 +48,7 @@ LOWERED: Mapping[str, Callable[[Node, Lowering], tuple[Step, ...]]] = {
     "cat": lower_cat,
     "conv": lower_conv,
     "getitem": lower_getitem,
+    "group_norm": lower_group_norm,
     "layer_norm": lower_layer_norm,
     "layout": lower_layout,
     "linear": lower_linear,
@@ -46,6 +57,7 @@ LOWERED: Mapping[str, Callable[[Node, Lowering], tuple[Step, ...]]] = {
     "separable": lower_separable,
     "slice": lower_slice,
     "softmax": lower_softmax,
+    "upsample_bilinear2d": lower_bilinear,
     "upsample_nearest2d": lower_nearest,
 }
 

@@ -1,8 +1,7 @@
 """The activations, written into the code as a few instructions on a vector; none calls a function.
 
-Each coefficient below comes from a minimax fit of our own: Lawson's iteration (weighted least squares, the weights
-multiplied by the error until it is level) over 1500 Chebyshev nodes in float64; then, from the lowest power up, a
-coefficient is rounded to float32 and those above it are fitted again. `ERROR_BOUNDS` holds what remains.
+Each coefficient below comes from a minimax fit of our own, by Lawson's iteration: `python -m benchmarks.polynomials`
+repeats it. `ERROR_BOUNDS` holds what remains.
 """
 
 from __future__ import annotations

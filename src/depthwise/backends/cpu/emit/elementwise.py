@@ -5,7 +5,7 @@
 
     for n, row in images, rows of each:                    (RowsKernel)
         for c in range(channels):
-            out[n, row, c] = terms(x[n, row, c], an operand's [n, row, c], [n, c] or [c])
+            out[n, row, c] = terms(x[n, row, c], an operand's [n, row, c], [n, c], [n, row] or [c])
 
 Every number is read once, before it is written, and by nobody after: out may lie where x or an operand does.
 """
@@ -26,8 +26,8 @@ OPERANDS = tuple(f"operand_{index}" for index in range(MOST_OPERANDS))
 # Vectors of one turn of a loop.
 AT_ONCE = 4
 
-# The offsets of a number from where x, an image's factors and a channel's begin.
-_Place = tuple[Int, Int, Int]
+# The offsets of a number from where x, an image's factors, a pixel's and a channel's begin.
+_Place = tuple[Int, Int, Int, Int]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class ElementsKernel(OnePlanKernel):
             with e.loop(first, end, step) as at:
                 for i in range(count):
                     place = at.index + i * lanes
-                    _store(e, self.plan, (place, nothing, nothing), lanes)
+                    _store(e, self.plan, (place, nothing, nothing, nothing), lanes)
             first = end
 
 
@@ -73,8 +73,8 @@ class RowsKernel(OnePlanKernel):
             with e.loop(start, stop) as row:
                 begin, factors = row.index * channels, image.index * channels
 
-                def write(c: Int, lanes: int, begin: Int = begin, factors: Int = factors) -> None:
-                    _store(e, self.plan, (begin + c, factors + c, c), lanes)
+                def write(c: Int, lanes: int, begin: Int = begin, factors: Int = factors, row: Int = row.index) -> None:
+                    _store(e, self.plan, (begin + c, factors + c, row, c), lanes)
 
                 each_channel(e, channels, self.plan.lanes, write)
 
@@ -98,7 +98,7 @@ def _store(e: Block, k: ElementwisePlan, place: _Place, lanes: int) -> None:
 
 def _value(e: Block, k: ElementwisePlan, place: _Place, lanes: int) -> Vec:
     """The terms of `lanes` numbers from a place on."""
-    at, in_image, channel = place
+    at, in_image, pixel, channel = place
     value, operands = (e.pointer("x") + at).load(lanes), iter(OPERANDS)
     offsets = {"each": at, "image": in_image, "channel": channel}
     for term in k.terms:
@@ -108,6 +108,8 @@ def _value(e: Block, k: ElementwisePlan, place: _Place, lanes: int) -> Vec:
         if term.operand in offsets:
             start: Ptr = e.pointer(next(operands))
             other = (start + offsets[term.operand]).load(lanes)
+        elif term.operand == "pixel":
+            other = e.splat(e.pointer(next(operands)) + pixel, lanes)
         else:
             other = e.constant(term.value, lanes)
         value = _OPERATIONS[term.operation](value, other)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...pixels import Term
+from ...pixels import OF_ROWS, Term
 from ..machine import Machine
 from .constants import Plan
 from .cut import Cut
@@ -58,7 +58,7 @@ class ImageRows(Cut):
 
 
 def elementwise_plan(terms: tuple[Term, ...], channels: int, elements: int, machine: Machine) -> ElementwisePlan:
-    by_rows = any(term.operand in ("image", "channel") for term in terms)
+    by_rows = any(term.operand in OF_ROWS for term in terms)
     lanes = lanes_below(channels if by_rows else elements, machine.vector_lanes)
     return ElementwisePlan(terms, lanes, channels if by_rows else 0)
 
