@@ -23,8 +23,8 @@ test-slow: $(VENV)/.dev $(WEB) ## stress, long fuzzing, the wheel in a bare envi
 	$(BIN)/python -m pytest -q -m alone
 
 bench: $(VENV)/.test         ## layers and whole networks against this machine's peak and other libraries; writes benchmarks/results/
-	$(BIN)/python -m benchmarks
-	$(BIN)/python -m benchmarks.whole
+	$(BIN)/python -m benchmarks $(ARGS)
+	$(if $(ARGS),,$(BIN)/python -m benchmarks.whole)
 
 check: $(VENV)/.dev $(WEB)   ## lint, format, types, floors, lengths and circles; writes nothing
 	$(BIN)/ruff check .

@@ -12,6 +12,13 @@ from .cases import CASES
 from .suite import Suite
 from .targets import Verdict, verdicts
 
+HOW = """\
+Every output is checked against float64 before anything is timed. Then ours on both layouts, torch on both, the other
+peers and the dense convolution take turns in one process, in float32, with biases, activations and the residual, on
+random numbers; each turn begins with a call that is not timed, for the caches hold what the one before left there.
+Times are medians, quartiles in parentheses; of torch and of the dense convolution the faster layout. GFLOP/s count
+padding as data; the FMA peak is measured around each layer's turns; the bound is that of depthwise/bench/roofline.py,
+where everything is in the cache."""
 LAYOUT_NAMES = {"channels_last": "channels last", "contiguous": "contiguous"}
 
 
@@ -50,10 +57,10 @@ def document(suite: Suite) -> str:
     parts = [
         f"# Benchmarks, {suite.date}, commit {suite.commit}",
         _losses(suite.rows),
-        _failures(suite.rows),
+        failures(suite.rows),
         _targets(verdicts(suite.rows)),
         *(_network(suite, name, count) for name in networks for count in threads),
-        _measured(suite),
+        how(suite, HOW),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -82,7 +89,7 @@ def _losses(rows: Sequence[Row]) -> str:
     return f"{text}\n\n{table(headings, lines)}"
 
 
-def _failures(rows: Sequence[Row]) -> str:
+def failures(rows: Sequence[Row]) -> str:
     lines = [
         (row.case.network, row.case.name, str(row.threads), failure.candidate, failure.layout, failure.reason)
         for row in rows
@@ -174,7 +181,8 @@ def _peers(rows: Iterable[Row]) -> list[str]:
     return [name for name in names if name not in (OURS, DENSE)]
 
 
-def _measured(suite: Suite) -> str:
+def how(suite: Suite, text: str) -> str:
+    """How it was measured, in words, and on what."""
     machine = suite.machine
     facts = [
         f"{machine.cpu}, {machine.platform}; " + ", ".join(f"{name} {text}" for name, text in suite.versions.items()),
@@ -184,13 +192,6 @@ def _measured(suite: Suite) -> str:
         f"at most {suite.effort.rounds} rounds of samples of {1000 * suite.effort.sample_seconds:g} ms, "
         f"none begun after {suite.effort.limit_seconds:g} s",
     ]
-    text = """\
-Every output is checked against float64 before anything is timed. Then ours on both layouts, torch on both, the other
-peers and the dense convolution take turns in one process, in float32, with biases, activations and the residual, on
-random numbers; each turn begins with a call that is not timed, for the caches hold what the one before left there.
-Times are medians, quartiles in parentheses; of torch and of the dense convolution the faster layout. GFLOP/s count
-padding as data; the FMA peak is measured around each layer's turns; the bound is that of depthwise/bench/roofline.py,
-where everything is in the cache."""
     return f"## How it was measured\n\n{text}\n\n" + "\n".join(f"- {fact}" for fact in facts)
 
 

@@ -58,10 +58,10 @@ class Suite:
             "rows": [row.to_dict() for row in self.rows],
         }
 
-    def write(self, folder: Path) -> Path:
-        """Write the run as JSON, named by its day and commit."""
+    def write(self, folder: Path, kind: str = "") -> Path:
+        """Write the run as JSON, named by its kind, day and commit."""
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{self.date[:10]}-{self.commit.sha[:7]}.json"
+        path = folder / f"{kind}{self.date[:10]}-{self.commit.sha[:7]}.json"
         path.write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         return path
 

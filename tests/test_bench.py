@@ -223,7 +223,10 @@ def test_a_residual_is_read() -> None:
     assert more == 4 * 8 * 81
 
 
-@pytest.mark.parametrize("window", [(3, 1, 1, 1), (5, 2, 2, 1), (3, 1, 6, 6), (7, 3, 0, 1), (31, 1, 15, 1)])
+@pytest.mark.parametrize(
+    "window",
+    [(3, 1, 1, 1), (5, 2, 2, 1), (3, 1, 6, 6), (7, 3, 0, 1), (31, 1, 15, 1), (4, 3, 2, 2), (3, 4, 0, 3), (2, 5, 1, 3)],
+)
 def test_a_depthwise_case_counts_the_taps_and_rows_inside(window: tuple[int, int, int, int]) -> None:
     k, stride, padding, dilation = window
     case = layer("", (2, 9, 11), k, stride=stride, padding=padding, dilation=dilation, multiplier=3)

@@ -11,7 +11,7 @@ from torch import nn
 
 from depthwise import DepthwiseError, SeparableConv2d, cli, load_optimized
 from depthwise.measure.turns import Effort
-from depthwise.optimizing import compared, run
+from depthwise.optimizing import _examples, compared, reach, run
 
 QUICK = Effort(rounds=2, sample_seconds=0, limit_seconds=0)
 
@@ -56,6 +56,17 @@ def test_a_wrong_network_shows() -> None:
     model = nn.Conv2d(3, 4, 3)
     found = run.__globals__["optimize"](nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 9, 9))
     assert compared(model, found, (torch.randn(1, 3, 9, 9),), QUICK).difference > 1e-2
+
+
+def test_no_two_inputs_are_alike() -> None:
+    first, second = _examples(((3, 9, 9), (3, 9, 9)))
+    assert not torch.equal(first, second)
+    assert torch.equal(_examples({"x": (3, 9, 9)})["x"], first)
+
+
+def test_how_far_it_reaches() -> None:
+    assert reach(nn.Conv2d(3, 4, 3), (3, 9, 9)).endswith("1 of 1 do.")
+    assert reach(nn.ReLU(), (3,)).endswith("no convolutions; 1 of 1 operators on our kernels.")
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -40,9 +40,8 @@ def batch_norm(
         return None
     from .backends.cpu.norms import norm_activation
 
-    if counted is not None:
-        counted.add_(1)
-    return norm_activation(x, weight, bias, residual, eps, activation, running, momentum)[0]
+    found = norm_activation(x, weight, bias, residual, eps, activation, running, momentum, counted)
+    return None if found is None else found[0]
 
 
 def refusal(
@@ -62,12 +61,12 @@ def refusal(
     if residual is not None and (residual.shape != x.shape or residual.stride() != x.stride()):
         return "the residual does not lie as the input does"
     for tensor in (x, residual):
-        why = None if tensor is None else _foreign(tensor, x) or why_not_memory(tensor)
+        why = None if tensor is None else _foreign(tensor) or why_not_memory(tensor)
         if why is not None:
             return why
     # Numbers by channel are looked at less: each look takes as long as the smallest norms.
     for tensor in (weight, bias, *(running or ())):
-        why = None if tensor is None else _foreign(tensor, x)
+        why = None if tensor is None else _foreign(tensor) or _not_by_channel(tensor, x.shape[1])
         if why is not None:
             return why
     if asked_backend() not in (None, "cpu"):
@@ -75,13 +74,16 @@ def refusal(
     return machine_refusal()
 
 
-def _foreign(tensor: Any, x: Tensor) -> str | None:
+def _not_by_channel(tensor: Tensor, channels: int) -> str | None:
+    is_one_each = tensor.shape == (channels,) and (channels == 1 or tensor.stride(0) == 1)
+    return None if is_one_each else "a weight or a statistic is not one number a channel"
+
+
+def _foreign(tensor: Any) -> str | None:
     if is_foreign(tensor):
         return f"a tensor is a {type(tensor).__name__}"
     if tensor.dtype != torch.float32 or not tensor.is_cpu or tensor.layout != torch.strided:
         return f"a tensor is {tensor.dtype} on {tensor.device}, not torch.float32 on cpu"
-    if tensor.dim() == 1 and (tensor.shape[0] != x.shape[1] or tensor.stride(0) != 1):
-        return "a weight or a statistic is not one number a channel"
     if tensor.is_neg():
         return "a tensor is a view that negates"
     return None if tensor.data_ptr() else "a tensor has no memory"

@@ -4,6 +4,7 @@ python -m tests.support.guarded ISA tails      # some of the tails, each buffer 
 python -m tests.support.guarded ISA all        # all of them
 python -m tests.support.guarded ISA series     # a network's block in one program, each buffer in memory of its own
 python -m tests.support.guarded ISA norms      # batch norms in training mode
+python -m tests.support.guarded ISA fresh      # pointwise weights packed by generated code
 python -m tests.support.guarded ISA dense      # dense convolutions and poolings
 python -m tests.support.guarded ISA network    # a whole network likewise
 python -m tests.support.guarded ISA planted    # kernels told wrong numbers or pointers, each of which must die
@@ -36,6 +37,8 @@ from depthwise.backends.pixels import AveragePool, MaxPool
 from depthwise.geometry import pool_geometry
 from tests.support import convolutions
 from tests.support.cases import small_integers
+from tests.support.expanded import check_expanded, tried
+from tests.support.fresh import SIZES, check_fresh
 from tests.support.kernels import (
     HERE,
     NAN,
@@ -106,6 +109,12 @@ def check_norms(machine: Machine) -> None:
     for channels, pixels, side in product((1, 3, 8, 17, 33), (2, 32, 64), SIDES):
         for activation in (None, ("relu6", 0.0)):
             assert_exact(NormProblem(pixels, channels, 3.0, activation, residual=True), machine, 1, Guarded(side))
+
+
+def check_fresh_weights(machine: Machine) -> None:
+    """Pointwise weights packed by generated code, every buffer guarded."""
+    for size, side, turned in product(SIZES, SIDES, (False, True)):
+        check_fresh(*size, machine, Guarded(side), turned=turned, bias=True)
 
 
 def check_dense(target: Machine, wider: int = 0) -> None:
@@ -203,6 +212,11 @@ def check_whole_network(target: Machine) -> None:
         check_network(target, team, Guarded(side))
 
 
+def check_expansions(target: Machine) -> None:
+    for (case, team, bands), side in product([*tried()][::4], SIDES):
+        check_expanded(case, target, team, bands, Guarded(side))
+
+
 def check_planted(target: Machine) -> None:
     faulthandler.disable()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -216,8 +230,10 @@ CHECKS: dict[str, Callable[[Machine], None]] = {
     "series": check_series,
     "network": check_whole_network,
     "norms": check_norms,
+    "fresh": check_fresh_weights,
     "dense": check_dense,
     "dense told wrong": lambda target: check_dense(target, wider=1),
+    "expanded": check_expansions,
     "planted": check_planted,
 }
 

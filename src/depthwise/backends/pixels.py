@@ -1,6 +1,7 @@
 """What is asked of a backend beside convolutions, as pure numbers: of images whose channels lie side by side.
 
-Each sees its tensors as rows of `channels` numbers, `pixels` of them for each of `images`.
+Each sees its tensors as rows of `channels` numbers, `pixels` of them for each of `images`. `in_place` names the buffers
+that its result may lie in.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class Mean:
     """The mean over the pixels of each image. Buffers: x, (images, pixels, channels); out, (images, channels)."""
 
     operation: ClassVar[str] = "mean"
+    in_place: ClassVar[tuple[str, ...]] = ()
 
     images: int
     pixels: int
@@ -71,6 +73,7 @@ class Copy:
     """
 
     operation: ClassVar[str] = "copy"
+    in_place: ClassVar[tuple[str, ...]] = ()
 
     rows: int
     channels: int
@@ -86,6 +89,7 @@ class Nearest:
     """
 
     operation: ClassVar[str] = "nearest"
+    in_place: ClassVar[tuple[str, ...]] = ()
 
     rows: int
     columns: int
@@ -126,6 +130,7 @@ class MaxPool:
     """The greatest number of each window, NaN where it has one. Buffers: x, out."""
 
     operation: ClassVar[str] = "max_pool"
+    in_place: ClassVar[tuple[str, ...]] = ()
 
     images: int
     geometry: Geometry
@@ -140,6 +145,7 @@ class AveragePool:
     """
 
     operation: ClassVar[str] = "average_pool"
+    in_place: ClassVar[tuple[str, ...]] = ()
 
     images: int
     geometry: Geometry

@@ -109,20 +109,32 @@ def _padded_macs(g: Geometry, vector_lanes: int) -> int:
 
 def _taps_inside(g: Geometry) -> list[int]:
     """How many pairs of an output and a tap read inside the input, axis by axis."""
-    return [sum(len(inputs) for inputs in _read(g, axis)) for axis in range(g.rank)]
+    return [sum(map(len, _read(g, axis))) for axis in range(g.rank)]
 
 
 def _elements_loaded(g: Geometry) -> int:
     """Input elements of one channel, each as often as there are kernel rows that use it."""
-    row = len(set().union(*_read(g, g.rank - 1)))
-    return prod(_taps_inside(g)[:-1]) * row
+    return prod(_taps_inside(g)[:-1]) * _distinct(_read(g, g.rank - 1))
 
 
-def _read(g: Geometry, axis: int) -> list[set[int]]:
-    """Of each output along an axis, the inputs that it reads."""
-    n, k, s, d = g.input_size[1 + axis], g.kernel_size[axis], g.stride[axis], g.dilation[axis]
-    first = [y * s - g.padding[axis][0] for y in range(g.out_spatial[axis])]
-    return [{start + ky * d for ky in range(k) if 0 <= start + ky * d < n} for start in first]
+def _read(g: Geometry, axis: int) -> list[range]:
+    """Of each tap along an axis, the inputs that it reads inside the image, one for each output."""
+    n, s, d, padding = g.input_size[1 + axis], g.stride[axis], g.dilation[axis], g.padding[axis][0]
+    firsts = [tap * d - padding for tap in range(g.kernel_size[axis])]
+    ends = [min(n, first + g.out_spatial[axis] * s) for first in firsts]
+    return [range(max(first, first % s), end, s) for first, end in zip(firsts, ends, strict=True)]
+
+
+def _distinct(ranges: list[range]) -> int:
+    """How many numbers are in at least one of some ranges of the same step."""
+    count, last = 0, dict[int, int]()
+    for each in sorted(ranges, key=lambda each: each.start):
+        phase = each.start % each.step
+        new = each[max(0, (last.get(phase, each.start) - each.start) // each.step) :]
+        count += len(new)
+        if new:
+            last[phase] = new[-1] + each.step
+    return count
 
 
 def _whole(channels: int, vector_lanes: int) -> int:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -263,6 +264,41 @@ class TestAutograd:
                 found.append(torch.autograd.grad(first.square().sum(), (x, weight)))
         for one, other in zip(*found, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-2)
+
+    @pytest.mark.parametrize(
+        "hook",
+        [
+            lambda t: t.clone(memory_format=torch.contiguous_format),
+            lambda t: torch.stack([t, t], -1)[..., 0],
+            lambda t: (-t)._neg_view(),
+            lambda t: torch.cat([t, t])[: len(t)],
+        ],
+        ids=["contiguous", "strides", "negated", "part of another"],
+    )
+    def test_tensors_that_hooks_give_back(self, hook: Callable[[Tensor], Tensor]) -> None:
+        layer, x = self.layer(), self.X.clone(memory_format=torch.preserve_format).requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, hook):
+            mine = self.gradients(layer, x, "cpu")
+        for one, other in zip(mine, self.gradients(layer, x, "eager"), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+    def test_saved_tensors_of_another_size_are_not_read(self) -> None:
+        layer, x = self.layer(), self.X.clone(memory_format=torch.preserve_format).requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda t: t[:, :, :1]):
+            out = layer.depthwise(x)
+        with pytest.raises(RuntimeError):
+            out.sum().backward()
+
+    def test_many_gradients_at_once(self) -> None:
+        layer, x = self.layer(), self.X.clone(memory_format=torch.preserve_format).requires_grad_()
+        found = []
+        for backend in ("cpu", "eager"):
+            with depthwise.backend(backend):
+                out = layer(x)
+                many = normals(3)((2, *out.shape))
+                found.append(torch.autograd.grad(out, [x, *layer.parameters()], many, is_grads_batched=True))
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
     @pytest.mark.parametrize("window", [(1, 1, 1), (2, 1, 1), (1, 2, 2)])
     def test_numerically(self, window: tuple[int, int, int]) -> None:

@@ -15,8 +15,8 @@ from .. import calls
 from ..base import PointwiseTensors
 from ..formats import LAST
 from ..problem import Problem
-from ..tensors import is_listened_to, why_not_memory
-from .launch import compiles, machine, most_seconds_of, prepared
+from ..tensors import are_plain
+from .launch import compiles, fresh, machine, most_seconds_of
 from .lower.decision import dense_strides
 from .lower.gradients import (
     InputGradient,
@@ -53,7 +53,7 @@ def depthwise_gradients(
     gradient: Tensor, x: Tensor, weight: Tensor, g: Geometry, wanted: tuple[bool, ...]
 ) -> Gradients | None:
     """The same of a depthwise convolution."""
-    if not (gradient.numel() and _are_plain(gradient, x, weight)):
+    if not (gradient.numel() and are_plain(gradient, x, weight) and _fit(gradient, x, weight, g)):
         return None
     gradient, x, weight, g = gradient.resolve_neg(), x.resolve_neg(), weight.resolve_neg().contiguous(), _settled(g)
     dx = dw = db = None
@@ -73,7 +73,7 @@ def pointwise_gradients(
     gradient: Tensor, x: Tensor, weight: Tensor, g: Geometry, wanted: tuple[bool, ...]
 ) -> Gradients | None:
     """The same of a pointwise convolution, of images whose pixels are dense."""
-    if not (gradient.numel() and _are_plain(gradient, x, weight) and _is_dense(x)):
+    if not (gradient.numel() and are_plain(gradient, x, weight) and _fit(gradient, x, weight, g) and _is_dense(x)):
         return None
     gradient, x, weight = _channels_last(gradient.resolve_neg()), x.resolve_neg(), weight.resolve_neg().contiguous()
     dx = dw = db = None
@@ -92,20 +92,18 @@ def pointwise_gradients(
 
 def _pointwise_input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, g: Geometry) -> Tensor | None:
     """A pointwise convolution of the gradient, with each group's weights the other way round."""
-    grouped = weight.flatten(1).unflatten(0, (g.groups, -1)).transpose(1, 2).flatten(0, 1)
     turned = replace(g, input_size=(len(weight), *g.input_size[1:]), out_channels=g.in_channels)
     problem = Problem(
         "pointwise", turned, _FLOAT32, "cpu", len(x), gradient.stride(), dense_strides(g, channels_last=True)
     )
-    ready = prepared(PointwiseTensors(grouped[(..., *(None,) * g.rank)]), problem, keeps=False)
+    ready = fresh(PointwiseTensors(weight), problem, turned=True)
     return None if ready is None else ready.run(gradient, None)
 
 
-def _are_plain(*tensors: Tensor) -> bool:
-    """Whether generated code may read these, and nobody records what is done with them."""
-    if torch.is_grad_enabled() or is_listened_to():
-        return False
-    return all(tensor.dtype == _FLOAT32 and why_not_memory(tensor) is None for tensor in tensors)
+def _fit(gradient: Tensor, x: Tensor, weight: Tensor, g: Geometry) -> bool:
+    """Whether the sizes are those of the convolution: hooks on what autograd saves may give back anything."""
+    filters = (g.output_size[0], (g.in_channels if g.out_channels is not None else 1) // g.groups, *g.kernel_size)
+    return x.shape[1:] == g.input_size and gradient.shape == (len(x), *g.output_size) and weight.shape == filters
 
 
 def _bound(asked: Asked, lower: Callable[[Asked, Machine, int], Program], g: Geometry, batch: int) -> Bound | None:

@@ -46,9 +46,9 @@ class Pack:
 
 
 class Fresh:
-    """Depthwise weights as they lie, for programs that pack them themselves; what a `Pack` says of its own."""
+    """Weights as they lie, for programs that pack them themselves; what a `Pack` says of its own."""
 
-    def __init__(self, weights: DepthwiseTensors) -> None:
+    def __init__(self, weights: DepthwiseTensors | PointwiseTensors) -> None:
         # Held here, as they may be copies.
         self._held = _as_it_lies(weights.weight), None if weights.bias is None else _as_it_lies(weights.bias)
         weight, bias = self._held

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ...backends.series import Step
-from ..graph import Node
+from ..graph import Node, follows_batch
 from ..network import Network
 from ..rules import Shapes
-from .context import Lie, Lowering, RefusedError, same_strides
+from .context import Lie, Lowering, RefusedError
 from .convolutions import is_dense, lower_conv, lower_linear, lower_separable
 from .elementwise import lower_activation, lower_affine, lower_binary
 from .fusing import fused
@@ -120,10 +120,13 @@ def lowered(node: Node, into: Lowering) -> tuple[Step, ...] | str:
     lower = LOWERED.get(node.operator)
     if lower is None:
         return f"{node.operator} has no kernel of ours"
+    # A view is made at the batch that it is lowered for; a kernel with another batch in it would be another kernel.
+    if follows_batch(node) and lower is not lower_view:
+        return "its arguments depend on the batch"
     try:
         return lower(node, into)
     except RefusedError as why:
         return str(why)
 
 
-__all__ = ["LOWERED", "Lie", "LoweredGraph", "fused", "lower_graph", "same_strides"]
+__all__ = ["LOWERED", "Lie", "LoweredGraph", "fused", "lower_graph"]

@@ -104,9 +104,7 @@ def _weight(operation: Sums, x: Lie, tensor: Tensor, name: str) -> Other:
 
 
 def _steps(node: Node, x: Lie, others: list[Other], into: Lowering) -> tuple[Step, ...]:
-    images, channels = x.shape[0] if x.shape else 1, x.shape[x.inner] if x.shape else 1
-    if len(x.shape) == 1:
-        images = 1
+    images, channels = x.shape[0] if len(x.shape) > 1 else 1, x.shape[x.inner] if x.shape else 1
     problem = Elementwise(images, x.elements // (images * channels), channels, tuple(o.term for o in others))
     read = [other.buffer for other in others if other.buffer is not None]
     operands = {f"operand_{index}": buffer for index, buffer in enumerate(read)}

@@ -8,8 +8,8 @@ from ...backends.pixels import AveragePool, LayerNorm, MaxPool, Mean, Pool, Soft
 from ...backends.series import Step
 from ...geometry import Geometry, pool_geometry
 from ..graph import Node
-from ..rules import pair_of
-from .context import Lie, Lowering, RefusedError, axes_of, step
+from ..rules import axes_of, pair_of
+from .context import Lie, Lowering, RefusedError, step
 
 
 def lower_mean(node: Node, into: Lowering) -> tuple[Step, ...]:

@@ -86,7 +86,8 @@ def _gelu(dy: Vec, z: Vec, _: float) -> Vec:
     density = _exp(near * near * -0.5) * (1 / sqrt(2 * pi))
     lower = normal_tail(z.magnitude())
     share = select(z.below(0.0), lower, 1.0 - lower)
-    return dy * near.fma(density, share)
+    # Of infinities NaN, as torch has it: theirs is infinity · phi(infinity).
+    return dy * near.fma(density, z.fma(0.0, share))
 
 
 GRADIENTS: dict[str, Callable[[Vec, Vec, float], Vec]] = {
