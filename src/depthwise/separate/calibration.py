@@ -93,6 +93,13 @@ def loader_of(data: Any, name: str) -> Iterable[Any]:
             f"{name} is a data set, {type(data).__name__}, which gives single samples; wrap it in a "
             f"torch.utils.data.DataLoader"
         )
+    if isinstance(data, tuple | list) and all(isinstance(each, Tensor) for each in data):
+        dimensions = [each.dim() for each in data]
+        if len({*dimensions}) > 1:
+            raise DepthwiseError(
+                f"some of {name} look like labels: tensors of {' and '.join(map(str, dimensions[:3]))} dimensions; "
+                f"inputs with their labels are a tuple inside a list of batches, [(x, y)]"
+            )
     if isinstance(data, Iterable) and not isinstance(data, str | bytes):
         return data
     raise DepthwiseError(f"{name} is a tensor, a batch or an iterable of batches; got {type(data).__name__}")

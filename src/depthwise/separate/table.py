@@ -82,7 +82,10 @@ def notes(report: Separation) -> list[str]:
     for layer in report.layers:
         if layer.reason:
             reasons.setdefault(layer.reason, []).append(layer.name)
-    stay = [f"{len(names)} stay dense, {reason}: {', '.join(names)}" for reason, names in reasons.items()]
+    stay = [
+        f"{len(names)} {'stays' if len(names) == 1 else 'stay'} dense, {reason}: {', '.join(names)}"
+        for reason, names in reasons.items()
+    ]
     unseen = [
         f"{layer.name}: the calibration data leave {layer.unseen} directions of its inputs unseen; there it keeps the "
         f"SVD's weights"
