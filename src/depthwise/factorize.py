@@ -58,17 +58,26 @@ def factorize(weight: Tensor, depth_multiplier: int = 1, groups: int = 1) -> Fac
             f"rank: {min(group_outputs, area)} (out_channels per group, or the kernel area) is already exact"
         )
     slices = weight.detach().double().reshape(groups, group_outputs, group_channels, area).transpose(1, 2)
+    mixing, filters, values = truncated_svd(slices, depth_multiplier)
+    pointwise = mixing.transpose(1, 2)
+    norm = values.norm()
+    return Factors(
+        filters.reshape(-1, 1, *kernel_size).to(weight.dtype).contiguous(),
+        pointwise.reshape(out_channels, -1, *(1,) * len(kernel_size)).to(weight.dtype).contiguous(),
+        float(values[..., depth_multiplier:].norm() / norm) if norm > 0 else 0.0,
+    )
+
+
+def truncated_svd(slices: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Factors of the matrices of this rank that are closest to `slices`, and the singular values of these.
+
+    slices: (..., rows, columns)
+    out:    (..., rows, rank), (..., rank, columns), (..., min(rows, columns))
+    """
     u, s, vh = torch.linalg.svd(slices, full_matrices=False)
     # Each factor takes the root of the singular value, so that both train at the same scale.
-    root = s[..., :depth_multiplier].sqrt()
-    depthwise = vh[..., :depth_multiplier, :] * root.unsqueeze(-1)
-    pointwise = (u[..., :depth_multiplier] * root.unsqueeze(-2)).transpose(1, 2)
-    norm = s.norm()
-    return Factors(
-        depthwise.reshape(-1, 1, *kernel_size).to(weight.dtype).contiguous(),
-        pointwise.reshape(out_channels, -1, *(1,) * len(kernel_size)).to(weight.dtype).contiguous(),
-        float(s[..., depth_multiplier:].norm() / norm) if norm > 0 else 0.0,
-    )
+    root = s[..., :rank].sqrt()
+    return u[..., :rank] * root.unsqueeze(-2), vh[..., :rank, :] * root.unsqueeze(-1), s
 
 
 def compose(depthwise: Tensor, pointwise: Tensor, in_channels: int, groups: int = 1) -> Tensor:

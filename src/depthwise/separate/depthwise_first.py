@@ -16,6 +16,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..factorize import truncated_svd
+
 # Of the mean of the normal matrix's diagonal; and an eigenvalue below this share of the largest is none.
 RIDGE, RANK_TOLERANCE = 1e-6, 1e-12
 
@@ -59,11 +61,8 @@ def start(kernel: Tensor, multiplier: int, area: int) -> DepthwiseFirst:
 
     kernel: (groups, group_outputs, channels * area)
     """
-    u, s, vh = torch.linalg.svd(kernel.unflatten(2, (-1, area)).transpose(1, 2), full_matrices=False)
-    # Each factor takes the root of the singular value, so that both train at the same scale.
-    root = s[..., :multiplier].sqrt()
-    mixing = (u[..., :multiplier] * root.unsqueeze(-2)).transpose(1, 2)
-    return DepthwiseFirst((vh[..., :multiplier, :] * root.unsqueeze(-1)).contiguous(), mixing)
+    mixing, filters, _ = truncated_svd(kernel.unflatten(2, (-1, area)).transpose(1, 2), multiplier)
+    return DepthwiseFirst(filters.contiguous(), mixing.transpose(1, 2))
 
 
 def refit_mixing(evidence: Evidence, factors: DepthwiseFirst) -> DepthwiseFirst:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..factorize import truncated_svd
 from .depthwise_first import ridge_of, ridged
 from .quadratic import Quadratic
 
@@ -43,9 +44,8 @@ def start(kernel: Tensor, area: int) -> PointwiseFirst:
 
     kernel: (groups, group_outputs, channels * area)
     """
-    u, s, vh = torch.linalg.svd(kernel.unflatten(2, (-1, area)), full_matrices=False)
-    root = s[..., :1].sqrt()
-    return PointwiseFirst(u[..., 0] * root, vh[..., 0, :] * root)
+    mixing, filters, _ = truncated_svd(kernel.unflatten(2, (-1, area)), 1)
+    return PointwiseFirst(mixing.squeeze(3), filters.squeeze(2))
 
 
 def refit_mixing(q: Quadratic, factors: PointwiseFirst) -> PointwiseFirst:
