@@ -334,15 +334,6 @@ def test_separate_takes_labelled_batches_and_says_that_it_drops_the_labels(depth
     assert json.loads(ran.out)["report"]["samples"] == 32
 
 
-def test_a_missing_safetensors_is_named_before_anything_is_done(
-    depthwise: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("depthwise.separating.find_spec", lambda name: None)
-    ran = depthwise("separate", MODEL, "--calibration", "math:pi", "--out", "net.safetensors")
-    assert ran.code == 1
-    assert "error: a .safetensors file needs the package safetensors: pip install safetensors; or write .pt" in ran.err
-
-
 INSPECT = ("inspect", "24x14x14", "--kernel", "3", "--padding", "1")
 
 

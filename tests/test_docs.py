@@ -8,12 +8,16 @@ import shlex
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import typer.main
 
 import depthwise
 from depthwise import explain
+from depthwise.activations import ACTIVATIONS
+from depthwise.backends.cpu.emit import activations as emitted
+from depthwise.backends.cpu.emit import derivatives
 from depthwise.cli import app
 from depthwise.cost import separable_cost
 from depthwise.geometry import geometry
@@ -94,6 +98,24 @@ def test_make_targets_and_commands_exist(page: Path) -> None:
         if any(argument.startswith("--") for argument in arguments):
             known = {option for parameter in commands.commands[name].params for option in parameter.opts}  # type: ignore[attr-defined]
             assert {a for a in arguments if a.startswith("--")} <= known, line
+
+
+def test_the_places_that_contributing_lists_hold_every_activation() -> None:
+    """Who follows the list has done all: no activation stands in a further table."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    tables: dict[str, Any] = {
+        "EMITTERS": emitted.EMITTERS,
+        "ERROR_BOUNDS": emitted.ERROR_BOUNDS,
+        "GRADIENTS": derivatives.GRADIENTS,
+    }
+    for name, table in tables.items():
+        assert f"`{name}`" in text
+        assert table.keys() == ACTIVATIONS.keys()
+    places = re.findall(r"`(\w+)`(?: and `(\w+)`)? (?:in|of)\s+\[[^\]]*\]\(([\w/.]+\.py)\)", text)
+    assert len(places) >= 6
+    for first, second, path in places:
+        content = (ROOT / path).read_text()
+        assert all(re.search(rf"^(def )?{name}\b", content, re.MULTILINE) for name in (first, second) if name), path
 
 
 def test_the_public_face_is_short_and_complete() -> None:

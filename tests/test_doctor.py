@@ -65,7 +65,9 @@ def test_every_convolution_of_a_model() -> None:
 def test_what_accelerating_would_gain() -> None:
     model = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
     line = accelerated_line(model)
-    assert line.startswith("2 convolutions and 2 batch norms or pairs of them with activations would run on kernels")
+    assert line.startswith(
+        "2 convolutions and 1 batch norms, a norm and its activation in one pass in 1 places, would run"
+    )
     assert type(model[0]) is nn.Conv2d
     assert model_table(model_report(model, (8, 9, 9)), line).endswith("which changes no number but by rounding.")
     assert accelerated_line(nn.ReLU()) == ""

@@ -102,3 +102,10 @@ def test_what_is_watched(watch: Any) -> None:
     watch(conv)
     assert is_watched(conv.__dict__)
     assert "hooks, or a forward of its own" in (why_foreign(conv, nn.Conv2d) or "")
+
+
+def test_a_compiled_module_is_watched_and_computes_the_same() -> None:
+    conv = nn.Conv2d(3, 4, 1)
+    conv.compile(backend="eager")
+    assert is_watched(conv.__dict__)
+    assert why_foreign(conv, nn.Conv2d) is None

@@ -11,7 +11,7 @@ from torch import nn
 
 from depthwise import DepthwiseError, SeparableConv2d, cli, load_optimized
 from depthwise.measure.turns import Effort
-from depthwise.optimizing import compared, run
+from depthwise.optimizing import _examples, compared, reach, run
 
 QUICK = Effort(rounds=2, sample_seconds=0, limit_seconds=0)
 
@@ -58,6 +58,17 @@ def test_a_wrong_network_shows() -> None:
     assert compared(model, found, (torch.randn(1, 3, 9, 9),), QUICK).difference > 1e-2
 
 
+def test_no_two_inputs_are_alike() -> None:
+    first, second = _examples(((3, 9, 9), (3, 9, 9)))
+    assert not torch.equal(first, second)
+    assert torch.equal(_examples({"x": (3, 9, 9)})["x"], first)
+
+
+def test_how_far_it_reaches() -> None:
+    assert reach(nn.Conv2d(3, 4, 3), (3, 9, 9)).endswith("1 of 1 do.")
+    assert reach(nn.ReLU(), (3,)).endswith("no convolutions; 1 of 1 operators on our kernels.")
+
+
 def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "made_for_optimize.py").write_text("from torch import nn\nnet = nn.Conv2d(3, 3, 3, groups=3)\n")
     monkeypatch.chdir(tmp_path)
@@ -69,7 +80,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
         assert ended.value.code in (0, None)
         return capsys.readouterr().out
 
-    assert "1 of 1 convolutions on our kernels, 1 segments" in depthwise("--input", "3x9x9")
+    assert "1 of 1 convolutions on our kernels, 1 segment" in depthwise("--input", "3x9x9")
     content = json.loads(depthwise("--input", "3x9x9", "--json", "--save", "net.safetensors"))
     assert content["files"] == ["net.safetensors"]
     assert Path("net.safetensors").is_file()

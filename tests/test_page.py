@@ -10,6 +10,7 @@ import pytest
 
 from depthwise.page.chart import Bar, Dot, bars, dots
 from depthwise.page.document import document, source
+from depthwise.page.table import framed, html_table
 
 
 def test_a_page_loads_nothing_and_escapes_its_title() -> None:
@@ -30,6 +31,18 @@ def test_both_themes_and_paper_have_every_colour() -> None:
         assert paper <= light
         # The accent is that of links and of what has the focus: none on paper.
         assert light - paper <= {"--accent"}
+
+
+def test_names_of_kernels_may_break_and_words_do_not() -> None:
+    table = html_table(
+        ["layer", "kernel"], [["features.denseblock_1", "fused_f32_k3x3_s1x2x2_c64<m1"], ["", "dense_f32"]]
+    )
+    assert "<td>fused_<wbr>f32_<wbr>k3x3_<wbr>s1x2x2_<wbr>c64&lt;m1</td>" in table
+    assert "<td>features.denseblock_1</td>" in table
+    assert "<td></td><td>dense_f32</td>" in table
+    # Of what scrolls sideways no cell is cut to letters.
+    assert ".wide td, .wide th { overflow-wrap: break-word; }" in source("page", "report.css")
+    assert "anywhere" not in framed("a", "")
 
 
 def test_bars_begin_at_zero_and_share_a_scale() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from shutil import which
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -106,7 +107,7 @@ def ncnn_call(model: nn.Module, x: Tensor, threads: int) -> Call:
     def call() -> Tensor:
         extractor = net.create_extractor()
         extractor.input("in0", ncnn.Mat(given))
-        return torch.from_numpy(extractor.extract("out0")[1].numpy(copy=True)).unsqueeze(0)
+        return torch.from_numpy(np.array(extractor.extract("out0")[1])).unsqueeze(0)
 
     return call
 

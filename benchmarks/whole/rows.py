@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from statistics import geometric_mean
 from typing import Any
 
+from .alone import MOST_COLD_SECONDS, MOST_WARM_SECONDS, Cost
 from .engines import OURS
 
 # At batch 1, against the fastest float32 peer.
@@ -47,15 +48,18 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A network at a batch and a size; `ran_on`: what our report says of its convolutions."""
+    """A network at a batch and a size; `ran_on`: what our report says of its convolutions.
+
+    cost: of the way to a first result, and memory, each in a process of its own; None where that was left out
+    """
 
     network: str
     batch: int
     size: int
     threads: int
     ran_on: str
-    optimize_seconds: float
     taken: tuple[Taken, ...]
+    cost: Cost | None = None
 
     def milliseconds(self, engine: str) -> float | None:
         return next((one.milliseconds for one in self.taken if one.engine == engine), None)
@@ -114,8 +118,33 @@ def document(rows: list[Row], heading: str, absent: dict[str, str]) -> str:
         mean = second_mean(rows, threads)
         if mean is not None:
             lines += ["", f"Second group, {threads} threads: {mean:.2f} in geometric mean, {SECOND_MEAN} asked for."]
+    lines += ["", *_costs(rows)]
     lines += ["", *(f"Not measured: {name}, {why}." for name, why in absent.items())]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _costs(rows: list[Row]) -> list[str]:
+    """What it takes to get there, of the rows that were asked."""
+    found = [(row, row.cost) for row in rows if row.cost is not None]
+    if not found:
+        return []
+    lines = [
+        f"From a model to its first result, seconds: without a kernel on disk (of mobilenetv2_100 on 2 threads "
+        f"{MOST_COLD_SECONDS:g} asked for), and with all ({MOST_WARM_SECONDS:g}). Memory: at most, while it is called "
+        "again, beyond the process with its model, MiB; PyTorch's channels-last.",
+        "",
+        "| network | threads | cold | warm | memory | PyTorch's |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row, one in found:
+        memory = [_mebibytes(each.peak_bytes) for each in (one.warm, one.eager)]
+        times = f"{one.cold.seconds:.1f} | {one.warm.seconds:.1f}"
+        lines.append(f"| {row.network} | {row.threads} | {times} | {' | '.join(memory)} |")
+    return lines
+
+
+def _mebibytes(count: int | None) -> str:
+    return "-" if count is None else f"{count / 2**20:.0f}"
 
 
 def _cell(row: Row, engine: str) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from statistics import median
-from time import perf_counter
 from typing import Annotated, Any
 
 import torch
@@ -25,6 +25,7 @@ from tests.support.whole import real_model
 
 from ..run import RESULTS, parse_threads
 from ..suite import Commit, commit, versions
+from .alone import cost
 from .engines import Call, Engine, present
 from .rows import NETWORKS, SIZES, Row, Taken, document
 
@@ -51,18 +52,14 @@ def _measured(network: str, batch: int, size: int, threads: int, engines: Sequen
     x = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         exact = deepcopy(model).double()(x.double())
-        start = perf_counter()
         ran_on = optimize(model, x).report.summary
-        seconds = perf_counter() - start
         calls: dict[tuple[str, str], Call] = {}
         taken = []
         for engine in engines:
             error = _checked(engine, model, x, threads, exact, calls)
             taken.append((engine.name, error))
         samples = take_turns(calls, effort, lambda: None)
-    return Row(
-        network, batch, size, threads, ran_on, seconds, tuple(_taken(name, error, samples) for name, error in taken)
-    )
+    return Row(network, batch, size, threads, ran_on, tuple(_taken(name, error, samples) for name, error in taken))
 
 
 def _checked(
@@ -113,7 +110,8 @@ def main(
             for count in counts:
                 shown.update(task, description=f"{name}, {count} threads")
                 pixels = size or SIZES.get(name, 224)
-                rows.append(measured(name, batch, pixels, count, engines, QUICK if quick else FULL))
+                row = measured(name, batch, pixels, count, engines, QUICK if quick else FULL)
+                rows.append(row if quick else replace(row, cost=cost(name, batch, pixels, count)))
                 # After every row: a long run that is cut short has shown what it had.
                 _write(path, rows, absent, at, date)
                 shown.advance(task)

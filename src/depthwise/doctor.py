@@ -147,11 +147,13 @@ def accelerated_line(model: nn.Module) -> str:
     """What `accelerate_` would gain, in a sentence; "" where nothing."""
     kinds = Counter(row.became for row in survey(model).accelerated)
     convolutions = kinds["depthwise"] + kinds["pointwise"]
-    passes = sum(kinds.values()) - convolutions
+    norms = kinds["batch norm"]
     if not kinds:
         return ""
+    pairs = sum(kinds.values()) - convolutions - norms
+    together = f", a norm and its activation in one pass in {pairs} places," if pairs else ""
     return (
-        f"{convolutions} convolutions and {passes} batch norms or pairs of them with activations would run on kernels "
+        f"{convolutions} convolutions and {norms} batch norms{together} would run on kernels "
         "of ours, in training too, after depthwise.accelerate_(model), which changes no number but by rounding."
     )
 

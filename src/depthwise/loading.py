@@ -12,6 +12,7 @@ from textwrap import shorten
 from typing import Any, TypeGuard
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .errors import DepthwiseError, said
@@ -49,8 +50,6 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     except OSError as error:
         raise DepthwiseError(f"cannot read {path}: {error.strerror or said(error)}") from error
-    except DepthwiseError:
-        raise
     # A file that is something else may fail anywhere.
     except Exception as error:
         raise DepthwiseError(f"{path} is no file of weights alone: {_HOW}; {type(error).__name__}") from error
@@ -68,10 +67,6 @@ _HOW = "expected what torch.save(model.state_dict(), ...) or safetensors write"
 
 
 def _read_safetensors(path: Path) -> Any:
-    try:
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise DepthwiseError(f"{path} needs the package safetensors: pip install safetensors") from error
     path.open("rb").close()
     return load_file(path)
 

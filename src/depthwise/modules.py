@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
-# What a call of torch's convolutions, batch norms and activations goes through and reads.
+# What a call of torch's convolutions, batch norms, activations and sequences goes through and reads.
 _READ = frozenset(
     (
         *("__call__", "_call_impl", "_wrapped_call_impl", "_slow_forward", "forward", "_conv_forward"),
@@ -16,7 +16,7 @@ _READ = frozenset(
         *("_reversed_padding_repeated_twice", "output_padding", "transposed", "num_features", "process_group"),
         *("running_mean", "running_var", "num_batches_tracked", "track_running_stats", "momentum", "eps", "affine"),
         *("_check_input_dim", "_check_non_zero_input_channels", "inplace", "negative_slope", "alpha", "approximate"),
-        *("min_val", "max_val"),
+        *("min_val", "max_val", "__iter__", "_compiled_call_impl"),
     )
 )
 
@@ -54,6 +54,7 @@ def is_watched(own: dict[str, Any]) -> bool:
         or own["_backward_pre_hooks"]
         or "forward" in own
         or "_conv_forward" in own
+        or own.get("_compiled_call_impl")
     )
 
 
@@ -65,6 +66,7 @@ def why_foreign(module: nn.Module, *bases: type[nn.Module]) -> str | None:
     kind = type_before_parametrizations(module)
     if computes_as(kind, *bases) is None:
         return f"a {kind.__name__} computes something else" if issubclass(kind, bases) else f"it is a {kind.__name__}"
-    if is_watched(module.__dict__):
+    # What was compiled computes the same.
+    if is_watched(module.__dict__ | {"_compiled_call_impl": None}):
         return "it has hooks, or a forward of its own; make pruning and the like permanent, and remove the others"
     return None

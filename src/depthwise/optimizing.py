@@ -110,20 +110,29 @@ def reach(model: nn.Module, input_size: InputSize) -> str:
     input_size: sizes, batch excluded, or tensors whose numbers do not matter, by position or by keyword
     """
     try:
-        ours, total = optimize(model, _examples(input_size)).report.convolutions
+        report = optimize(model, _examples(input_size)).report
     except DepthwiseError as error:
         return f"depthwise.optimize does not take it: {error}"
+    ours, total = report.convolutions
+    if not total:
+        return f"Through depthwise.optimize(model, example_inputs): {report.summary}."
     return f"Through depthwise.optimize(model, example_inputs), which merges what it can, {ours} of {total} do."
 
 
 def _examples(input_size: Any) -> Any:
-    if isinstance(input_size, Tensor):
-        return torch.zeros(input_size.shape, dtype=input_size.dtype)
-    if isinstance(input_size, Mapping):
-        return {name: _examples(size) for name, size in input_size.items()}
-    if all(isinstance(size, int) for size in input_size):
-        return torch.randn((1, *input_size), generator=torch.Generator().manual_seed(0))
-    return tuple(map(_examples, input_size))
+    """Tensors of these sizes, no two of them alike."""
+    generator = torch.Generator().manual_seed(0)
+
+    def example(size: Any) -> Any:
+        if isinstance(size, Tensor):
+            return torch.zeros(size.shape, dtype=size.dtype)
+        if isinstance(size, Mapping):
+            return {name: example(one) for name, one in size.items()}
+        if all(isinstance(n, int) for n in size):
+            return torch.randn((1, *size), generator=generator)
+        return tuple(map(example, size))
+
+    return example(input_size)
 
 
 def compared(model: nn.Module, found: Optimized, inputs: tuple[Tensor, ...], effort: Effort) -> Comparison:

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from html import escape
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 from rich.console import Console
 from rich.markup import escape as markup
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from safetensors.torch import save_model
 from torch import nn
 
 from .demo.network import OnEager
@@ -171,8 +171,6 @@ def _check_files(out: Path | None, page: Path | None) -> None:
         return
     if out.suffix not in (".safetensors", ".pt", ".pth"):
         raise DepthwiseError(f"the weights go to a file ending in .safetensors, .pt or .pth; got {out}")
-    if out.suffix == ".safetensors" and find_spec("safetensors") is None:
-        raise DepthwiseError("a .safetensors file needs the package safetensors: pip install safetensors; or write .pt")
     if page == beside(out):
         raise DepthwiseError(f"{page} is where the report beside the weights goes; give the page another name")
     check_writable(beside(out))
@@ -180,8 +178,6 @@ def _check_files(out: Path | None, page: Path | None) -> None:
 
 def _save(model: nn.Module, out: Path) -> None:
     if out.suffix == ".safetensors":
-        from safetensors.torch import save_model
-
         save_model(model, str(out))
     else:
         torch.save(model.state_dict(), out)

@@ -46,7 +46,7 @@ def assert_trains_as_before(model: nn.Module, x: Tensor, passes: int) -> None:
         out = each(given)
         weighted(out).backward()
         outs.append(out)
-    assert "_NormActivation" in nodes(outs[0])
+    assert "NormActivation" in nodes(outs[0])
     assert relative(outs[0], outs[2]) < max(1e-5, 4 * relative(outs[1], outs[2]))
     for (name, mine), other, best in zip(
         model.named_parameters(), theirs.parameters(), exact.parameters(), strict=True
@@ -122,15 +122,15 @@ def test_what_stays_part_by_part() -> None:
     model = block()
     accelerate_(model)
     model[1].register_forward_hook(lambda *_: seen.append(1))
-    assert "_NormActivation" in nodes(model(x))
+    assert "NormActivation" in nodes(model(x))
     assert seen == [1]
     for norm in (model[1], model[4], model[7]):
         norm.momentum = None
-    assert "_NormActivation" not in nodes(model(x))
+    assert "NormActivation" not in nodes(model(x))
     for norm in (model[1], model[4], model[7]):
         norm.momentum = 0.1
         norm.eval()
-    assert "_NormActivation" not in nodes(model(x))
+    assert "NormActivation" not in nodes(model(x))
 
 
 def test_evaluation_is_torchs_within_rounding() -> None:
@@ -143,3 +143,47 @@ def test_evaluation_is_torchs_within_rounding() -> None:
         torch.testing.assert_close(model(image(2, 8, 9, 9)).shape, theirs(image(2, 8, 9, 9)).shape)
         x = image(2, 8, 9, 9)
         torch.testing.assert_close(model(x), theirs(x), atol=1e-5, rtol=1e-5)
+
+
+def act_block(**options: Any) -> Any:
+    timm_model("mobilenetv2_100")
+    from timm.layers.norm_act import BatchNormAct2d
+
+    return BatchNormAct2d(8, **options)
+
+
+@pytest.mark.parametrize("part", ["act", "drop"])
+def test_a_hook_on_a_part_of_a_norm_with_its_activation(part: str) -> None:
+    model, x, seen = act_block(), image(4, 8, 9, 9), []
+    accelerate_(model)
+    handle = getattr(model, part).register_forward_hook(lambda *_: seen.append(part))
+    theirs = copy.deepcopy(model)
+    restore_(theirs)
+    torch.testing.assert_close(model(x), theirs(x))
+    assert seen == [part, part]
+    handle.remove()
+    assert "NormActivation" in nodes(model(x))
+
+
+def test_a_hook_on_all_modules_sees_the_parts_of_a_norm() -> None:
+    model, x, seen = act_block(), image(4, 8, 9, 9), []
+    accelerate_(model)
+    handle = nn.modules.module.register_module_forward_hook(lambda module, *_: seen.append(module))
+    try:
+        out = model(x)
+    finally:
+        handle.remove()
+    assert seen == [model.drop, model.act, model]
+    assert float(out.detach().min()) == 0.0
+
+
+def test_why_a_norm_stays_is_told() -> None:
+    own, act = nn.BatchNorm2d(4), act_block()
+    own.forward = own.forward  # type: ignore[method-assign]
+    act.forward = act.forward
+    model = nn.Sequential(nn.LazyBatchNorm2d(), own, act)
+    assert [row.reason for row in accelerate_(model).left] == [
+        "is lazy; call the model once before",
+        "has a forward of its own",
+        "has a forward of its own",
+    ]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.whole.alone import Alone, Cost
+from benchmarks.whole.alone import cost as cost_of
 from benchmarks.whole.engines import ENGINES, OURS, Engine, present
 from benchmarks.whole.rows import NETWORKS, Row, Taken, document, second_mean
 from benchmarks.whole.run import measured
@@ -16,7 +21,7 @@ SHORT = Effort(rounds=2, sample_seconds=0, limit_seconds=0)
 
 def row(network: str, ours: float | None, **others: float) -> Row:
     taken = [Taken(OURS, ours, 1e-6), *(Taken(name, value, 1e-6) for name, value in others.items())]
-    return Row(network, 1, 224, 1, "all", 1.0, tuple(taken))
+    return Row(network, 1, 224, 1, "all", tuple(taken))
 
 
 def test_the_fastest_float32_peer_counts() -> None:
@@ -29,13 +34,29 @@ def test_ordinary_networks_are_compared_with_pytorch() -> None:
 
 
 def test_the_worst_row_comes_first_and_failures_are_shown() -> None:
-    failed = Row("resnet50", 1, 224, 1, "all", 1.0, (Taken(OURS, None, None, "wrong by 1e+00"),))
+    failed = Row("resnet50", 1, 224, 1, "all", (Taken(OURS, None, None, "wrong by 1e+00"),))
     rows = [row("mnasnet_100", 1.0, ncnn=2.0), row("mobilenetv2_100", 2.0, ncnn=1.0), failed]
     lines = [line for line in document(rows, "here", {"zen": "not installed"}).splitlines() if line.startswith("| ")]
     assert [line.split(" ")[1] for line in lines[1:]] == ["resnet50", "mobilenetv2_100", "mnasnet_100"]
     assert "wrong by 1e+00" in lines[1]
     assert second_mean(rows, 1) == pytest.approx(2.0)
     assert second_mean(rows, 2) is None
+
+
+def test_what_it_takes_to_get_there_is_told() -> None:
+    cost = Cost(Alone(7.5, 3 << 20), Alone(0.8, 2 << 20), Alone(0.1, None))
+    lines = document([replace(row("mobilenetv2_100", 1.0), cost=cost)], "here", {}).splitlines()
+    assert "| mobilenetv2_100 | 1 | 7.5 | 0.8 | 2 | - |" in lines
+
+
+@pytest.mark.slow
+def test_a_process_of_its_own() -> None:
+    found = cost_of("mobilenetv3_small_050", 1, 64, 1)
+    assert 0 < found.warm.seconds < found.cold.seconds
+    if sys.platform == "linux":
+        assert found.warm.peak_bytes is not None
+        assert found.eager.peak_bytes is not None
+        assert 1 << 20 < found.eager.peak_bytes < 1 << 30
 
 
 def wrong(_: nn.Module, x: Tensor, __: int) -> object:

@@ -41,8 +41,8 @@ def assert_same(model: nn.Module, x: Tensor, *, fused: bool = True) -> None:
     out = model(mine)
     with backend("eager"):
         expected = theirs(other)
-    assert ("_NormActivation" in nodes(out)) is fused
-    assert "_NormActivation" not in nodes(expected)
+    assert ("NormActivation" in nodes(out)) is fused
+    assert "NormActivation" not in nodes(expected)
     torch.testing.assert_close(out, expected, atol=2e-5, rtol=1e-4)
     dy = torch.randn_like(out)
     out.backward(dy)
@@ -134,6 +134,21 @@ def test_hooks_see_every_part() -> None:
     assert len(seen) == 3
 
 
+@pytest.mark.parametrize("name", ["weight", "bias", "running_mean", "running_var"])
+def test_numbers_of_other_shapes_are_torchs(name: str) -> None:
+    outcomes = []
+    for fused in (False, True):
+        norm: Any = nn.BatchNorm2d(4)
+        value = torch.full((8,), 0.5)[::2]
+        setattr(norm, name, nn.Parameter(value) if name in ("weight", "bias") else value)
+        torch.manual_seed(0)
+        x = image(2, 4, 5, 5)
+        outcomes.append(
+            (in_turn([norm, nn.ReLU()], x) if fused else norm(x).relu(), norm.running_mean, norm.running_var)
+        )
+    torch.testing.assert_close(*outcomes)
+
+
 def test_frozen_parameters() -> None:
     turns: Any = Turns(nn.BatchNorm2d(4), nn.ReLU())
     turns.parts[0].weight.requires_grad_(False)
@@ -150,6 +165,20 @@ def test_why_torch_computes_is_told() -> None:
     assert refusal(image(1, 4, 1, 1), None, None, None, None) == "there is one pixel, or none"
     assert refusal(x, None, None, None, x.contiguous()) == "the residual does not lie as the input does"
     assert refusal(x, None, torch.ones(3), None, None) == "a weight or a statistic is not one number a channel"
+    for odd in (
+        torch.ones(()),
+        torch.ones(1),
+        torch.ones(1, 1),
+        torch.ones(4, 1),
+        torch.ones(8)[::2],
+        ones[:1].expand(4),
+    ):
+        for running, weight, bias in (
+            *((None, odd, None), (None, None, odd)),
+            *(((odd, ones), None, None), ((ones, odd), None, None)),
+        ):
+            told = refusal(x, running, weight, bias, None)
+            assert told == "a weight or a statistic is not one number a channel"
     assert refusal(x, None, ones.double(), None, None) == "a tensor is torch.float64 on cpu, not torch.float32 on cpu"
     assert refusal(x._neg_view(), None, None, None, None) == "a tensor is a view that negates"
     with backend("eager"):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,12 @@ from depthwise import (
     SeparableConv2d,
     SeparableConv3d,
     SeparableConvTranspose2d,
+    optimize,
     separate_,
 )
+from depthwise.backends.cpu import machine
 from depthwise.blocks import BlueprintConv2d, ConvNeXtBlock, InvertedResidual, MobileNetV1Block, XceptionBlock
+from depthwise.doctor import model_report
 from tests.support.dense import convolutional, images
 
 # torch's own exporters and compiler, at the pinned version, use what they deprecate.
@@ -282,3 +287,32 @@ def test_fx_quantisation_leaves_our_layers_as_they_are() -> None:
     quantised = quantize_fx.convert_fx(prepared)
     assert any(type(module) is SeparableConv2d for module in quantised.modules())
     assert float((quantised(X) - net(X)).abs().max()) < 0.1
+
+
+def profiled(call: Callable[[], Any]) -> list[str]:
+    """What our kernels are called in the profiler's table."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as recorded:
+        call()
+    return [row.key for row in recorded.key_averages() if row.key.startswith("depthwise: ")]
+
+
+@pytest.mark.skipif(machine.host() is None, reason="no generator serves this machine")
+def test_the_profiler_names_our_kernels() -> None:
+    planes = torch.randn(2, 8, 9, 9)
+    x = planes.contiguous(memory_format=torch.channels_last)
+    parts: Any = {"depthwise_norm": nn.BatchNorm2d, "depthwise_activation": nn.ReLU}
+    layer = SeparableConv2d(8, 16, 3, padding=1, **parts)
+    layer.eval()
+    (row,) = model_report(layer, (8, 9, 9))
+    assert row.kernel
+    with torch.no_grad():
+        layer(planes)
+        # The second call goes the short way.
+        assert profiled(lambda: layer(planes)) == [f"depthwise: {row.kernel}"]
+    layer.train()
+    rows = profiled(lambda: layer(x).square().sum().backward())
+    for kernel in ("dw_f32_k3x3", "moments_f32", "gradient_sums_f32", "dw_weight_gradient_f32_k3x3"):
+        assert any(kernel in row for row in rows), rows
+    fast = optimize(nn.Sequential(*(SeparableConv2d(8, 8, 3, padding=1, **parts) for _ in range(5))).eval(), x)
+    (title,) = profiled(lambda: fast(x))
+    assert re.fullmatch(r"depthwise: \d+ stages", title)

@@ -52,6 +52,19 @@ TAKEN: dict[str, tuple[Function, tuple[int, ...]]] = {
         IMAGE,
     ),
     "larger": (lambda x: F.interpolate(x, scale_factor=2) + F.interpolate(x, scale_factor=(2.0, 2.0)), IMAGE),
+    "of any size": (
+        lambda x: [
+            F.interpolate(x, scale_factor=1.7, mode="bilinear", align_corners=True),
+            F.interpolate(x, scale_factor=(0.5, 2.0), mode="bilinear"),
+            F.interpolate(x, size=(4, 9), mode="bilinear").relu(),
+            F.interpolate(x, scale_factor=1.7, mode="bilinear", recompute_scale_factor=True),
+        ],
+        IMAGE,
+    ),
+    "norms over groups": (lambda x: [F.group_norm(x, 4), F.group_norm(x[:, :8], 8)], IMAGE),
+    "norms over groups of rows": (lambda x: F.group_norm(x, 3, eps=0.1), ROWS),
+    "factors of pixels": (lambda x: (x * x[:, :1].sigmoid() - x[:, 2:3]) / (x[:, :1].sigmoid() + 1), IMAGE),
+    "factors of tokens": (lambda x: x * x[..., :1].sigmoid(), TOKENS),
     "softmax": (lambda x: x.softmax(1).softmax(1), ROWS),
     "softmax of channels": (lambda x: x.relu().softmax(1), IMAGE),
     "layer norm": (lambda x: F.layer_norm(x, (12,)) + x, TOKENS),
@@ -72,7 +85,17 @@ LEFT: dict[str, tuple[Function, tuple[int, ...], str]] = {
     "pieces": (lambda x: x.relu().split(5, 2), IMAGE, "does not lie innermost"),
     "gelu by tanh": (lambda x: F.gelu(x, approximate="tanh"), IMAGE, "no code is generated for this gelu"),
     "larger by a part": (lambda x: F.interpolate(x.relu(), scale_factor=1.5), IMAGE, "larger by whole factors"),
+    "half a norm": (lambda x: F.group_norm(x.relu(), 2, NUMBERS), IMAGE, "a norm has a weight and a bias, or neither"),
     "steps": (lambda x: x[:, ::2], IMAGE, "it takes every so many"),
+    "cat of images": (lambda x: torch.cat([x, x.relu()]), ROWS, "the batch does not lie innermost"),
+    "softmax of images": (lambda x: x.relu().softmax(0), ROWS, "the batch does not lie innermost"),
+    "some images": (lambda x: x.relu()[:1] + x, ROWS, "the batch does not lie innermost"),
+    "the batch itself": (lambda x: x.relu() + len(x), IMAGE, "its arguments depend on the batch"),
+    "half of the images": (
+        lambda x: torch.cat([x, x * 2]).relu().chunk(2)[1],
+        IMAGE,
+        "its arguments depend on the batch",
+    ),
 }
 
 
@@ -100,9 +123,51 @@ def test_what_is_left_to_torch(name: str) -> None:
     function, size, why = LEFT[name]
     model, found = made(function, size)
     assert any(why in layer.reason for layer in found.report.layers), found.report
-    x = torch.randn(3, *size[1:])
-    for ours, expected in zip(flat(found(x)), flat(model(x)), strict=True):
-        torch.testing.assert_close(ours, expected)
+    for batch in (1, 2, 3, 0):
+        x = torch.randn(batch, *size[1:])
+        for ours, expected in zip(flat(found(x)), flat(model(x)), strict=True):
+            torch.testing.assert_close(ours, expected)
+
+
+def test_numbers_beyond_float32_are_infinite() -> None:
+    conv = nn.Conv2d(12, 8, 1)
+    model = Calls(lambda x, conv: (x * 1e39, x.relu() + -1e300, conv(x) * 1e39), conv=conv)
+    found = optimized(model, torch.zeros(IMAGE))
+    assert not [layer.reason for layer in found.report.layers if layer.engine == "torch"]
+    x = torch.randn(IMAGE)
+    with torch.no_grad():
+        for ours, expected in zip(found(x), model(x), strict=True):
+            assert torch.equal(ours, expected)
+
+
+# Each starts with a kernel's result; dimension 0 is the batch, of one image dense along any dimension.
+ALONG_THE_BATCH: dict[str, Function] = {
+    "cat, then numbers of images": lambda x: (lambda y: y * y.mean(1, keepdim=True))(torch.cat([x, x * 2])),
+    "cat, then a linear layer": lambda x: F.linear(torch.cat([x, x * 2]), torch.ones(3, x.shape[-1])),
+    "softmax, then rows": lambda x: x.softmax(0) * torch.arange(1.0, 1 + x.shape[-1]),
+    "pieces": lambda x: torch.cat(x.chunk(2, 0)[::-1]),
+    "even pieces": lambda x: torch.cat(x.split(5)[::-1]),
+    "squeezed": lambda x: x.squeeze(0).view(x.shape),
+    "one of all": lambda x: x[:1] + x,
+    "mean of all": lambda x: x - x.mean(0, keepdim=True),
+}
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 8), (1, 8, 1), (1, 8, 1, 1), (1, 1, 3, 4)], ids=str)
+@pytest.mark.parametrize("name", ALONG_THE_BATCH)
+def test_what_goes_along_the_batch(name: str, size: tuple[int, ...]) -> None:
+    model = Calls(lambda x: ALONG_THE_BATCH[name](x.relu()))
+    found = optimized(model, torch.zeros(size))
+    for batch in (1, 2, 3, 7):
+        x = torch.randn(batch, *size[1:])
+        torch.testing.assert_close(found(x), model(x))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_plan_is_for_any_batch(batch: int) -> None:
+    # Of one image alone the sum's operands are of one shape.
+    found = optimized(Calls(lambda x: x.relu()[:1] + x.relu()), torch.zeros(batch, 12))
+    assert {layer.operator for layer in found.report.layers if layer.engine == "torch"} == {"slice", "add"}
 
 
 def flat(result: Any) -> list[Tensor]:
@@ -124,6 +189,7 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         (1, 12, 16, 15),
     ),
     "linear": (lambda: nn.Sequential(nn.Linear(12, 33), nn.GELU(), nn.Linear(33, 5, bias=False)), TOKENS),
+    "norms over groups": (lambda: nn.Sequential(nn.GroupNorm(1, 12), nn.ReLU(), nn.GroupNorm(6, 12, 0.1)), IMAGE),
     "norm alone": (lambda: nn.Sequential(nn.ReLU(), nn.BatchNorm2d(12), nn.SiLU()), IMAGE),
     "sequence": (
         lambda: nn.Sequential(nn.Conv1d(12, 12, 4, padding=2, groups=12), nn.ReLU(), nn.Conv1d(12, 12, 3, groups=12)),

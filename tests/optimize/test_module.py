@@ -297,7 +297,7 @@ def test_modes_and_printing(pair: Pair) -> None:
     assert found.train() is found
     assert not found.training
     assert found.eval()(torch.zeros(1, 8, 12, 12)).shape == (1, 5)
-    assert repr(found) == "Optimized(5 of 5 convolutions on our kernels, 1 segments)"
+    assert repr(found) == "Optimized(5 of 5 convolutions on our kernels, 1 segment)"
 
 
 def test_the_profile_tells_each_nodes_time(pair: Pair) -> None:

@@ -69,7 +69,7 @@ class Tags(HTMLParser):
         self.loaded: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in ("meta", "rect"):
+        if tag not in ("meta", "rect", "wbr"):
             self.open.append(tag)
         self.rows += tag == "tr"
         self.loaded += [value or "" for name, value in attrs if name in ("src", "href")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from depthwise import DepthwiseError, backend
 from depthwise.backends import CPU
 from depthwise.optimize import whole
 from depthwise.optimize.frozen import optimized
-from depthwise.optimize.module import Optimized
+from depthwise.optimize.module import MOST_PLANS, Optimized
 from depthwise.optimize.whole import MOST_KEPT, Whole
 from tests.support.networks import Calls, InvertedResidual
 from tests.support.whole import difference, randomised
@@ -182,6 +183,61 @@ def test_a_result_is_nobody_elses(pair: Pair) -> None:
     assert torch.equal(first, kept)
 
 
+class Weighted(nn.Module):
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+        self.weight = nn.Parameter(torch.randn(8, 5, 6))
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(x, self.weight)
+
+
+@pytest.mark.parametrize("name", ["copies", "views", "the input", "weights", "torch's"])
+def test_results_share_no_memory(name: str) -> None:
+    forward: Callable[..., Any] = {
+        "copies": lambda x, w: [x.clone(), x.contiguous(), x + 0, x.relu(), x.relu().clone()],
+        "views": lambda x, w: (lambda y: [y, y.permute(0, 2, 3, 1), y.flatten(1), y])(x.relu()),
+        "the input": lambda x, w: [x, x.flatten(1), x[:1]],
+        "weights": lambda x, w: [w, w.flatten(), w.clone(), x + w],
+        "torch's": lambda x, w: (lambda y: [y, y.t(), y[:1]])(x.flatten(1).tanh()),
+    }[name]
+    model = Weighted(forward)
+    found = optimized(model, torch.zeros(1, 8, 5, 6))
+    for x in (torch.randn(1, 8, 5, 6), torch.randn(2, 8, 5, 6).contiguous(memory_format=torch.channels_last)):
+        given, results, expected = x.clone(), found(x), model(x)
+        for n, one in enumerate(results):
+            torch.testing.assert_close(one, expected[n].detach())
+            one.fill_(torch.nan)
+            assert all(not other.isnan().any() for other in results[n + 1 :])
+        assert torch.equal(x, given)
+        torch.testing.assert_close(found(x), [one.detach() for one in expected])
+
+
+def test_weights_are_packed_once_for_all_sizes(pair: Pair) -> None:
+    model, _ = pair
+    found = optimized(model, torch.zeros(1, 3, 32, 32))
+    for batch, size in ((1, 32), (1, 48), (3, 32)):
+        assert difference(found, model, torch.randn(batch, 3, size, size)) <= 1
+    kept = dict(found._packs)
+    assert len(found._plans) == 2
+    assert all(program_of(found, torch.zeros(1, 3, n, n))._packs is found._packs for n in (32, 48))
+    found(torch.randn(2, 3, 48, 48))
+    found.profile(torch.randn(2, 3, 48, 48), seconds=0.0)
+    assert all(found._packs[key] is pack for key, pack in kept.items())
+
+
+def test_the_examples_plan_is_kept(pair: Pair) -> None:
+    model, _ = pair
+    found = optimized(model, torch.zeros(1, 3, 12, 12))
+    assert [*found._plans.values()] == [found._first]
+    assert found._plan((torch.zeros(3, 3, 12, 12),), 3) is found._first
+    for size in range(13, 13 + MOST_PLANS):
+        found._plan((torch.zeros(1, 3, size, 12),), 1)
+    assert len(found._plans) == MOST_PLANS
+    assert found._plan((torch.zeros(1, 3, 12, 12),), 1) is found._first
+
+
 def test_inputs_are_left_alone() -> None:
     found = optimized(Calls(lambda x: F.relu(F.relu(x) - 1)), torch.zeros(1, 8, 5, 5))
     x = torch.randn(2, 8, 5, 5).contiguous(memory_format=torch.channels_last)
@@ -233,7 +289,7 @@ def test_an_input_without_memory_is_told(pair: Pair) -> None:
 
 def test_where_no_code_can_be_generated_all_is_torchs(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = pair
-    monkeypatch.setattr("depthwise.backends.cpu._machine_refusal", lambda: "this CPU is too old")
+    monkeypatch.setattr("depthwise.backends.cpu.machine_refusal", lambda: "this CPU is too old")
     found = optimized(model, torch.zeros(1, 3, 12, 12))
     assert difference(found, model, torch.randn(2, 3, 12, 12)) <= 1
     assert found.report.convolutions[0] == 0

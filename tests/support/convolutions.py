@@ -92,7 +92,7 @@ def program_of(layer: Layer, given: Input, target: Machine) -> Program:
     (stage,) = program.stages
     assert isinstance(stage.kernel, DenseKernel)
     assert isinstance(stage.cut, DenseCut)
-    k = stage.kernel.dense
+    k = stage.kernel.plan
     k = replace(k, heights=tuning_of(target).tiles[k.vectors][0])
     stage = replace(stage, kernel=DenseKernel(target, k), cut=stage.cut.with_sums(k))
     return Program((stage,))

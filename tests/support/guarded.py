@@ -4,7 +4,9 @@ python -m tests.support.guarded ISA tails      # some of the tails, each buffer 
 python -m tests.support.guarded ISA all        # all of them
 python -m tests.support.guarded ISA series     # a network's block in one program, each buffer in memory of its own
 python -m tests.support.guarded ISA norms      # batch norms in training mode
+python -m tests.support.guarded ISA fresh      # pointwise weights packed by generated code
 python -m tests.support.guarded ISA dense      # dense convolutions and poolings
+python -m tests.support.guarded ISA images     # resized images, norms over groups, factors by pixel
 python -m tests.support.guarded ISA network    # a whole network likewise
 python -m tests.support.guarded ISA planted    # kernels told wrong numbers or pointers, each of which must die
 python -m tests.support.guarded ISA in_x       # one of these, in this process itself
@@ -36,6 +38,8 @@ from depthwise.backends.pixels import AveragePool, MaxPool
 from depthwise.geometry import pool_geometry
 from tests.support import convolutions
 from tests.support.cases import small_integers
+from tests.support.expanded import check_expanded, tried
+from tests.support.fresh import SIZES, check_fresh
 from tests.support.kernels import (
     HERE,
     NAN,
@@ -51,6 +55,7 @@ from tests.support.kernels import (
     run,
 )
 from tests.support.norms import assert_exact
+from tests.support.pixels import check_bilinear, check_group_norm, check_pixel_factors
 from tests.support.series import check_example, check_network, run_problem
 
 Side = Literal["before", "after"]
@@ -106,6 +111,12 @@ def check_norms(machine: Machine) -> None:
     for channels, pixels, side in product((1, 3, 8, 17, 33), (2, 32, 64), SIDES):
         for activation in (None, ("relu6", 0.0)):
             assert_exact(NormProblem(pixels, channels, 3.0, activation, residual=True), machine, 1, Guarded(side))
+
+
+def check_fresh_weights(machine: Machine) -> None:
+    """Pointwise weights packed by generated code, every buffer guarded."""
+    for size, side, turned in product(SIZES, SIDES, (False, True)):
+        check_fresh(*size, machine, Guarded(side), turned=turned, bias=True)
 
 
 def check_dense(target: Machine, wider: int = 0) -> None:
@@ -203,11 +214,22 @@ def check_whole_network(target: Machine) -> None:
         check_network(target, team, Guarded(side))
 
 
+def check_expansions(target: Machine) -> None:
+    for (case, team, bands), side in product([*tried()][::4], SIDES):
+        check_expanded(case, target, team, bands, Guarded(side))
+
+
 def check_planted(target: Machine) -> None:
     faulthandler.disable()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     alive = survivors(target)
     sys.exit(f"lived through: {', '.join(alive)}" if alive else 0)
+
+
+def check_pixels(target: Machine) -> None:
+    """Resized images, norms over groups, factors by pixel."""
+    for check, side in product((check_bilinear, check_group_norm, check_pixel_factors), SIDES):
+        check(target, Guarded(side))
 
 
 CHECKS: dict[str, Callable[[Machine], None]] = {
@@ -216,8 +238,11 @@ CHECKS: dict[str, Callable[[Machine], None]] = {
     "series": check_series,
     "network": check_whole_network,
     "norms": check_norms,
+    "fresh": check_fresh_weights,
     "dense": check_dense,
+    "images": check_pixels,
     "dense told wrong": lambda target: check_dense(target, wider=1),
+    "expanded": check_expansions,
     "planted": check_planted,
 }
 

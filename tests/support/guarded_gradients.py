@@ -55,7 +55,7 @@ def check_depthwise(case: Case, side: Side) -> None:
     # What is no slice and not expanded is read as it lies.
     layout = case.layout.partition("_")[0].replace("expanded", "planar")
     case = replace(case, gradient_layout=layout, layout=layout if case.layout == "expanded" else case.layout)
-    check(side, gradients.depthwise_gradients, *tensors_of(case, small_integers(0)), case.geometry)
+    check(side, gradients.plain_gradients, *tensors_of(case, small_integers(0)), case.geometry)
 
 
 def main(what: str) -> None:
@@ -77,7 +77,7 @@ def main(what: str) -> None:
         draw, g = small_integers(0), geometry((channels, *spatial), 1, out_channels=outputs, groups=groups)
         gradient, x = last(draw((batch, outputs, *spatial))), last(draw((batch, channels, *spatial)))
         weight = draw((outputs, channels // groups, *(1,) * len(spatial)))
-        check(side, gradients.pointwise_gradients, gradient, x, weight, g)
+        check(side, gradients.plain_gradients, gradient, x, weight, g)
 
 
 if __name__ == "__main__":

@@ -96,15 +96,15 @@ def example() -> tuple[Series, dict[str, Tensor], dict[str, Tensor]]:
     window = geometry(big[1:], 3, padding=1)
     one = geometry((17, 1, 1), 1, out_channels=4), geometry((4, 1, 1), 1, out_channels=17)
     steps = (
-        _convolution("pointwise", wide, (None, relu), PointwiseTensors(expand), "x", "a"),
-        _convolution("depthwise", window, (relu, None), DepthwiseTensors(depthwise, shift), "a", "b"),
+        convolution("pointwise", wide, (None, relu), PointwiseTensors(expand), "x", "a"),
+        convolution("depthwise", window, (relu, None), DepthwiseTensors(depthwise, shift), "a", "b"),
         Step(Mean(2, 32, 17), (("x", "b"), ("out", "m"))),
-        _convolution("pointwise", one[0], (None, relu), PointwiseTensors(reduce), "m", "s"),
-        _convolution("pointwise", one[1], (None, leaky), PointwiseTensors(back, shift), "s", "t"),
+        convolution("pointwise", one[0], (None, relu), PointwiseTensors(reduce), "m", "s"),
+        convolution("pointwise", one[1], (None, leaky), PointwiseTensors(back, shift), "s", "t"),
         Step(Elementwise(2, 32, 17, (Term("mul", "image"),)), (("x", "b"), ("operand_0", "t"), ("out", "c"))),
         Step(Elementwise(2, 32, 17, (Term("add", "each"),)), (("x", "c"), ("operand_0", "a"), ("out", "d"))),
         Step(Elementwise(2, 32, 17, (Term("from", "number", 1.0),)), (("x", "d"), ("out", "e"))),
-        _convolution("pointwise", narrow, (None, None), PointwiseTensors(project), "d", "y", "x"),
+        convolution("pointwise", narrow, (None, None), PointwiseTensors(project), "d", "y", "x"),
         Step(Elementwise(2, 32, 9, (Term("add", "channel"),)), (("x", "y"), ("operand_0", "shift"), ("out", "z"))),
         Step(Copy(64, 9, (0, 0), (9, 26)), (("x", "z"), ("out", "cat"))),
         Step(Copy(64, 17, (0, 9), (17, 26)), (("x", "e"), ("out", "cat"))),
@@ -133,7 +133,7 @@ def example() -> tuple[Series, dict[str, Tensor], dict[str, Tensor]]:
     return series, {"x": x}, given
 
 
-def _convolution(
+def convolution(
     operation: Operation,
     g: Geometry,
     activations: tuple[Activation, Activation],
@@ -141,11 +141,13 @@ def _convolution(
     x: str,
     out: str,
     residual: str = "",
+    batch: int = 2,
 ) -> Step:
-    last = torch.empty((2, *g.input_size), device="meta").contiguous(memory_format=LAST).stride()
-    result = torch.empty((2, *g.output_size), device="meta").contiguous(memory_format=LAST).stride()
+    """A step over channels-last images."""
+    last = torch.empty((batch, *g.input_size), device="meta").contiguous(memory_format=LAST).stride()
+    result = torch.empty((batch, *g.output_size), device="meta").contiguous(memory_format=LAST).stride()
     added = result if residual else None
-    problem = Problem(operation, g, torch.float32, "cpu", 2, last, result, activations, added)
+    problem = Problem(operation, g, torch.float32, "cpu", batch, last, result, activations, added)
     buffers = {"x": x, "out": out} | ({"residual": residual} if residual else {})
     return Step(problem, tuple(buffers.items()), weights)
 

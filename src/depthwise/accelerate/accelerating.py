@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import is_lazy
 
 from ..errors import DepthwiseError
 from ..layers.separable import _SeparableConv
-from .classes import Kind, MakeForward, class_of, original_of, ours_in, own_class, replace_class_
+from .classes import Kind, MakeForward, class_of, original_of, ours_in, own_class, replace_classes_
 from .convolutions import convolution_forward
 from .norms import batch_norm_forward, sequential_forward
 from .report import AcceleratedModule, Acceleration
@@ -32,9 +34,14 @@ def accelerate_(model: nn.Module) -> Acceleration:
     1 depthwise, 1 pointwise; 1 left as they were
     """
     _check(model, "accelerate_")
-    for _, module, kind, found in list(candidates(model)):
-        if not isinstance(found, str) and ours_in(type(module)) is None:
-            replace_class_(module, kind, class_of(kind, found[1]))
+    changes = []
+    for _, module, kind, found in candidates(model):
+        old = ours_in(type(module)) or kind
+        # Of a module that was changed since: its own class again.
+        new = kind if isinstance(found, str) else class_of(kind, found[1])
+        if new is not old:
+            changes.append((module, old, new))
+    replace_classes_(changes)
     return survey(model)
 
 
@@ -43,7 +50,8 @@ def survey(model: nn.Module) -> Acceleration:
     rows = []
     for name, _, kind, found in candidates(model):
         became, reason = ("", found) if isinstance(found, str) else (found[0], "")
-        rows.append(AcceleratedModule(name, kind.__name__, became, reason))
+        if became or reason:
+            rows.append(AcceleratedModule(name, kind.__name__, became, reason))
     return Acceleration(tuple(rows), tuple(_advice(model)))
 
 
@@ -56,17 +64,17 @@ def restore_(model: nn.Module) -> int:
     (1, <class 'torch.nn.modules.conv.Conv2d'>)
     """
     _check(model, "restore_")
-    restored = 0
-    for module in model.modules():
-        ours = ours_in(type(module))
-        if ours is not None:
-            replace_class_(module, ours, original_of(ours))
-            restored += 1
-    return restored
+    found = [(module, ours_in(type(module))) for module in model.modules()]
+    changes = [(module, ours, original_of(ours)) for module, ours in found if ours is not None]
+    replace_classes_(changes)
+    return len(changes)
 
 
 def candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module, Kind, tuple[str, MakeForward] | str]]:
-    """Path, module and class of each module that is looked at, and what it becomes or why it stays as it is."""
+    """Path, module and class of each module that is looked at, and what it becomes or why it stays as it is.
+
+    The reason is "" for sequences in which there is nothing to join.
+    """
     within: set[nn.Module] = set()
     for name, module in model.named_modules():
         if isinstance(module, _SeparableConv):
@@ -80,17 +88,22 @@ def candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module, Kind, tuple[s
         elif isinstance(module, _BatchNorm):
             yield name, module, kind, batch_norm_forward(module, kind)
         elif isinstance(module, nn.Sequential):
-            found = sequential_forward(module, kind)
-            if found is not None:
-                yield name, module, kind, found
+            yield name, module, kind, sequential_forward(module, kind)
 
 
 def _advice(model: nn.Module) -> Iterator[str]:
-    dense = [module.weight for module in model.modules() if type(module) is nn.Conv2d and module.groups == 1]
-    if not dense or not all(weight.is_contiguous(memory_format=torch.channels_last) for weight in dense):
+    images = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.BatchNorm2d)]
+    weights = [module.weight for module in images if isinstance(module, nn.Conv2d) and not is_lazy(module.weight)]
+    wanted = []
+    if not all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights):
+        wanted.append("model.to(memory_format=torch.channels_last)")
+    # What a dense convolution gives lies as its weights do.
+    if images and not (isinstance(images[0], nn.Conv2d) and images[0].groups == 1 and prod(images[0].kernel_size) > 1):
+        wanted.append("x.to(memory_format=torch.channels_last)")
+    if wanted:
         yield (
-            "memory format: channels-last runs on most kernels, model.to(memory_format=torch.channels_last) and "
-            "x.to(memory_format=torch.channels_last); contiguous images run depthwise convolutions alone"
+            f"memory format: channels-last runs on most kernels, {' and '.join(wanted)}; contiguous images run "
+            "depthwise convolutions alone"
         )
 
 

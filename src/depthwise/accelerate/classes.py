@@ -8,10 +8,12 @@ from __future__ import annotations
 import copyreg
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakValueDictionary
 
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from ..errors import DepthwiseError
 from ..modules import STANDS_FOR
 
 Kind = type[nn.Module]
@@ -19,7 +21,8 @@ Forward = Callable[..., Any]
 # What makes the forward of a class out of the class that it stands for.
 MakeForward = Callable[[Any], Forward]
 
-_made: dict[tuple[Kind, MakeForward], Kind] = {}
+# Each as long as there is a module of it: a class of a user's is not kept for good.
+_made: WeakValueDictionary[tuple[Kind, MakeForward], Kind] = WeakValueDictionary()
 
 
 def class_of(kind: Kind, make_forward: MakeForward) -> Kind:
@@ -34,8 +37,15 @@ def class_of(kind: Kind, make_forward: MakeForward) -> Kind:
             "forward": make_forward(kind),
             STANDS_FOR: (kind, make_forward),
         }
-        made = _made[kind, make_forward] = type(f"Accelerated{kind.__name__}", (kind,), content)
+        made = _made[kind, make_forward] = _subclass(f"Accelerated{kind.__name__}", (kind,), content)
     return made
+
+
+def _subclass(name: str, bases: tuple[type, ...], content: dict[str, Any]) -> Kind:
+    try:
+        return type(name, bases, content)
+    except TypeError as error:
+        raise DepthwiseError(f"{bases[0].__name__} takes no subclass, and no module was changed: {error}") from error
 
 
 def ours_in(kind: Kind) -> Kind | None:
@@ -58,9 +68,12 @@ def own_class(module: nn.Module) -> Kind:
     return kind if index is None else kind.__mro__[index]
 
 
-def replace_class_(module: nn.Module, old: Kind, new: Kind) -> None:
-    """Give a module the class that has `new` where its own has `old`."""
-    module.__class__ = _replaced(type(module), old, new)
+def replace_classes_(changes: list[tuple[nn.Module, Kind, Kind]]) -> None:
+    """Give each module the class that has the second kind where its own has the first: all, or after an error none."""
+    made = [(module, _replaced(type(module), old, new)) for module, old, new in changes]
+    for module, kind in made:
+        # What a class of the user's does when an attribute is set is not asked.
+        object.__setattr__(module, "__class__", kind)
 
 
 def _replaced(kind: Kind, old: Kind, new: Kind) -> Kind:
@@ -69,7 +82,7 @@ def _replaced(kind: Kind, old: Kind, new: Kind) -> Kind:
     # Of a wrapper's class, which no other module may have: torch takes from it what it put there.
     bases = tuple(_replaced(base, old, new) if issubclass(base, old) else base for base in kind.__bases__)
     content = {name: value for name, value in kind.__dict__.items() if name not in ("__dict__", "__weakref__")}
-    return type(kind.__name__, bases, content)
+    return _subclass(kind.__name__, bases, content)
 
 
 def _reduced(module: nn.Module, protocol: Any) -> Any:
@@ -78,13 +91,21 @@ def _reduced(module: nn.Module, protocol: Any) -> Any:
     ours = ours_in(kind)
     if ours is None:
         raise TypeError(f"{kind.__name__} is none of the classes made here")
-    reduced = super(ours, module).__reduce_ex__(protocol)
-    if isinstance(reduced, str) or kind is not ours or reduced[0] is not copyreg.__newobj__:  # type: ignore[attr-defined]
+    # Before protocol 2 a class is told in another way.
+    reduced = super(ours, module).__reduce_ex__(max(2, protocol))
+    if isinstance(reduced, str) or kind is not ours or reduced[0] not in _NEW:
         return reduced
-    return (made_anew, ours.__dict__[STANDS_FOR], *reduced[2:])
+    _, *arguments = reduced[1]
+    return (made_anew, (*ours.__dict__[STANDS_FOR], reduced[0], *arguments), *reduced[2:])
 
 
-def made_anew(kind: Kind, make_forward: MakeForward) -> nn.Module:
-    """A module of the class that stands for `kind`, without anything in it."""
-    ours = class_of(kind, make_forward)
-    return ours.__new__(ours)
+_NEW: tuple[Any, ...] = (copyreg.__newobj__, copyreg.__newobj_ex__)  # type: ignore[attr-defined]
+
+
+def made_anew(kind: Kind, make_forward: MakeForward, make: Any, *arguments: Any) -> nn.Module:
+    """A module of the class that stands for `kind`, without anything in it.
+
+    make, arguments: what copyreg makes an object by, and what it is told after the class
+    """
+    made: nn.Module = make(class_of(kind, make_forward), *arguments)
+    return made

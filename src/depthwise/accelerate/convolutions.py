@@ -5,37 +5,81 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
-from torch import nn
-from torch.fx import Proxy
+import torch.nn.functional as F
+from torch import Tensor
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from ..functional import depthwise_conv, pointwise_conv
-from ..layers.depthwise import DEPTHWISE, pad_input, weight_and_bias
+from ..layers.conversion import CONVOLUTIONS
+from ..layers.depthwise import DEPTHWISE, weight_and_bias
 from ..modules import computes_as
 from .classes import Forward, Kind, MakeForward
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_ONES = (1, (1,), (1, 1), (1, 1, 1))
 
 
 def depthwise_forward(kind: Any) -> Forward:
-    def forward(self: _ConvNd, input: Any) -> Any:  # noqa: A002  as torch's convolutions call it
-        if type(input) is Proxy:
+    rank = _rank_of(kind)
+    none = (0,) * rank
+
+    def forward(self: Any, input: Any) -> Any:  # noqa: A002  as torch's convolutions call it
+        weight, bias = weight_and_bias(self)
+        stride, padding = self.stride, self.padding
+        if not _is_real(self, input, weight, rank) or weight.shape[1] != 1:
             return kind.forward(self, input)
-        x, padding = pad_input(input, self)
-        rank, (weight, bias) = len(self.kernel_size), weight_and_bias(self)
-        return depthwise_conv(rank, x, weight, bias, self.stride, padding, self.dilation, self.in_channels)
+        if self.padding_mode != "zeros":
+            input, padding = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode), none  # noqa: A001
+        elif not _is_padding_of_torch(padding, stride):
+            return kind.forward(self, input)
+        return depthwise_conv(rank, input, weight, bias, stride, padding, self.dilation, self.groups)
 
     return forward
 
 
 def pointwise_forward(kind: Any) -> Forward:
-    def forward(self: _ConvNd, input: Any) -> Any:  # noqa: A002  as torch's convolutions call it
-        if type(input) is Proxy:
+    rank = _rank_of(kind)
+    one = (1,) * rank
+
+    def forward(self: Any, input: Any) -> Any:  # noqa: A002  as torch's convolutions call it
+        weight, bias = weight_and_bias(self)
+        if not _is_real(self, input, weight, rank) or weight.shape[2:] != one or self.stride != one or _is_padded(self):
             return kind.forward(self, input)
-        return pointwise_conv(len(self.kernel_size), input, *weight_and_bias(self), self.groups)
+        return pointwise_conv(rank, input, weight, bias, self.groups)
 
     return forward
+
+
+def _rank_of(kind: Kind) -> int:
+    return next(rank for rank, base in CONVOLUTIONS.items() if issubclass(kind, base))
+
+
+# Asked at each call: a module's attributes may be set after it was accelerated.
+
+
+def _is_real(conv: _ConvNd, x: Any, weight: Tensor, rank: int) -> bool:
+    """Whether torch's convolution would be called with these, of real numbers."""
+    if "_conv_forward" in conv.__dict__ or not isinstance(x, Tensor) or weight.dim() != rank + 2:
+        return False
+    return x.is_floating_point()
+
+
+def _is_padding_of_torch(padding: Any, stride: Any) -> bool:
+    """Whether torch takes this padding; there are more in this package."""
+    if type(padding) is not tuple:
+        return padding == "valid" or type(padding) is int or (padding == "same" and stride in _ONES)
+    for before in padding:  # noqa: SIM110  called for each call of a layer
+        if type(before) is not int:
+            return False
+    return True
+
+
+def _is_padded(conv: Any) -> bool:
+    if conv.padding_mode != "zeros":
+        return any(conv._reversed_padding_repeated_twice)
+    padding = conv.padding
+    # A window of one pixel needs no padding for "same".
+    return any(padding) if type(padding) is tuple else padding not in ("same", "valid", 0)
 
 
 def convolution_forward(conv: _ConvNd, kind: Kind) -> tuple[str, MakeForward] | str:
@@ -46,7 +90,7 @@ def convolution_forward(conv: _ConvNd, kind: Kind) -> tuple[str, MakeForward] | 
         return "is lazy; call the model once before"
     if conv.transposed:
         return "is transposed"
-    if computes_as(kind, *CONVOLUTIONS) is None:
+    if computes_as(kind, *CONVOLUTIONS.values()) is None:
         return f"is a {kind.__name__}, with a forward of its own"
     if "forward" in conv.__dict__ or "_conv_forward" in conv.__dict__:
         return "has a forward of its own"
@@ -54,11 +98,6 @@ def convolution_forward(conv: _ConvNd, kind: Kind) -> tuple[str, MakeForward] | 
         return "depthwise", depthwise_forward
     if prod(conv.kernel_size) > 1:
         return "is dense: separate_ makes it separable" if conv.groups == 1 else "is a convolution in groups"
-    if prod(conv.stride) > 1 or _is_padded(conv):
+    if conv.stride not in _ONES or _is_padded(conv):
         return "is pointwise with a stride or padding"
     return "pointwise", pointwise_forward
-
-
-def _is_padded(conv: _ConvNd) -> bool:
-    # A window of one pixel needs no padding for "same".
-    return not isinstance(conv.padding, str) and any(conv.padding)

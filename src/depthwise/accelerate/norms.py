@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.fx import Proxy
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.modules.module import _has_any_global_hook
 
 from ..layers.activations import UNKNOWN, activation_name
 from ..layers.turns import in_turn, is_batch_norm, is_seen, normalized
@@ -27,9 +29,11 @@ def norm_activation_forward(kind: Any) -> Forward:
     """Of timm's BatchNormAct2d: a batch norm, `drop`, then `act`."""
 
     def forward(self: Any, x: Any) -> Any:
-        known = None if _is_traced(x) or is_seen(self.act) or is_seen(self.drop) else activation_name(self.act)
+        if _is_traced(x) or _has_any_global_hook() or is_seen(self.act) or is_seen(self.drop):
+            return kind.forward(self, x)
+        known = activation_name(self.act)
         is_one = type(self.drop) is nn.Identity and known is not UNKNOWN
-        out = normalized(self, x, known) if is_one and not _is_traced(x) else None
+        out = normalized(self, x, known) if is_one else None
         return kind.forward(self, x) if out is None else out
 
     return forward
@@ -46,12 +50,12 @@ def _is_traced(x: Any) -> bool:
     return torch.compiler.is_compiling() or type(x) is Proxy
 
 
-def sequential_forward(module: nn.Sequential, kind: Kind) -> tuple[str, MakeForward] | None:
-    """What a sequence becomes in which an activation stands behind a batch norm, or None where none does."""
-    if computes_as(kind, nn.Sequential) is None or kind.__iter__ is not nn.Sequential.__iter__:  # type: ignore[attr-defined]
-        return None
+def sequential_forward(module: nn.Sequential, kind: Kind) -> tuple[str, MakeForward] | str:
+    """What a sequence becomes in which an activation stands behind a batch norm, or "" where none does."""
+    if computes_as(kind, nn.Sequential) is None or "forward" in module.__dict__:
+        return ""
     if not any(is_batch_norm(first) and activation_name(second) is not UNKNOWN for first, second in pairwise(module)):
-        return None
+        return ""
     return "batch norm and activation in one pass", sequence_forward
 
 
@@ -59,6 +63,10 @@ def batch_norm_forward(module: nn.Module, kind: Kind) -> tuple[str, MakeForward]
     """What a batch norm becomes, or why it stays as it is."""
     if isinstance(module, nn.SyncBatchNorm):
         return "adds its statistics up over processes"
+    if isinstance(module, LazyModuleMixin):
+        return "is lazy; call the model once before"
+    if "forward" in module.__dict__:
+        return "has a forward of its own"
     if kind.__name__ == "BatchNormAct2d" and kind.__module__.startswith("timm."):
         return "batch norm and activation in one pass", norm_activation_forward
     if isinstance(module, nn.BatchNorm1d):

@@ -72,12 +72,14 @@ class OfOne:
 class Prepared(NamedTuple):
     """What runs a call: its bound problem, its weights as packed, and the state of them that this was made of.
 
-    snapshot: None where nothing may be kept
+    snapshot: None where nothing of the weights may be kept
+    recorded: autograd records the call, whose pack is the weights themselves
     """
 
     bound: Bound
     pack: Any
     snapshot: Snapshot | None = None
+    recorded: bool = False
 
     def run(self, x: Tensor, residual: Tensor | None) -> Tensor | None:
         prints: Prints = NO_PRINTS if self.snapshot is None else self.snapshot.prints
@@ -128,7 +130,7 @@ def found(  # noqa: C901  the short way is one function: each call costs what a 
     """
     snapshot = weights.sets.get(identities)
     if snapshot is None:
-        return None
+        return _found_recorded(identities, setting, x, tensors) if is_grad_enabled() else None
     around = circumstances.get()
     if around is not ORDINARY:
         if around.observe is not None:
@@ -150,7 +152,7 @@ def found(  # noqa: C901  the short way is one function: each call costs what a 
     if dispatch_modes() or forward_ad._current_level >= 0:
         return None
     if is_grad_enabled() and needs_gradient((x, residual, *tensors)):
-        return None
+        return None if residual is not None else _found_recorded(identities, setting, x, tensors)
     if not snapshot.is_current(tensors):
         return None
     if kept is not settings.kept[0]:
@@ -171,9 +173,11 @@ def keep(
 ) -> None:
     """Let `found` use what was prepared for calls like this one, as long as its weights stay as they were."""
     snapshot = prepared.snapshot
-    if snapshot is None:
-        return
     if not is_plain_window(window):  # a list may change, a tensor too
+        return
+    if prepared.recorded and residual is None:
+        _keep_recorded(setting, x, tensors, window, prepared.bound)
+    if snapshot is None:
         return
     around = circumstances.get()
     if around is not ORDINARY:
@@ -185,10 +189,59 @@ def keep(
         snapshot.calls.update(dict.fromkeys([setting] if by_value is None else [setting, by_value], settings))
         for oldest in [*snapshot.calls][:-_MOST_SETTINGS]:
             snapshot.calls.pop(oldest, None)
-    adds = None if residual is None else _guard(residual)
-    reads = _guard(x, *settings.present(tensors))
+    adds = None if residual is None else guard(residual)
+    reads = guard(x, *settings.present(tensors))
     entry = Kept(prepared.bound, prepared.pack, get_num_threads(), reads, adds)
     settings.kept = (entry, *settings.kept[: _MOST_INPUTS - 1])
+
+
+class Recorded:
+    """What ran calls that autograd recorded, with tensors of these identities in a setting, the latest first.
+
+    Nothing of weights is in it, so that it is right for whichever tensors pass its guards.
+    """
+
+    __slots__ = ("kept", "present", "window")
+
+    def __init__(self, tensors: Tensors, window: tuple[object, ...]) -> None:
+        self.present = _present(tensors)
+        self.window = window
+        self.kept: tuple[tuple[Bound, int, Callable[..., bool]], ...] = ()
+
+
+# Those that were seen first go first.
+_recorded: dict[tuple[Identities, Setting], Recorded] = {}
+
+
+def _found_recorded(identities: Identities, setting: Setting, x: Tensor, tensors: Tensors) -> Tensor | None:
+    """The result of a call that autograd records, like one before; None where it must be looked at anew."""
+    try:
+        known = _recorded.get((identities, setting))
+        if known is None or x.is_nested or circumstances.get() is not ORDINARY:
+            return None
+    except (TypeError, AttributeError):  # a list has no hash; what is no tensor
+        return None
+    if dispatch_modes() or forward_ad._current_level >= 0:
+        return None
+    asked, present = get_num_threads(), known.present(tensors)
+    for own, threads, reads in known.kept:
+        if threads == asked and reads(x, *present):
+            return own.run(x, None, tensors, NO_PRINTS.address)
+    return None
+
+
+def _keep_recorded(setting: Setting, x: Tensor, tensors: Tensors, window: tuple[object, ...], bound: Bound) -> None:
+    if circumstances.get() is not ORDINARY or any(x is tensor for tensor in tensors):
+        return
+    key = weights.identities_of(tensors), setting
+    known = Recorded(tensors, window)
+    with _lock.mine:
+        # The identities in a setting are the window's as long as that lives: of an equal key it is the same.
+        known = _recorded.setdefault(key, known)
+        entry = bound, get_num_threads(), guard(x, *known.present(tensors))
+        known.kept = (entry, *known.kept[: _MOST_INPUTS - 1])
+        while len(_recorded) > _MOST_BOUND:
+            del _recorded[next(iter(_recorded))]
 
 
 _bound: OrderedDict[Hashable, Any] = OrderedDict()
@@ -237,7 +290,7 @@ def _present(tensors: Tensors) -> Callable[[Tensors], Sequence[Tensor]]:
     return itemgetter(*places) if len(places) > 1 else itemgetter(slice(places[0], places[0] + 1))
 
 
-def _guard(*tensors: Tensor) -> Callable[..., bool]:
+def guard(*tensors: Tensor) -> Callable[..., bool]:
     # torch's annotation leaves the tensors out.
     make: Any = TensorGuards
     sizes, strides = [list(tensor.shape) for tensor in tensors], [list(tensor.stride()) for tensor in tensors]

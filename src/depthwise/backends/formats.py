@@ -16,6 +16,11 @@ Strides = tuple[int, ...]  # in elements
 LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
+def same_strides(size: Sequence[int], one: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether tensors of this size lie alike: along a dimension of one element all do."""
+    return all(n == 1 or a == b for n, a, b in zip(size, one, other, strict=True))
+
+
 def suggested_format(*tensors: Tensor) -> torch.memory_format:
     """Channels-last where the strides of one of these, an input and its weights, say so: what a program can tell."""
     last = LAST.get(tensors[0].dim() - 2)

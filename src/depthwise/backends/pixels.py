@@ -1,6 +1,7 @@
 """What is asked of a backend beside convolutions, as pure numbers: of images whose channels lie side by side.
 
-Each sees its tensors as rows of `channels` numbers, `pixels` of them for each of `images`.
+Each sees its tensors as rows of `channels` numbers, `pixels` of them for each of `images`. `in_place` names the buffers
+that its result may lie in.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from .problem import Activation
 # Of one elementwise problem.
 MOST_OPERANDS = 4
 
-# Beside x: one number for each of its own, for each image and channel, for each channel; or the same for all.
-Operand = Literal["each", "image", "channel", "number"]
+# Beside x: one number for each of its own, for each channel of each image, each pixel, each channel; or one for all.
+Operand = Literal["each", "image", "pixel", "channel", "number"]
+# Those for which it matters where rows and images end.
+OF_ROWS = ("image", "pixel", "channel")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,7 @@ class Term:
     @property
     def reads(self) -> bool:
         """Whether the operand is a tensor."""
-        return self.operand in ("each", "image", "channel")
+        return self.operand == "each" or self.operand in OF_ROWS
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ class Mean:
     """The mean over the pixels of each image. Buffers: x, (images, pixels, channels); out, (images, channels)."""
 
     operation: ClassVar[str] = "mean"
+    in_place: ClassVar[tuple[str, ...]] = ()
 
     images: int
     pixels: int
@@ -71,6 +75,7 @@ class Copy:
     """
 
     operation: ClassVar[str] = "copy"
+    in_place: ClassVar[tuple[str, ...]] = ()
 
     rows: int
     channels: int
@@ -86,12 +91,51 @@ class Nearest:
     """
 
     operation: ClassVar[str] = "nearest"
+    in_place: ClassVar[tuple[str, ...]] = ()
 
     rows: int
     columns: int
     channels: int
     down: int
     across: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bilinear:
+    """Images of another size, each pixel of which weighs the four around its place. Buffers: x, out.
+
+    size, out_size: height and width, before and after
+    steps:   pixels of the image, down and across, from one of the result to the next
+    aligned: corners lie on corners; else outer edges on outer edges
+    """
+
+    operation: ClassVar[str] = "bilinear"
+    in_place: ClassVar[tuple[str, ...]] = ()
+
+    images: int
+    channels: int
+    size: tuple[int, int]
+    out_size: tuple[int, int]
+    steps: tuple[float, float]
+    aligned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GroupNorm:
+    """Each group of channels of an image normalised over its pixels, then scaled and shifted by channel where `affine`.
+
+    Buffers: x, scale and shift, out; out may be x.
+    """
+
+    operation: ClassVar[str] = "group_norm"
+    in_place: ClassVar[tuple[str, ...]] = ("x",)
+
+    images: int
+    pixels: int
+    channels: int
+    groups: int
+    eps: float
+    affine: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +170,7 @@ class MaxPool:
     """The greatest number of each window, NaN where it has one. Buffers: x, out."""
 
     operation: ClassVar[str] = "max_pool"
+    in_place: ClassVar[tuple[str, ...]] = ()
 
     images: int
     geometry: Geometry
@@ -140,6 +185,7 @@ class AveragePool:
     """
 
     operation: ClassVar[str] = "average_pool"
+    in_place: ClassVar[tuple[str, ...]] = ()
 
     images: int
     geometry: Geometry
@@ -148,7 +194,7 @@ class AveragePool:
 
 
 Pool = MaxPool | AveragePool
-PixelProblem = Elementwise | Mean | Copy | Nearest | LayerNorm | Softmax | Pool
+PixelProblem = Elementwise | Mean | Copy | Nearest | Bilinear | GroupNorm | LayerNorm | Softmax | Pool
 
 
 def activations_of(problem: PixelProblem) -> tuple[Activation, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -31,7 +31,10 @@ class Problem:
     differentiable: a gradient of the result may be asked for
     traced:         the call is being written into a program
     foreign:        which tensor is no plain memory of this process, and what it is instead, or None
+    in_place:       buffers that its result may lie in
     """
+
+    in_place: ClassVar[tuple[str, ...]] = ()
 
     operation: Operation
     geometry: Geometry

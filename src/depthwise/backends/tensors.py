@@ -38,6 +38,13 @@ def why_not_memory(tensor: Tensor) -> str | None:
     return None
 
 
+def address_of(tensor: Tensor) -> int | None:
+    """Where the memory begins that a tensor lies in; None where it has none of its own, or none that is dense."""
+    if is_foreign(tensor) or torch._C._dispatch_keys(tensor).raw_repr() not in _plain_keys() or not tensor.numel():
+        return None
+    return tensor.untyped_storage().data_ptr()
+
+
 def is_foreign(tensor: Tensor) -> bool:
     """Whether a tensor is of a type that torch dispatches on: a tracer's, or somebody's subclass."""
     return type(tensor) not in _PLAIN_TYPES
@@ -52,6 +59,13 @@ def is_listened_to() -> bool:
         or torch._C._get_tracing_state() is not None
         or torch._C._is_any_autocast_enabled()
     )
+
+
+def are_plain(*tensors: Tensor) -> bool:
+    """Whether generated code may read these, float32 all, and nobody records or rewrites what is done with them."""
+    if torch.is_grad_enabled() or is_listened_to():
+        return False
+    return all(tensor.dtype == torch.float32 and why_not_memory(tensor) is None for tensor in tensors)
 
 
 def needs_gradient(tensors: Tensors) -> bool:

@@ -1,8 +1,10 @@
 """Timing networks against each other: outputs are checked first, then every candidate is timed in turn.
 
-for network in networks:
-for layout in layouts: check its output; time it in turn with all others
-each network: the layout with the lower median
+for network, layout in networks, layouts:
+check its output
+in turn, round after round:
+time each
+of each network, its layout with the lower median
 """
 
 from __future__ import annotations

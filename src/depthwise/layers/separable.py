@@ -201,7 +201,7 @@ class _SeparableConv(nn.Module):
             return "a hook sees every module"
         for name in self.parts:
             module = modules.get(name)
-            if module is not None and (is_watched(own := module.__dict__) or own.get("_compiled_call_impl")):
+            if module is not None and is_watched(module.__dict__):
                 return f"a hook, or a forward of its own, sees {name}"
         weights = (*weight_and_bias(depthwise), *weight_and_bias(pointwise))
         norms: list[Norm | None] = []

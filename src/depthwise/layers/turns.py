@@ -80,5 +80,4 @@ def normalized(norm: nn.Module, x: Tensor, activation: Any = None) -> Tensor | N
 
 def is_seen(module: nn.Module) -> bool:
     """Whether something sees the calls of a module, or stands for them."""
-    own = module.__dict__
-    return is_watched(own) or own.get("_compiled_call_impl") is not None
+    return is_watched(module.__dict__)

@@ -28,6 +28,7 @@ from .graph import Argument, Batch, Graph, Node, Size, Spec, Tree, Value, values
 from .network import Network, pruned, specs_of
 from .operators import DTYPES, FORMATS, dtype_name, is_channels_last
 from .reading import Reading, read
+from .rules import axes_of
 
 SMALL, LARGE = 2, 5
 # Larger images by so many pixels, a multiple of what networks divide by.
@@ -103,19 +104,38 @@ def capture(model: nn.Module, call: Call) -> Network:
     if isinstance(one, str):
         return _of_one(model, call, one)
     two = _attempt(model, call, LARGE, GROWTH)
+    is_regular = isinstance(two, Reading) and _irregular(one, two) is None
     # Where both are the same, no number in them is a batch or a size.
     is_same = isinstance(two, Reading) and one.nodes == two.nodes and one.gives == two.gives
-    if isinstance(two, Reading) and is_same and _other_constant(one, two) is None:
+    if isinstance(two, Reading) and is_regular and is_same and _other_constant(one, two) is None:
         return _network(call, one, one.nodes, one.gives, two, is_sized=False)
     three = _attempt(model, call, LARGE, 0)
-    if isinstance(three, str):
-        return _of_one(model, call, three)
+    why = three if isinstance(three, str) else _irregular(one, three)
+    if isinstance(three, str) or why is not None:
+        return _of_one(model, call, str(why))
     try:
         nodes, gives = _merged(one, three)
     except _DifferenceError as difference:
         return _of_one(model, call, str(difference))
-    is_sized = isinstance(two, str) or not _is_at(nodes, gives, two) or _other_constant(one, two) is not None
+    is_sized = isinstance(two, str) or not (
+        is_regular and _is_at(nodes, gives, two) and _other_constant(one, two) is None
+    )
     return _network(call, one, nodes, gives, three if isinstance(two, str) or is_sized else two, is_sized=is_sized)
+
+
+def _irregular(one: Reading, other: Reading) -> str | None:
+    """Why sizes are fixed: a dimension goes where it is one, or is cut into as many pieces as there happen to be."""
+    for node, again in zip(one.nodes, other.nodes, strict=False):
+        squeezes = node.operator.removeprefix("aten.").startswith("squeeze")
+        cuts = node.operator == "split" and node.arguments == again.arguments
+        if not squeezes and not cuts:
+            continue
+        shape, larger = (reading.shapes.get(node["self"].name, ()) for reading in (one, other))
+        dims = axes_of(dict(node.arguments).get("dim"), len(shape))
+        if len(shape) == len(larger) and any(shape[dim] != larger[dim] for dim in dims):
+            what = "drops a dimension" if squeezes else "gives that many pieces"
+            return f"{node.operator} in {node.source or 'the model'} {what} at some sizes alone"
+    return None
 
 
 def _of_one(model: nn.Module, call: Call, why: str) -> Network:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -17,6 +17,8 @@ from .segments import Engine, Program, Segment
 from .whole import Whole
 
 Step = Callable[[dict[str, Any], int], Any]
+# What a backend keeps of a network's weights; of use as long as these are held.
+Packs = MutableMapping[Hashable, Any]
 # Of a network at its sizes: batches that it is lowered for, the oldest go first.
 MOST_BATCHES = 8
 
@@ -76,15 +78,20 @@ def _lives(segment: Segment) -> Iterator[tuple[Node, list[str]]]:
 class Kernels(Engine):
     """Nodes that become problems of the CPU backend, a segment of them one program.
 
-    shapes_at: shapes of all values at a batch; batch: that of the plan
+    shapes_at: shapes of all values at a batch; batch: that of the plan; packs: of the network's weights
     """
 
     name = "cpu"
 
-    def __init__(self, network: Network, shapes_at: Callable[[int], Mapping[str, Shapes]], batch: int) -> None:
+    def __init__(
+        self, network: Network, shapes_at: Callable[[int], Mapping[str, Shapes]], batch: int, packs: Packs
+    ) -> None:
         self._network = network
         self._shapes_at = shapes_at
         self._batch = batch
+        self._packs = packs
+        # Of one image more lies as kernels want it than of several, and the plan is for any batch.
+        self._batches = (batch,) if network.batch is not None else tuple({batch, max(batch, 2)})
         self._lowered: dict[int, LoweredGraph] = {}
 
     def at(self, batch: int) -> LoweredGraph:
@@ -98,11 +105,13 @@ class Kernels(Engine):
         return found
 
     def refusal(self, node: Node) -> str | None:
-        return self.at(self._batch).refusals.get(node.name)
+        refusals = (self.at(batch).refusals.get(node.name) for batch in self._batches)
+        return next((why for why in refusals if why is not None), None)
 
     def kernel(self, node: Node) -> str | None:
         steps = self.at(self._batch).steps.get(node.name, ())
         return " + ".join(CPU.kernel(step.problem) or "" for step in steps) or "no work: another look at its input"
 
     def compile(self, segment: Segment) -> Program:
-        return Whole(segment, self.at, self._batch, NodeByNode(segment, self._network.weights), self._network.weights)
+        otherwise = NodeByNode(segment, self._network.weights)
+        return Whole(segment, self.at, self._batch, otherwise, self._network.weights, self._packs)

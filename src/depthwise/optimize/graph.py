@@ -192,6 +192,15 @@ class Graph:
         return graph
 
 
+def follows_batch(node: Node) -> bool:
+    """Whether a number among the node's arguments is so many times the batch."""
+
+    def does(argument: Argument) -> bool:
+        return isinstance(argument, Batch) or (isinstance(argument, tuple) and any(map(does, argument)))
+
+    return any(does(argument) for _, argument in node.arguments)
+
+
 def values_in(leaf: Leaf) -> Iterator[str]:
     """Names of the values in an argument or a tree."""
     if isinstance(leaf, Value):

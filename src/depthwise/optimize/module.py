@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ..backends.forks import Lock
+from ..backends.tensors import address_of
 from ..errors import DepthwiseError
 from .capture import Call, capture
+from .engines import Packs
 from .file import from_bytes, load, save, to_bytes
 from .graph import Batch, Tree, Value
 from .network import Network, Shape
@@ -51,9 +53,11 @@ class Optimized(nn.Module):
         self._network = network
         self._saved = saved
         self._source = source
-        self._plans: dict[tuple[Any, ...], Plan] = {}
         self._lock = Lock()
-        self._first = plan(network, network.sizes, _batch_of(network, network.sizes))
+        # Of this network's weights, whatever sizes and batches they are packed for.
+        self._packs: Packs = {}
+        self._first = plan(network, network.sizes, _batch_of(network, network.sizes), self._packs)
+        self._plans: dict[tuple[Any, ...], Plan] = {self._key(network.sizes): self._first}
         self.training = False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -63,7 +67,7 @@ class Optimized(nn.Module):
         autocast = torch.autocast("cpu", enabled=False) if torch.is_autocast_enabled("cpu") else nullcontext()
         with torch.no_grad(), autocast:
             values = found.run(tensors, batch)
-            return self._results(found.network, values, tensors, batch)
+            return self._results(found, values, tensors, batch)
 
     @property
     def report(self) -> NetworkReport:
@@ -74,10 +78,10 @@ class Optimized(nn.Module):
         """What each node of the network takes with these arguments, each run alone, about so long in all."""
         tensors = self._tensors(args, kwargs)
         batch = self._batch(tensors)
-        network = self._plan(tensors, batch).network
-        shapes = {spec.name: tuple(x.shape) for spec, x in zip(network.graph.inputs, tensors, strict=True)}
+        found = self._plan(tensors, batch)
+        alone = plan(found.network, self._shapes(tensors), max(batch, 1), found.packs, node_by_node=True)
         with torch.no_grad():
-            return profile(plan(network, shapes, max(batch, 1), node_by_node=True), tensors, batch, seconds)
+            return profile(alone, tensors, batch, seconds)
 
     def save(self, path: str | Path) -> None:
         """Write the network to one safetensors file, which `load_optimized` reads; kernels are made where it runs."""
@@ -125,14 +129,17 @@ class Optimized(nn.Module):
             raise DepthwiseError(f"the inputs are of different batches: {', '.join(map(str, found))}")
         return found[0] if found else self._network.batch or 1
 
+    def _shapes(self, tensors: tuple[Tensor, ...]) -> dict[str, Shape]:
+        return {spec.name: tuple(x.shape) for spec, x in zip(self._network.graph.inputs, tensors, strict=True)}
+
+    def _key(self, shapes: dict[str, Shape]) -> tuple[Any, ...]:
+        """What a plan is kept by: all sizes of the inputs but the batch, where that may be any."""
+        specs, is_any = self._network.graph.inputs, self._network.batch is None
+        return tuple(shapes[spec.name][1 if is_any and is_batched(spec.shape) else 0 :] for spec in specs)
+
     def _plan(self, tensors: tuple[Tensor, ...], batch: int) -> Plan:
-        """The plan for inputs of these sizes, kept by all but the batch."""
-        key = tuple(x.shape for x in tensors)
-        if self._network.batch is None:
-            specs = self._network.graph.inputs
-            key = tuple(
-                x.shape[1:] if is_batched(spec.shape) else x.shape for spec, x in zip(specs, tensors, strict=True)
-            )
+        """The plan for inputs of these sizes."""
+        key = self._key(self._shapes(tensors))
         found = self._plans.get(key)
         if found is not None:
             return found
@@ -140,20 +147,18 @@ class Optimized(nn.Module):
             if key not in self._plans:
                 most = MOST_CAPTURES if self._network.is_sized else MOST_PLANS
                 while len(self._plans) >= most:
-                    del self._plans[next(iter(self._plans))]
+                    # The example's is there for the report anyway.
+                    del self._plans[next(key for key, kept in self._plans.items() if kept is not self._first)]
                 self._plans[key] = self._planned(tensors, batch)
             return self._plans[key]
 
     def _planned(self, tensors: tuple[Tensor, ...], batch: int) -> Plan:
-        network = self._network
-        shapes = {spec.name: tuple(x.shape) for spec, x in zip(network.graph.inputs, tensors, strict=True)}
-        batch = network.batch or max(batch, 1)
+        network, shapes = self._network, self._shapes(tensors)
         if network.is_sized and not _fits(network, shapes):
             network = self._recaptured(tensors)
-            shapes, batch = network.sizes, _batch_of(network, network.sizes)
-        elif network.batch is None:
-            shapes = at_batch(network, shapes, batch)
-        return plan(network, shapes, batch)
+            return plan(network, network.sizes, _batch_of(network, network.sizes), {})
+        batch = network.batch or max(batch, 1)
+        return plan(network, at_batch(network, shapes, batch), batch, self._packs)
 
     def _recaptured(self, tensors: tuple[Tensor, ...]) -> Network:
         sizes = ", ".join(str(shape) for shape in self._network.sizes.values())
@@ -172,10 +177,15 @@ class Optimized(nn.Module):
     def _any_batch(self) -> str:
         return "" if self._network.batch is not None else " of any batch"
 
-    def _results(self, network: Network, values: dict[str, Any], tensors: tuple[Tensor, ...], batch: int) -> Any:
-        """What the network returns, each image in the order of bytes that torch would give it."""
+    def _results(self, found: Plan, values: dict[str, Any], tensors: tuple[Tensor, ...], batch: int) -> Any:
+        """What the network returns, each image in the order of bytes that torch would give it.
+
+        No result lies in memory of an input, a weight or another result: whoever writes into one changes that alone.
+        """
+        network = found.network
         is_like = _is_last(tensors) == network.takes_last
         formats = iter(network.gives_last)
+        taken = {address_of(x) for x in tensors}
 
         def result(leaf: Any) -> Any:
             if isinstance(leaf, Batch):
@@ -183,7 +193,13 @@ class Optimized(nn.Module):
             if not isinstance(leaf, Value):
                 return leaf
             last = next(formats) if is_like else _is_last(tensors)
-            return _laid_out(values[leaf.name], last)
+            value = _laid_out(values[leaf.name], last)
+            address = address_of(value)
+            if address is not None and (address in taken or address in found.weight_addresses):
+                value = value.clone()
+                address = address_of(value)
+            taken.add(address)
+            return value
 
         gives = network.graph.gives
         return gives.mapped(result) if isinstance(gives, Tree) else result(gives)

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .engines import Kernels, TorchOperators
+from ..backends.tensors import address_of
+from .engines import Kernels, Packs, TorchOperators
 from .network import Network, Shape
 from .operators import DTYPES, bound
 from .rules import Arguments, Shapes
@@ -25,6 +26,8 @@ class Plan:
     refusals: of each node, why none of our kernels runs it; None where one does
     kernels:  of the others, the names of their code
     last:     for each segment, the values that nothing reads after it
+    packs:    of its weights, which other plans of the network share
+    weight_addresses: of the memory of its weights
     """
 
     network: Network
@@ -34,6 +37,8 @@ class Plan:
     segments: tuple[Segment, ...]
     programs: tuple[Program, ...]
     last: tuple[tuple[str, ...], ...]
+    packs: Packs
+    weight_addresses: frozenset[int | None]
 
     def run(self, inputs: Sequence[Tensor], batch: int) -> dict[str, Any]:
         """The values that the network gives, by name."""
@@ -47,9 +52,12 @@ class Plan:
         return {name: values[name] if name in values else weights[name] for name in graph.returned()}
 
 
-def plan(network: Network, inputs: Mapping[str, Shape], batch: int, *, node_by_node: bool = False) -> Plan:
+def plan(
+    network: Network, inputs: Mapping[str, Shape], batch: int, packs: Packs, *, node_by_node: bool = False
+) -> Plan:
     """The plan for inputs of these shapes; raises DepthwiseError where they do not fit the network.
 
+    packs:        what is packed of the network's weights, which more is put into
     node_by_node: a segment for each node, so that each can be timed
     """
     graph = network.graph
@@ -58,13 +66,15 @@ def plan(network: Network, inputs: Mapping[str, Shape], batch: int, *, node_by_n
     def shapes_at(other: int) -> Mapping[str, Shapes]:
         return shapes if other == batch else shapes_of(network, at_batch(network, inputs, other), other)
 
-    engine, rest = Kernels(network, shapes_at, batch), TorchOperators(network)
+    engine, rest = Kernels(network, shapes_at, batch, packs), TorchOperators(network)
     refusals = {node.name: engine.refusal(node) for node in graph.nodes}
     kernels = {node.name: engine.kernel(node) for node in graph.nodes if refusals[node.name] is None}
     segments = cut(graph, refusals, engine.name, rest.name, node_by_node=node_by_node)
     engines: dict[str, Engine] = {engine.name: engine, rest.name: rest}
     programs = tuple(engines[segment.engine].compile(segment) for segment in segments)
-    return Plan(network, shapes, refusals, kernels, segments, programs, _last(segments, set(graph.returned())))
+    addresses = frozenset(map(address_of, network.weights.values()))
+    last = _last(segments, set(graph.returned()))
+    return Plan(network, shapes, refusals, kernels, segments, programs, last, packs, addresses)
 
 
 def shapes_of(network: Network, inputs: Mapping[str, Shape], batch: int) -> dict[str, Shapes]:

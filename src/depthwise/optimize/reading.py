@@ -194,6 +194,9 @@ class _Reader:
         _check_state(short, given, where)
         if short in SAME or (short == "dropout" and given["train"] is False):
             return None
+        if short == "chunk":
+            # How many pieces there are depends on sizes, and the forward may have asked: other sizes must show.
+            short, arguments = "split_with_sizes", _pieces(node, given)
         if short in RENAMED:
             arguments = [(key, argument) for key, (_, argument) in zip(RENAMED[short], arguments, strict=True)]
         if name in CONVOLUTIONS and _is_batched(node, CONVOLUTIONS[name]):
@@ -325,6 +328,12 @@ def _conv(arguments: dict[str, Any], node: fx.Node) -> list[tuple[str, Argument]
     window = (("stride", stride), ("padding", padding), ("dilation", dilation), ("groups", arguments["groups"]))
     given = tuple((key, arguments[key]) for key in ("input", "weight", "bias"))
     return [*given, *window, ("residual", None), ("activation", None)]
+
+
+def _pieces(node: fx.Node, arguments: dict[str, Any]) -> list[tuple[str, Argument]]:
+    """What is cut, and the size of each piece."""
+    sizes = tuple(int(piece.shape[arguments["dim"]]) for piece in node.meta["val"])
+    return [("self", arguments["self"]), ("split_sizes", sizes), ("dim", arguments["dim"])]
 
 
 def _source(node: fx.Node) -> str:

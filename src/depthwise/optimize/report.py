@@ -75,7 +75,8 @@ class NetworkReport:
             return f"no convolutions; {where if mine else f'all {len(self.layers)} operators run by torch'}"
         if not mine:
             return f"none of {total} convolutions on our kernels; all {len(self.layers)} operators run by torch"
-        return f"{ours} of {total} convolutions on our kernels, {len(self.segments)} segments"
+        segments = "1 segment" if len(self.segments) == 1 else f"{len(self.segments)} segments"
+        return f"{ours} of {total} convolutions on our kernels, {segments}"
 
     def notes(self) -> list[str]:
         """Sentences on the whole."""

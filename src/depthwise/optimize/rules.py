@@ -62,6 +62,12 @@ def axis(dim: int, rank: int) -> int:
     return dim % rank
 
 
+def axes_of(argument: Any, rank: int) -> set[int]:
+    """The dimensions that an argument names; None and () mean all."""
+    given = argument if isinstance(argument, tuple) else () if argument is None else (argument,)
+    return {axis(dim, rank) for dim in given} or set(range(rank))
+
+
 def _same(a: Arguments) -> Shape:
     shape: Shape = a[a.node.arguments[0][0]]
     return shape
@@ -136,10 +142,8 @@ def pair_of(value: Any) -> tuple[int, int]:
 
 
 def _reduced(a: Arguments) -> Shape:
-    shape, dims = a["self"], a["dim"]
-    gone = {axis(dim, len(shape)) for dim in (dims if isinstance(dims, tuple) else () if dims is None else (dims,))}
-    # None and () both mean all of them.
-    gone = gone or set(range(len(shape)))
+    shape = a["self"]
+    gone = axes_of(a["dim"], len(shape))
     sizes = ((1 if n in gone else size) for n, size in enumerate(shape) if a["keepdim"] or n not in gone)
     return tuple(sizes)
 

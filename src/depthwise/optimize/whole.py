@@ -6,7 +6,7 @@ where the results lie. Calls from several threads share nothing but what does no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -14,10 +14,11 @@ from torch import Tensor
 
 from ..backends import CPU, asked_backend
 from ..backends.forks import Lock
+from ..backends.formats import same_strides
 from ..backends.series import Compiled, Figures, Series
 from ..backends.tensors import is_listened_to, why_not_memory
 from ..errors import DepthwiseError
-from .lowering import Lie, LoweredGraph, fused, same_strides
+from .lowering import Lie, LoweredGraph, fused
 from .rules import Shape
 from .segments import Program, Segment
 
@@ -84,7 +85,7 @@ def _seen(tensor: Tensor, shape: Shape, strides: Shape) -> Tensor:
 class Whole(Program):
     """A segment in one call; on torch's operators where it cannot run so: without images, under modes and transforms.
 
-    at: the network lowered for a batch
+    at: the network lowered for a batch; packs: of the network's weights
     """
 
     def __init__(
@@ -94,13 +95,14 @@ class Whole(Program):
         batch: int,
         otherwise: Program,
         weights: Mapping[str, Tensor],
+        packs: MutableMapping[Hashable, Any],
     ) -> None:
         self._segment = segment
         self._at = at
         self._batch = batch
         self._otherwise = otherwise
         self._weights = weights
-        self._packs: dict[Hashable, Any] = {}
+        self._packs = packs
         self._kept: dict[tuple[int, int], Call | None] = {}
         self._lock = Lock()
 

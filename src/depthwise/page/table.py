@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from html import escape
 
 from .svg import tag, words
+
+# A word of more letters may break at its underscores; no other one does.
+LONGEST_WORD = 24
 
 
 def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
@@ -23,8 +28,14 @@ def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int)
 def html_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """The same as HTML, which scrolls where it is too wide."""
     head = "".join(words("th", column) for column in columns)
-    body = "".join(tag("tr", *(words("td", cell) or "<td></td>" for cell in cells)) for cells in rows)
+    body = "".join(tag("tr", *(_cell(cell) for cell in cells)) for cells in rows)
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _cell(content: str) -> str:
+    """Content that is narrow enough for paper: the names of kernels are long."""
+    long = re.compile(rf"\S{{{LONGEST_WORD + 1},}}")
+    return f"<td>{long.sub(lambda word: word[0].replace('_', '_<wbr>'), escape(content, quote=False))}</td>"
 
 
 def framed(name: str, content: str) -> str:
@@ -40,6 +51,6 @@ _CSS = """
 .depthwise-report table { border-collapse: collapse; width: 100%; margin: 1rem 0; font-size: 0.85rem; }
 .depthwise-report th, .depthwise-report td { border: 0; border-bottom: 1px solid var(--rule, #d1d5db);
   padding: 0.3rem 0.6rem; text-align: left; color: var(--ink, #1f2937); background: var(--paper, #fff);
-  font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+  font-variant-numeric: tabular-nums; overflow-wrap: break-word; }
 .depthwise-report thead th { color: var(--soft, #4b5563); font-weight: 600; }
 """.strip()

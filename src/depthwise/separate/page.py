@@ -71,15 +71,16 @@ def plot(report: Separation) -> str:
     step = _round_step(highest / 4)
     ticks = [step * number for number in range(ceil(highest / step - 1e-9) + 1)]
     highest = ticks[-1]
-    heading = "Error at the network's output against multiplications; dashed: as predicted before"
+    heading = "Error of the network's output against multiplications"
+    below = "share of the dense multiplications; dashed: error as it was predicted"
     parts = [
-        text((LEFT, 18), heading, anchor="start", bold=True),
+        text((LEFT, 18), heading, anchor="start", bold=True, room=WIDTH - LEFT),
         *(_level(tick, highest) for tick in ticks),
         *(
             text((_at(share, 0, 1)[0], HEIGHT - BOTTOM + 20), f"{share:.0%}", fill=SOFT_INK)
             for share in (0, 0.25, 0.5, 0.75, 1)
         ),
-        text((LEFT + (WIDTH - LEFT - RIGHT) / 2, HEIGHT - 10), "share of the dense multiplications", fill=SOFT_INK),
+        text((LEFT + (WIDTH - LEFT - RIGHT) / 2, HEIGHT - 10), below, fill=SOFT_INK),
         _line(first, highest, stroke_dasharray="5 4"),
         _line(spots, highest),
         *_discs(spots, highest, LINE, 4),

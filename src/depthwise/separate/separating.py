@@ -32,6 +32,7 @@ from .building import built, replace_
 from .calibration import Adapter, Batch, batches_of, device_of
 from .checks import check_callable, check_fits, check_model
 from .choosing import Goal, OnStep, menus_of
+from .effective import as_plain
 from .evaluation import Evaluate, value_of
 from .hooks import hooked
 from .processes import from_first, together
@@ -141,10 +142,10 @@ def separated_like(model: nn.Module, report: Separation) -> nn.Module:
             f"{type(report).__name__}"
         )
     with torch.inference_mode(mode=False), _own_random_state(model):
-        copy = deepcopy(model)
+        copy, read = deepcopy(model), as_plain(model)
         for layer in report.separated:
             try:
-                conv = copy.get_submodule(layer.name)
+                conv = read.get_submodule(layer.name)
             except AttributeError:
                 raise DepthwiseError(f"the report separates {layer.name}, and the model has no such module") from None
             if not isinstance(conv, _ConvNd) or conv.transposed:
@@ -167,19 +168,20 @@ def _separated(
     on_step: OnStep,
 ) -> Separation:
     example = batches[0] if batches is not None else None if input_size is None else _zeros(model, input_size)
-    candidates, left = survey(model, example, where)
+    network = as_plain(model)
+    candidates, left = survey(network, example, where)
     samples = 0 if batches is None else counted(batches, device_of(model))
-    rest = from_first(elsewhere(model, example, {candidate.name for candidate in candidates}))
+    rest = from_first(elsewhere(network, example, {candidate.name for candidate in candidates}))
     candidates, left, remarks = _worth_it(candidates, left, rest, goal)
     fitting = batches
     if batches is not None:
-        fitting, few = enough(model, candidates, batches, samples, goal, on_step)
+        fitting, few = enough(network, candidates, batches, samples, goal, on_step)
         remarks += few
-    menus = menus_of(model, candidates, fitting, on_step)
+    menus = menus_of(network, candidates, fitting, on_step)
 
     def separated(goal: Goal) -> tuple[Student, float | None]:
-        student = student_of(model, candidates, menus, fitting, goal, on_step)
-        return student, None if batches is None else _output_error(model, student, batches)
+        student = student_of(network, candidates, menus, fitting, goal, on_step)
+        return student, None if batches is None else _output_error(network, student, batches)
 
     before = None if evaluate is None else value_of(model, evaluate)
     student, output_error = _within(goal, separated) if fitting is not None else separated(goal)

@@ -20,7 +20,7 @@ import depthwise
 from depthwise import DepthwiseConv2d, DepthwiseError, SeparableConv1d, SeparableConv2d, SeparableConv3d, functional
 from depthwise.backends import CPU, EAGER, Choice, choose, observed_choices
 from depthwise.backends.base import Norm
-from depthwise.backends.cpu import _machine_refusal, launch, machine
+from depthwise.backends.cpu import launch, machine, machine_refusal
 from depthwise.backends.cpu.emit.activations import EMITTERS
 from depthwise.backends.cpu.run import jit
 from depthwise.backends.problem import Problem
@@ -50,10 +50,10 @@ def chosen(function: Any, *arguments: Any, **options: Any) -> list[Choice]:
 class TestRefusals:
     @pytest.fixture(autouse=True)
     def _asked_anew(self) -> Iterator[None]:
-        _machine_refusal.cache_clear()
+        machine_refusal.cache_clear()
         depthwise.repack_()
         yield
-        _machine_refusal.cache_clear()
+        machine_refusal.cache_clear()
 
     def test_the_device(self) -> None:
         assert CPU.refusal(call(device="meta")) == "the tensors are on meta"

@@ -13,13 +13,14 @@ import pytest
 
 from depthwise.backends import calls
 from depthwise.backends.cpu import launch
-from depthwise.backends.cpu.emit import filter_sums, input_gradient, ir, pointwise_gradient, weight_gradient
+from depthwise.backends.cpu.emit import filter_sums, fresh, input_gradient, ir, pointwise_gradient, weight_gradient
 from depthwise.backends.cpu.emit.ir import Block
 from depthwise.backends.cpu.plan import input_gradient as phases
 from depthwise.backends.cpu.run import jit
 from tests.backends.cpu.test_gradients import Case, check
 from tests.backends.cpu.test_pointwise_gradients import check_pointwise
-from tests.support.kernels import HERE
+from tests.support.fresh import check_fresh
+from tests.support.kernels import HERE, Roomy
 
 pytestmark = pytest.mark.skipif(not HERE, reason="no generator serves this machine")
 
@@ -59,7 +60,12 @@ def check_weights() -> None:
             check(case)
 
 
+def check_packs() -> None:
+    check_fresh(17, 33, 2, HERE[0], Roomy(), turned=False, bias=True)
+
+
 CHECKS: dict[Any, Callable[[], None]] = {
+    fresh: check_packs,
     pointwise_gradient: check_pixels,
     input_gradient: check_strided,
     phases: check_strided,
@@ -141,6 +147,17 @@ MUTANTS: dict[str, tuple[ModuleType | type, str, Mutant]] = {
         "_first_output",
         lambda right: lambda k, tile: ir.least(tile * k.rows, k.out_channels - k.rows - 1),
     ),
+    "the last vector of a panel not overlapping": (
+        fresh,
+        "least",
+        lambda right: lambda one, most: right(one, most + 1),
+    ),
+    "output channels of a vector in another order": (
+        fresh,
+        "planes_to_pixels",
+        lambda right: lambda e, rows, *rest: right(e, [*rows[1:], rows[0]], *rest),
+    ),
+    "denormal weights kept": (fresh, "_without_denormals", lambda _: lambda e, vector: vector),
     "the last pixel of a piece left out": (
         pointwise_gradient,
         "_product",
@@ -157,7 +174,7 @@ def planted(monkeypatch: pytest.MonkeyPatch, owner: ModuleType | type, name: str
             monkeypatch.setattr(place, name, wrong)
 
 
-@pytest.mark.parametrize("checks", [check_weights, check_strided, check_pixels])
+@pytest.mark.parametrize("checks", [check_weights, check_strided, check_pixels, check_packs])
 def test_without_a_mutant_the_check_passes(checks: Callable[[], None]) -> None:
     checks()
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -95,7 +96,7 @@ def found_of(case: Case, gradient: Tensor, x: Tensor, weight: Tensor) -> tuple[T
         patch.object(gradients, "machine", lambda: seen),
         patch.object(calls, "_bound", OrderedDict()),
     ):
-        found = gradients.depthwise_gradients(gradient, x, weight, case.geometry, (True, True, True))
+        found = gradients.plain_gradients(gradient, x, weight, case.geometry, (True, True, True))
     assert found is not None
     return tuple(tensor for tensor in found if tensor is not None)
 
@@ -185,7 +186,7 @@ def test_only_what_is_wanted_is_computed() -> None:
     g = NAMED["3x3"].geometry
     with torch.no_grad():
         for wanted in ((True, False, False), (False, True, False), (False, False, True), (False, True, True)):
-            found = gradients.depthwise_gradients(gradient, x, weight, g, wanted)
+            found = gradients.plain_gradients(gradient, x, weight, g, wanted)
             assert found is not None
             assert tuple(tensor is not None for tensor in found) == wanted
 
@@ -193,11 +194,11 @@ def test_only_what_is_wanted_is_computed() -> None:
 def test_what_is_recorded_or_no_memory_goes_to_torch() -> None:
     gradient, x, weight = tensors_of(NAMED["3x3"], normals(0))
     wanted = NAMED["3x3"].geometry, (True, True, True)
-    assert gradients.depthwise_gradients(gradient, x, weight, *wanted) is None
+    assert gradients.plain_gradients(gradient, x, weight, *wanted) is None
     with torch.no_grad():
-        assert gradients.depthwise_gradients(gradient.double(), x, weight, *wanted) is None
+        assert gradients.plain_gradients(gradient.double(), x, weight, *wanted) is None
         zeros = torch._efficientzerotensor(gradient.shape)
-        assert gradients.depthwise_gradients(zeros, x, weight, *wanted) is None
+        assert gradients.plain_gradients(zeros, x, weight, *wanted) is None
 
 
 @pytest.mark.parametrize("multiplier", [1, 2])
@@ -236,13 +237,15 @@ class TestAutograd:
 
     def test_a_gradient_that_nobody_asked_for_is_not_computed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         asked: list[tuple[bool, ...]] = []
-        right = gradients.plain_gradients
+        right = gradients.plain_steps
 
         def seen(*arguments: Any) -> Any:
             asked.append(tuple(arguments[-1]))
             return right(*arguments)
 
-        monkeypatch.setattr(gradients, "plain_gradients", seen)
+        monkeypatch.setattr(gradients, "plain_steps", seen)
+        monkeypatch.setattr(calls, "_bound", OrderedDict())
+        monkeypatch.setattr(calls, "_recorded", {})
         layer = self.layer().requires_grad_(False)
         layer.pointwise.weight.requires_grad_()
         layer(self.X).sum().backward()
@@ -263,6 +266,41 @@ class TestAutograd:
                 found.append(torch.autograd.grad(first.square().sum(), (x, weight)))
         for one, other in zip(*found, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-2)
+
+    @pytest.mark.parametrize(
+        "hook",
+        [
+            lambda t: t.clone(memory_format=torch.contiguous_format),
+            lambda t: torch.stack([t, t], -1)[..., 0],
+            lambda t: (-t)._neg_view(),
+            lambda t: torch.cat([t, t])[: len(t)],
+        ],
+        ids=["contiguous", "strides", "negated", "part of another"],
+    )
+    def test_tensors_that_hooks_give_back(self, hook: Callable[[Tensor], Tensor]) -> None:
+        layer, x = self.layer(), self.X.clone(memory_format=torch.preserve_format).requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, hook):
+            mine = self.gradients(layer, x, "cpu")
+        for one, other in zip(mine, self.gradients(layer, x, "eager"), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+    def test_saved_tensors_of_another_size_are_not_read(self) -> None:
+        layer, x = self.layer(), self.X.clone(memory_format=torch.preserve_format).requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda t: t[:, :, :1]):
+            out = layer.depthwise(x)
+        with pytest.raises(RuntimeError):
+            out.sum().backward()
+
+    def test_many_gradients_at_once(self) -> None:
+        layer, x = self.layer(), self.X.clone(memory_format=torch.preserve_format).requires_grad_()
+        found = []
+        for backend in ("cpu", "eager"):
+            with depthwise.backend(backend):
+                out = layer(x)
+                many = normals(3)((2, *out.shape))
+                found.append(torch.autograd.grad(out, [x, *layer.parameters()], many, is_grads_batched=True))
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
     @pytest.mark.parametrize("window", [(1, 1, 1), (2, 1, 1), (1, 2, 2)])
     def test_numerically(self, window: tuple[int, int, int]) -> None:

@@ -26,7 +26,16 @@ def run_guarded(target: Machine, what: str) -> subprocess.CompletedProcess[str]:
 
 @on_each_machine
 @pytest.mark.parametrize(
-    "what", ["tails", "network", "dense", *(pytest.param(what, marks=pytest.mark.slow) for what in ("series", "all"))]
+    "what",
+    [
+        "tails",
+        "network",
+        "dense",
+        "expanded",
+        "fresh",
+        "pixels",
+        *(pytest.param(what, marks=pytest.mark.slow) for what in ("series", "all")),
+    ],
 )
 def test_the_tails_stay_inside_their_buffers(target: Machine, what: str) -> None:
     result = run_guarded(target, what)

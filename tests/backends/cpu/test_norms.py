@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +15,11 @@ from depthwise.activations import ACTIVATIONS
 from depthwise.backends.cpu import machine
 from depthwise.backends.cpu.lower.norms import NormProblem, backward_program, forward_program
 from depthwise.backends.cpu.machine import Machine
-from depthwise.backends.cpu.norms import norm_activation
+from depthwise.backends.cpu.norms import norm_of
 from depthwise.backends.cpu.run import jit
+from depthwise.backends.eager import activate
 from depthwise.backends.problem import Activation
+from depthwise.norms import batch_norm
 from tests.backends.cpu.test_guard_pages import run_guarded
 from tests.support.kernels import HERE, Memory, outside_calls
 from tests.support.norms import assert_exact, assert_near, given, run
@@ -64,10 +68,24 @@ def test_any_number_of_pixels_and_threads_gives_the_same_bits() -> None:
                 assert all(torch.equal(team[name], alone[name]) for name in alone)
 
 
+def computed(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    eps: float,
+    activation: Activation,
+    *others: Any,
+) -> tuple[Tensor, Tensor]:
+    norm = norm_of(x.numel() // x.shape[1], x.shape[1], eps, activation, residual=residual is not None)
+    assert norm is not None
+    return norm.run(x, weight, bias, residual, *others)
+
+
 def test_a_mean_a_thousand_times_the_deviation_over_ten_million_numbers() -> None:
     torch.manual_seed(0)
     x = torch.randn(10, 2, 500, 1000).mul_(0.01).add_(10.0).contiguous(memory_format=LAST)
-    _, statistics = norm_activation(x, None, None, None, 0.0, None)
+    _, statistics = computed(x, None, None, None, 0.0, None)
     var, mean = torch.var_mean(x.double(), (0, 2, 3))
     torch.testing.assert_close(statistics[0].double(), mean, rtol=1e-6, atol=0)
     torch.testing.assert_close(statistics[3].double(), var, rtol=1e-6, atol=0)
@@ -75,7 +93,7 @@ def test_a_mean_a_thousand_times_the_deviation_over_ten_million_numbers() -> Non
 
 def test_a_constant_channel_has_no_variance() -> None:
     x = torch.full((2, 8, 3, 3), 1234.567).contiguous(memory_format=LAST)
-    out, statistics = norm_activation(x, None, None, None, 1e-5, None)
+    out, statistics = computed(x, None, None, None, 1e-5, None)
     assert statistics[3].max() < 1e-6
     assert out.abs().max() < 1e-2
 
@@ -110,7 +128,7 @@ def theirs(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
 
 
 def ours(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
-    return norm_activation(x, weight, bias, residual, 1e-5, ("silu", 0.0))[0]
+    return computed(x, weight, bias, residual, 1e-5, ("silu", 0.0))[0]
 
 
 def test_only_gradients_that_are_asked_for_come() -> None:
@@ -152,3 +170,79 @@ def test_nothing_is_kept_where_no_gradient_is_asked_for() -> None:
     with torch.no_grad():
         out = ours(*leaves((2, 8, 3, 3), (8,), (8,), (2, 8, 3, 3)))
     assert out.grad_fn is None
+
+
+HOOKS: dict[str, Callable[[Tensor], Tensor]] = {
+    "another layout": lambda t: t.clone(memory_format=torch.contiguous_format),
+    "another dtype": lambda t: t.double(),
+    "strides": lambda t: torch.stack([t, t], -1)[..., 0],
+    "a copy": lambda t: t.clone(),
+    "a negated view": lambda t: (-t)._neg_view(),
+}
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_tensors_that_hooks_give_back(hook: str) -> None:
+    tensors = leaves((2, 8, 3, 3), (8,), (8,), (2, 8, 3, 3))
+    dy = torch.randn(2, 8, 3, 3).contiguous(memory_format=LAST)
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, HOOKS[hook]):
+        out = ours(*tensors)
+    mine = torch.autograd.grad(out, tensors, dy)
+    torch.testing.assert_close(mine, torch.autograd.grad(theirs(*tensors), tensors, dy), atol=2e-6, rtol=2e-5)
+
+
+def test_many_gradients_at_once() -> None:
+    tensors = leaves((2, 8, 3, 3), (8,), (8,), (2, 8, 3, 3))
+    many = torch.randn(3, 2, 8, 3, 3)
+    found = [
+        torch.autograd.grad(function(*tensors), tensors, many, is_grads_batched=True) for function in (ours, theirs)
+    ]
+    torch.testing.assert_close(*found, atol=2e-6, rtol=2e-5)
+
+
+def test_gradients_of_gradients_where_one_input_leads_to_another() -> None:
+    found = []
+    for function in (ours, theirs):
+        torch.manual_seed(0)
+        x, dy = (torch.randn(4, 3, 2, 2).contiguous(memory_format=LAST) for _ in range(2))
+        x.requires_grad_()
+        weight, bias = x.mean((0, 2, 3)) + 2.0, x.square().sum((0, 2, 3))
+        (first,) = torch.autograd.grad(function(x, weight, bias, x * 0.5), x, dy, create_graph=True)
+        found.append((first, *torch.autograd.grad(first.square().sum(), x)))
+    torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)
+
+
+def test_statistics_move_in_the_sight_of_versions() -> None:
+    running, counted = (torch.zeros(8), torch.ones(8)), torch.tensor(0)
+    x = torch.randn(2, 8, 3, 3).contiguous(memory_format=LAST)
+    computed(x, None, None, None, 1e-5, None, running, 0.5, counted)
+    assert [tensor._version for tensor in (*running, counted)] == [1, 1, 1]
+    torch.testing.assert_close(running[0], x.mean((0, 2, 3)) * 0.5, atol=1e-6, rtol=1e-5)
+
+
+def test_nothing_moves_where_there_is_no_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("depthwise.backends.cpu.norms.compiles", lambda _: False)
+    running, counted = (torch.zeros(13), torch.ones(13)), torch.tensor(0)
+    x = torch.randn(2, 13, 3, 3).contiguous(memory_format=LAST)
+    assert batch_norm(x, running, None, None, 0.1, 1e-5, counted=counted) is None
+    assert [tensor._version for tensor in (*running, counted)] == [0, 0, 0]
+
+
+def test_gradients_are_torchs_where_there_is_no_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = leaves((2, 14, 3, 3), (14,), (14,), (2, 14, 3, 3))
+    dy = torch.randn(2, 14, 3, 3).contiguous(memory_format=LAST)
+    out = ours(*tensors)
+    monkeypatch.setattr("depthwise.backends.cpu.norms.compiles", lambda _: False)
+    mine = torch.autograd.grad(out, tensors, dy)
+    torch.testing.assert_close(mine, torch.autograd.grad(theirs(*tensors), tensors, dy), atol=2e-6, rtol=2e-5)
+
+
+@pytest.mark.parametrize("activation", ALL[1:], ids=str)
+def test_derivatives_at_infinities(activation: Activation) -> None:
+    problem = NormProblem(16, 1, 1e-3, activation, residual=True)
+    numbers = given(problem, torch.randn)
+    numbers.residual[:8], numbers.residual[8:] = float("inf"), float("-inf")
+    found = run(problem, numbers, HERE[0], 1, Memory())["dresidual"]
+    z = numbers.residual.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(activate(z, activation), z, numbers.dy)
+    torch.testing.assert_close(found, expected, equal_nan=True, atol=1e-30, rtol=1e-6)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from depthwise import reference
 from depthwise.backends.base import DepthwiseTensors, Norm, SeparableTensors
+from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.cpu.pack import (
     Pack,
     pack_depthwise,
@@ -25,7 +26,10 @@ from depthwise.backends.cpu.pack import (
 )
 from depthwise.backends.cpu.plan.pointwise import PointwisePlan
 from depthwise.backends.cpu.plan.sizes import lanes_below
+from depthwise.functional import pointwise_conv
 from tests.support.cases import normals
+from tests.support.fresh import SIZES, check_fresh
+from tests.support.kernels import HERE, Memory
 
 
 def kernel(inputs: int, outputs: int, groups: int, lanes: int, vectors: int) -> PointwisePlan:
@@ -218,3 +222,19 @@ def test_packs_need_no_gradient() -> None:
         torch.randn(6, 1, 3, 3, requires_grad=True), torch.randn(18, 3, 1, 1, requires_grad=True)
     )
     assert not any(part is not None and part.requires_grad for part in parts_of(pack_of(tensors, k)))
+
+
+@pytest.mark.parametrize("target", HERE, ids=lambda target: target.isa)
+@pytest.mark.parametrize("turned", [False, True])
+def test_generated_code_packs_pointwise_weights_likewise(turned: bool, target: Machine) -> None:
+    for size in SIZES:
+        for bias in (False, True):
+            for threads in (1, 3):
+                check_fresh(*size, target, Memory(), turned=turned, bias=bias, threads=threads)
+
+
+@pytest.mark.skipif(not HERE, reason="no generator serves this machine")
+def test_denormal_numbers_of_a_call_that_trains_become_zeros() -> None:
+    x, weight = torch.ones(1, 8, 2, 2).contiguous(memory_format=torch.channels_last), torch.full((8, 8, 1, 1), 1e-39)
+    out = pointwise_conv(2, x, weight.requires_grad_(), None)
+    assert torch.equal(out, torch.zeros_like(out))

@@ -12,15 +12,21 @@ from torch import Tensor
 
 from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.eager import activate
-from depthwise.backends.pixels import Copy, Elementwise, LayerNorm, Mean, Nearest, Softmax, Term
+from depthwise.backends.pixels import (
+    Copy,
+    Elementwise,
+    LayerNorm,
+    Mean,
+    Nearest,
+    Softmax,
+    Term,
+)
 from tests.support.cases import small_integers
 from tests.support.kernels import HERE, assert_same
+from tests.support.pixels import CHANNELS, TEAMS, check_bilinear, check_group_norm
 from tests.support.series import run_problem
 
 on_each_machine = pytest.mark.parametrize("target", HERE, ids=lambda target: target.isa)
-# Below, equal to, a multiple of and above the lanes of every machine, and of four vectors.
-CHANNELS = (1, 2, 3, 7, 8, 9, 16, 17, 31, 33, 64, 100, 129)
-TEAMS = (1, 2, 3)
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +44,8 @@ def by_torch(x: Tensor, terms: tuple[Term, ...], operands: list[Tensor]) -> Tens
         other: Any = next(rest) if term.reads else term.value
         if term.operand == "image":
             other = other[:, None]
+        if term.operand == "pixel":
+            other = other[..., None]
         x = {
             "add": lambda a, b: a + b,
             "sub": lambda a, b: a - b,
@@ -49,7 +57,8 @@ def by_torch(x: Tensor, terms: tuple[Term, ...], operands: list[Tensor]) -> Tens
 
 
 def operands_of(terms: tuple[Term, ...], images: int, pixels: int, channels: int) -> list[Tensor]:
-    sizes = {"each": (images, pixels, channels), "image": (images, channels), "channel": (channels,)}
+    sizes = {"each": (images, pixels, channels), "image": (images, channels), "pixel": (images, pixels)}
+    sizes["channel"] = (channels,)
     draw = small_integers(1)
     return [draw(sizes[term.operand]) for term in terms if term.operand in sizes]
 
@@ -60,6 +69,7 @@ TERMS = [
     (Term("mul", "channel"), Term("add", "channel"), Term("sub", "each"), Term("from", "image")),
     (Term("from", "number", 2.0), Term("mul", "number", -0.5), Term("activation", activation=("leaky_relu", 0.25))),
     (Term("sub", "number", 3.0), Term("div", "number", 4.0)),
+    (Term("mul", "pixel"), Term("add", "channel"), Term("from", "pixel")),
 ]
 
 
@@ -127,6 +137,16 @@ def test_pixels_that_are_repeated(target: Machine) -> None:
         problem = Nearest(6, columns, channels, down, across)
         out = run_problem(problem, {"x": x}, tuple(expected.shape), target, team)
         assert_same(out, expected, f"{columns} x {channels}, {down} x {across}, {team} threads")
+
+
+@on_each_machine
+def test_images_of_another_size(target: Machine) -> None:
+    check_bilinear(target)
+
+
+@on_each_machine
+def test_norms_of_groups(target: Machine) -> None:
+    check_group_norm(target)
 
 
 @on_each_machine

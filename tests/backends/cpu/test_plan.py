@@ -596,8 +596,7 @@ def direct_plans(draw: st.DrawFn) -> DirectPlan:
 def kernels(draw: st.DrawFn) -> Kernel:
     target, kind = draw(st.sampled_from(MACHINES)), draw(st.sampled_from(KINDS_OF_KERNELS))
     values = {"depthwise": depthwise_plans(), "pointwise": pointwise_plans(), "out_stride": counts}
-    if kind is DirectKernel:
-        values["depthwise"] = direct_plans()
+    values["plan"] = direct_plans() if kind is DirectKernel else pointwise_plans()
     own = [field.name for field in fields(kind) if field.name != "machine"]
     return kind(target, **{name: draw(values[name]) for name in own})
 

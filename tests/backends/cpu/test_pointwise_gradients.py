@@ -48,7 +48,7 @@ def check_pointwise(
         out = CONVOLUTIONS[g.rank](*wide, groups=groups)
         expected = torch.autograd.grad(out, wide, gradient.double())
     with torch.no_grad():
-        found = gradients.pointwise_gradients(gradient, x, weight, g, ALL)
+        found = gradients.plain_gradients(gradient, x, weight, g, ALL)
     assert found is not None
     for name, one, other in zip(("input", "weight", "bias"), found, expected, strict=True):
         assert one is not None
@@ -70,7 +70,7 @@ def test_random_numbers_stay_within_the_bound_whatever_the_threads() -> None:
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         with torch.no_grad():
-            found = gradients.pointwise_gradients(gradient, x, weight, g, ALL)
+            found = gradients.plain_gradients(gradient, x, weight, g, ALL)
         assert found is not None
         assert found[1] is not None
         results.append(found)
@@ -86,7 +86,7 @@ def test_random_numbers_stay_within_the_bound_whatever_the_threads() -> None:
 def test_planes_go_to_torch() -> None:
     g, draw = geometry((8, 3, 3), 1, out_channels=4), normals(0)
     with torch.no_grad():
-        assert gradients.pointwise_gradients(draw((1, 4, 3, 3)), draw((1, 8, 3, 3)), draw((4, 8, 1, 1)), g, ALL) is None
+        assert gradients.plain_gradients(draw((1, 4, 3, 3)), draw((1, 8, 3, 3)), draw((4, 8, 1, 1)), g, ALL) is None
 
 
 def test_autograd_runs_it_with_its_residual_and_activation() -> None:

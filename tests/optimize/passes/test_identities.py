@@ -36,6 +36,14 @@ def test_what_goes(function: Callable[[Tensor], Tensor]) -> None:
     assert not set(found) & {"clone", "contiguous", "add", "sub", "mul", "div", "expand"}
 
 
+def test_readers_repeat_themselves() -> None:
+    def forward(x: Tensor) -> Tensor:
+        gate = torch.relu(x).mean((2, 3), keepdim=True)
+        return x * gate.expand(-1, -1, 9, 8) - gate.expand_as(x)
+
+    assert after(calls(forward), drop_identities) == ["relu", "mean", "mul", "sub"]
+
+
 @pytest.mark.parametrize(
     "function",
     [
@@ -45,6 +53,9 @@ def test_what_goes(function: Callable[[Tensor], Tensor]) -> None:
         lambda x: (x > 0) * 1,
         lambda x: (x > 0).int() / 1,
         lambda x: torch.relu(x).mean((2, 3), keepdim=True).expand(-1, -1, 9, 8),
+        lambda x: (lambda y: y * y)(torch.relu(x).mean((2, 3), keepdim=True).expand(-1, -1, 9, 8)),
+        lambda x: (lambda y: (y * x, y))(torch.relu(x).mean((2, 3), keepdim=True).expand_as(x)),
+        lambda x: torch.relu(x).mean(1, keepdim=True).expand_as(x) * x.mean((2, 3), keepdim=True),
         lambda x: 0 - torch.relu(x),
         lambda x: 3 / (torch.relu(x) + 2),
     ],

@@ -23,7 +23,7 @@ from ..problem import Activation, Operation, Problem
 from ..series import Compiled, Figures, Series
 from ..tensors import is_listened_to
 from ..weights import gradients_asked
-from .differentiable import is_last, run_plain, run_recorded
+from .differentiable import is_last, recorded, run_plain, run_recorded
 from .operators import OPERATORS
 from .run import executable
 
@@ -34,7 +34,7 @@ class Cpu(Backend):
 
     def refusal(self, problem: Problem | PixelProblem) -> str | None:
         if not isinstance(problem, Problem):
-            return _machine_refusal() or _unwritten(activations_of(problem))
+            return machine_refusal() or _unwritten(activations_of(problem))
         if problem.device != "cpu":
             return f"the tensors are on {problem.device}"
         if problem.dtype != torch.float32:
@@ -45,10 +45,10 @@ class Cpu(Backend):
             return "a pointwise convolution alone is computed of dense channels-last images"
         if problem.operation == "dense" and (problem.differentiable or not is_last(problem, or_planar=True)):
             return "a dense convolution is computed of dense images, channels-last or contiguous, to channels-last ones"
-        return _machine_refusal() or _unwritten(problem.activations)
+        return machine_refusal() or _unwritten(problem.activations)
 
     def details(self) -> tuple[str, ...]:
-        if _machine_refusal() is not None:
+        if machine_refusal() is not None:
             return ()
         from .launch import machine
         from .run import store, threads
@@ -89,9 +89,9 @@ class Cpu(Backend):
         from .launch import prepared
 
         negated = x.is_neg() or (weights.residual is not None and weights.residual.is_neg())
-        if problem.traced or problem.differentiable or negated:
+        if problem.traced or negated:
             return None
-        return prepared(weights, problem)
+        return recorded(weights, problem) if problem.differentiable else prepared(weights, problem)
 
     def compiled(self, series: Series, packs: MutableMapping[Hashable, Any]) -> Compiled | None:
         from .series import ready
@@ -140,13 +140,9 @@ def _unwritten(activations: Sequence[Activation]) -> str | None:
     return next((f"no code is generated for {name}" for name in names if name not in EMITTERS), None)
 
 
+@cache
 def machine_refusal() -> str | None:
     """Why no generated code runs in this process, or None where it does."""
-    return _machine_refusal()
-
-
-@cache
-def _machine_refusal() -> str | None:
     try:
         from .machine import host
     # Without the library itself, or with one for another system, llvmlite raises an OSError.

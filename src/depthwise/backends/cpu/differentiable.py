@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ...geometry import Geometry
+from .. import calls
 from ..base import DepthwiseTensors, PointwiseTensors, SeparableTensors, Weights
+from ..calls import Prepared
 from ..eager import activate, by_parts, convolved, is_even, padded, pointwise
 from ..formats import LAST
 from ..problem import Problem, problem_of
+from ..tensors import dispatch_modes
+from ..weights import NO_PRINTS, gradients_asked
+
+# Layouts of gradients, and sets of those wanted, that one convolution is known for.
+_MOST_BACKWARD = 8
 
 
-def run_plain(x: Tensor, weights: Weights, problem: Problem, *, keeps: bool = True) -> Tensor:
-    """The convolution of tensors that are plain memory, recorded by no one.
-
-    keeps: what is made of the weights may stay for the next call
-    """
+def run_plain(x: Tensor, weights: Weights, problem: Problem) -> Tensor:
+    """The convolution of tensors that are plain memory, recorded by no one."""
     from .launch import prepared
 
     # Once more where the weights changed between the first look and the second.
-    for may_keep in (keeps, False):
-        ready = prepared(weights, problem, keeps=may_keep)
+    for keeps in (True, False):
+        ready = prepared(weights, problem, keeps=keeps)
         out = None if ready is None else ready.run(x, weights.residual)
         if out is not None or ready is None:
             break
@@ -66,22 +72,87 @@ def is_last(problem: Problem, *, or_planar: bool = False) -> bool:
     return reads and out.is_contiguous(memory_format=last) and added == problem.result
 
 
-class _Convolution(torch.autograd.Function):
+def recorded(weights: Weights, problem: Problem) -> Prepared | None:
+    """What runs a call of one convolution alone that autograd records, and calls like it."""
+    is_alone = isinstance(weights, DepthwiseTensors) or (
+        isinstance(weights, PointwiseTensors) and weights.residual is None and weights.activation is None
+    )
+    return Prepared(_convolution_of(problem), weights.weights, recorded=True) if is_alone else None
+
+
+def _convolution_of(problem: Problem) -> _Convolution:
+    return calls.bound(("recorded", problem), lambda: _Convolution(problem))
+
+
+class _Convolution:
+    """A depthwise or pointwise convolution that autograd records, and what computes its gradients, as they come.
+
+    Programs pack the weights; nothing of these is kept.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        from . import gradients, launch
+        from .pack import Fresh
+
+        self._problem, self._geometry = problem, problem.geometry
+        self._kind = DepthwiseTensors if problem.operation == "depthwise" else PointwiseTensors
+        self._bind, self._steps, self._fresh = launch.bound_afresh, gradients.plain_steps, Fresh
+        # By the number of threads, and whether there is a bias.
+        self._forward: dict[tuple[int, bool], Any] = {}
+        # The latest first: threads, which gradients are wanted, torch's guard, and what computes them.
+        self._backward: tuple[tuple[int, tuple[bool, ...], Callable[..., bool], Any], ...] = ()
+
+    def run(self, x: Tensor, residual: Tensor | None, pack: Any, prints: int) -> Tensor | None:  # noqa: ARG002
+        weight, bias = pack
+        if not (x.data_ptr() and weight.data_ptr()):
+            # Freed memory, or nothing to compute: torch has words for it.
+            return None
+        gradients_asked(pack)
+        out: Tensor = _Recorded.apply(x, weight, bias, self)  # type: ignore[no-untyped-call]
+        return out
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        key = torch.get_num_threads(), bias is not None
+        bound = self._forward.get(key)
+        if bound is None:
+            bound = self._forward[key] = self._bind(self._problem, turned=False, bias=key[1])
+        out = None if bound is None else bound.run(x, None, self._fresh(weight, bias), NO_PRINTS.address)
+        return convolved(x, self._kind(weight, bias), self._geometry) if out is None else out
+
+    def backward(
+        self, gradient: Tensor, x: Tensor, weight: Tensor, bias_sizes: list[int] | None, wanted: tuple[bool, ...]
+    ) -> tuple[Tensor | None, ...]:
+        asked, found = torch.get_num_threads(), None
+        if not (torch.is_grad_enabled() or dispatch_modes() or forward_ad._current_level >= 0):
+            for threads, needed, reads, steps in self._backward:
+                if threads == asked and needed == wanted and reads(gradient, x, weight):
+                    return steps.run(gradient, gradient, x, weight)  # type: ignore[no-any-return]
+        known = self._steps(gradient, x, weight, self._geometry, wanted)
+        if known is not None:
+            steps, laid = known
+            found = steps.run(*laid)
+            given = gradient, gradient, x, weight
+            if found is not None and all(one is other for one, other in zip(laid, given, strict=True)):
+                entry = asked, wanted, calls.guard(gradient, x, weight), steps
+                self._backward = (entry, *self._backward[: _MOST_BACKWARD - 1])
+        return found or _torch_gradients(gradient, x, weight, bias_sizes, self._geometry, wanted)
+
+
+class _Recorded(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, problem: Problem) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, convolution: _Convolution) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.g, ctx.bias_sizes = problem.geometry, None if bias is None else list(bias.shape)
-        kind = DepthwiseTensors if problem.operation == "depthwise" else PointwiseTensors
-        return run_plain(x, kind(weight, bias), problem, keeps=False)
+        ctx.convolution, ctx.bias_sizes = convolution, None if bias is None else list(bias.shape)
+        return convolution.forward(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        return (*gradients_of(gradient, x, weight, ctx.bias_sizes, ctx.g, ctx.needs_input_grad[:3]), None)
+        return (*ctx.convolution.backward(gradient, x, weight, ctx.bias_sizes, ctx.needs_input_grad[:3]), None)
 
 
 def _recorded(x: Tensor, weight: Tensor, bias: Tensor | None, problem: Problem) -> Tensor:
-    out: Tensor = _Convolution.apply(x, weight, bias, problem)  # type: ignore[no-untyped-call]
+    out: Tensor = _Recorded.apply(x, weight, bias, _convolution_of(problem))  # type: ignore[no-untyped-call]
     return out
 
 

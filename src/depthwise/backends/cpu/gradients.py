@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from ...geometry import Geometry
 from .. import calls
-from ..base import PointwiseTensors
 from ..formats import LAST
 from ..problem import Problem
-from ..tensors import is_listened_to, why_not_memory
-from .launch import compiles, machine, most_seconds_of, prepared
+from ..tensors import are_plain
+from ..weights import NO_PRINTS
+from .launch import bound_afresh, compiles, machine, most_seconds_of
 from .lower.decision import dense_strides
 from .lower.gradients import (
     InputGradient,
@@ -28,6 +28,7 @@ from .lower.gradients import (
     lower_weight_gradient,
 )
 from .machine import Machine
+from .pack import Fresh
 from .plan.sizes import least_steps
 from .run import memory, threads
 from .run.bound import Bound
@@ -41,71 +42,114 @@ Asked = TypeVar("Asked", InputGradient, WeightGradient, PointwiseGradient)
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
+class Laid(NamedTuple):
+    """What steps read: the gradient for that of the input, the same for the sums, the input and the weight."""
+
+    turned: Tensor
+    gradient: Tensor
+    x: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """What computes the gradients that are wanted, of tensors that lie as those that it was made for.
+
+    dx:     of (gradient, weight), that of the input; it may find nothing behind a pointer
+    sums:   of (gradient, input), those of weight and bias
+    weight: that of the weight is wanted
+    """
+
+    dx: Callable[[Tensor, Tensor], Tensor | None] | None
+    sums: Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]] | None
+    weight: bool
+
+    def run(self, turned: Tensor, gradient: Tensor, x: Tensor, weight: Tensor) -> Gradients | None:
+        """Those of input, weight and bias; None where PyTorch's operators are to compute them."""
+        dx = dw = db = None
+        if self.dx is not None:
+            dx = self.dx(turned, weight)
+            if dx is None:
+                return None
+        if self.sums is not None:
+            dw, db = self.sums(gradient, x)
+        return dx, dw if self.weight else None, db
+
+
+Found = tuple[Steps, Laid]
+
+
+def plain_steps(gradient: Tensor, x: Tensor, weight: Tensor, g: Geometry, wanted: tuple[bool, ...]) -> Found | None:
+    """What computes the gradients that are wanted; None where PyTorch's operators do."""
+    if not (gradient.numel() and are_plain(gradient, x, weight) and _fit(gradient, x, weight, g)):
+        return None
+    tensors = gradient.resolve_neg(), x.resolve_neg(), weight.resolve_neg().contiguous()
+    return (_depthwise_steps if g.out_channels is None else _pointwise_steps)(*tensors, g, wanted)
+
+
 def plain_gradients(
     gradient: Tensor, x: Tensor, weight: Tensor, g: Geometry, wanted: tuple[bool, ...]
 ) -> Gradients | None:
     """Those of input, weight and bias that are wanted; None where PyTorch's operators are to compute them."""
-    gradients = depthwise_gradients if g.out_channels is None else pointwise_gradients
-    return gradients(gradient, x, weight, g, wanted)
+    found = plain_steps(gradient, x, weight, g, wanted)
+    return None if found is None else found[0].run(*found[1])
 
 
-def depthwise_gradients(
+def _depthwise_steps(
     gradient: Tensor, x: Tensor, weight: Tensor, g: Geometry, wanted: tuple[bool, ...]
-) -> Gradients | None:
-    """The same of a depthwise convolution."""
-    if not (gradient.numel() and _are_plain(gradient, x, weight)):
-        return None
-    gradient, x, weight, g = gradient.resolve_neg(), x.resolve_neg(), weight.resolve_neg().contiguous(), _settled(g)
-    dx = dw = db = None
+) -> Found | None:
+    g, dx, sums, turned = _settled(g), None, None, gradient
     if wanted[0]:
-        dx = _input_gradient(gradient, x, weight, g)
+        dx, turned = _input_gradient(gradient, x, g)
         if dx is None:
             return None
     if wanted[1] or wanted[2]:
-        found = _weight_gradient(gradient, x, weight, g, bias=wanted[2])
-        if found is None:
+        planar = not _has_channels_last(x)
+        if planar and x.stride(-1) != 1 and x.shape[-1] > 1:
+            x = x.contiguous()
+        gradient = gradient.contiguous() if planar else _channels_last(gradient)
+        asked = WeightGradient(g, len(x), x.stride(), planar, wanted[2])
+        sums = _sums(_bound(asked, lower_weight_gradient, g, len(x)), weight, bias=wanted[2])
+        if sums is None:
             return None
-        dw, db = found
-    return dx, dw if wanted[1] else None, db
+    return Steps(dx, sums, wanted[1]), Laid(turned, gradient, x, weight)
 
 
-def pointwise_gradients(
+def _pointwise_steps(
     gradient: Tensor, x: Tensor, weight: Tensor, g: Geometry, wanted: tuple[bool, ...]
-) -> Gradients | None:
-    """The same of a pointwise convolution, of images whose pixels are dense."""
-    if not (gradient.numel() and _are_plain(gradient, x, weight) and _is_dense(x)):
+) -> Found | None:
+    """The same of images whose pixels are dense."""
+    if not _is_dense(x):
         return None
-    gradient, x, weight = _channels_last(gradient.resolve_neg()), x.resolve_neg(), weight.resolve_neg().contiguous()
-    dx = dw = db = None
+    gradient, dx, sums = _channels_last(gradient), None, None
     if wanted[0]:
         dx = _pointwise_input_gradient(gradient, x, weight, g)
         if dx is None:
             return None
     if wanted[1] or wanted[2]:
         asked = PointwiseGradient(g, len(x), wanted[2])
-        found = _sums(asked, lower_pointwise_gradient, g, (gradient, x, weight), bias=wanted[2])
-        if found is None:
+        sums = _sums(_bound(asked, lower_pointwise_gradient, g, len(x)), weight, bias=wanted[2])
+        if sums is None:
             return None
-        dw, db = found
-    return dx, dw if wanted[1] else None, db
+    return Steps(dx, sums, wanted[1]), Laid(gradient, gradient, x, weight)
 
 
-def _pointwise_input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, g: Geometry) -> Tensor | None:
+def _pointwise_input_gradient(
+    gradient: Tensor, x: Tensor, weight: Tensor, g: Geometry
+) -> Callable[[Tensor, Tensor], Tensor | None] | None:
     """A pointwise convolution of the gradient, with each group's weights the other way round."""
-    grouped = weight.flatten(1).unflatten(0, (g.groups, -1)).transpose(1, 2).flatten(0, 1)
     turned = replace(g, input_size=(len(weight), *g.input_size[1:]), out_channels=g.in_channels)
-    problem = Problem(
-        "pointwise", turned, _FLOAT32, "cpu", len(x), gradient.stride(), dense_strides(g, channels_last=True)
-    )
-    ready = prepared(PointwiseTensors(grouped[(..., *(None,) * g.rank)]), problem, keeps=False)
-    return None if ready is None else ready.run(gradient, None)
+    strides = gradient.stride(), dense_strides(g, channels_last=True)
+    bound = bound_afresh(Problem("pointwise", turned, _FLOAT32, "cpu", len(x), *strides), turned=True, bias=False)
+    if bound is None:
+        return None
+    return lambda gradient, weight: bound.run(gradient, None, Fresh(weight, None), NO_PRINTS.address)
 
 
-def _are_plain(*tensors: Tensor) -> bool:
-    """Whether generated code may read these, and nobody records what is done with them."""
-    if torch.is_grad_enabled() or is_listened_to():
-        return False
-    return all(tensor.dtype == _FLOAT32 and why_not_memory(tensor) is None for tensor in tensors)
+def _fit(gradient: Tensor, x: Tensor, weight: Tensor, g: Geometry) -> bool:
+    """Whether the sizes are those of the convolution: hooks on what autograd saves may give back anything."""
+    filters = (g.output_size[0], (g.in_channels if g.out_channels is not None else 1) // g.groups, *g.kernel_size)
+    return x.shape[1:] == g.input_size and gradient.shape == (len(x), *g.output_size) and weight.shape == filters
 
 
 def _bound(asked: Asked, lower: Callable[[Asked, Machine, int], Program], g: Geometry, batch: int) -> Bound | None:
@@ -118,19 +162,26 @@ def _bound(asked: Asked, lower: Callable[[Asked, Machine, int], Program], g: Geo
     return calls.bound((asked, threads.team_size()), bind)
 
 
-def _input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, g: Geometry) -> Tensor | None:
+def _input_gradient(
+    gradient: Tensor, x: Tensor, g: Geometry
+) -> tuple[Callable[[Tensor, Tensor], Tensor] | None, Tensor]:
+    """What computes it, None where the code for it could not be made, and the gradient as that reads it."""
     if is_turned(g):
         gradient, g = _without_padding(gradient, g)
     # Sequences are written in planes, as the results of convolutions are.
     planar = g.rank == 1 or not _has_channels_last(x)
     gradient = gradient.contiguous() if planar else _channels_last(gradient)
-    asked = InputGradient(g, len(x), gradient.stride(), planar)
-    bound = _bound(asked, lower_input_gradient, g, len(x))
+    bound = _bound(InputGradient(g, len(x), gradient.stride(), planar), lower_input_gradient, g, len(x))
     if bound is None:
-        return None
-    dx = memory.new_result(tuple(x.shape), dense_strides(g, channels_last=not planar), _FLOAT32)
-    bound.run({"x": gradient.data_ptr(), "weight": weight.data_ptr(), "out": dx.data_ptr()})
-    return dx
+        return None, gradient
+    size, strides = tuple(x.shape), dense_strides(g, channels_last=not planar)
+
+    def run(gradient: Tensor, weight: Tensor) -> Tensor:
+        dx = memory.new_result(size, strides, _FLOAT32)
+        bound.run({"x": gradient.data_ptr(), "weight": weight.data_ptr(), "out": dx.data_ptr()})
+        return dx
+
+    return run, gradient
 
 
 def _without_padding(gradient: Tensor, g: Geometry) -> tuple[Tensor, Geometry]:
@@ -139,41 +190,30 @@ def _without_padding(gradient: Tensor, g: Geometry) -> tuple[Tensor, Geometry]:
     for axis, (k, d, (before, after)) in enumerate(zip(g.kernel_size, g.dilation, g.padding, strict=True), 2):
         reach, count = d * (k - 1), gradient.shape[axis]
         start, stop = max(0, before - reach), count - max(0, after - reach)
-        gradient = gradient.narrow(axis, start, stop - start)
+        if (start, stop) != (0, count):
+            gradient = gradient.narrow(axis, start, stop - start)
         padding.append((min(before, reach), min(after, reach)))
     return gradient, replace(g, padding=tuple(padding))
 
 
-def _weight_gradient(
-    gradient: Tensor, x: Tensor, weight: Tensor, g: Geometry, *, bias: bool
-) -> tuple[Tensor, Tensor | None] | None:
-    planar = not _has_channels_last(x)
-    if planar and x.stride(-1) != 1 and x.shape[-1] > 1:
-        x = x.contiguous()
-    gradient = gradient.contiguous() if planar else _channels_last(gradient)
-    asked = WeightGradient(g, len(x), x.stride(), planar, bias)
-    return _sums(asked, lower_weight_gradient, g, (gradient, x, weight), bias=bias)
-
-
 def _sums(
-    asked: Asked,
-    lower: Callable[[Asked, Machine, int], Program],
-    g: Geometry,
-    tensors: tuple[Tensor, Tensor, Tensor],
-    *,
-    bias: bool,
-) -> tuple[Tensor, Tensor | None] | None:
-    """The gradients of weight and bias."""
-    gradient, x, weight = tensors
-    bound = _bound(asked, lower, g, len(x))
+    bound: Bound | None, weight: Tensor, *, bias: bool
+) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]] | None:
+    """What computes the gradients of weight and bias; None where the code for it could not be made."""
     if bound is None:
         return None
-    size = tuple(weight.shape)
-    dw = memory.new_result(size, weight.stride(), _FLOAT32)
-    db = memory.new_result(size[:1], (1,), _FLOAT32) if bias else None
-    addresses = {"x": x.data_ptr(), "gradient": gradient.data_ptr(), "weight_gradient": dw.data_ptr()}
-    bound.run(addresses if db is None else {**addresses, "bias_gradient": db.data_ptr()})
-    return dw, db
+    size, strides = tuple(weight.shape), weight.stride()
+
+    def run(gradient: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        dw = memory.new_result(size, strides, _FLOAT32)
+        db = memory.new_result(size[:1], (1,), _FLOAT32) if bias else None
+        addresses = {"x": x.data_ptr(), "gradient": gradient.data_ptr(), "weight_gradient": dw.data_ptr()}
+        if db is not None:
+            addresses["bias_gradient"] = db.data_ptr()
+        bound.run(addresses)
+        return dw, db
+
+    return run
 
 
 def _has_channels_last(x: Tensor) -> bool:

@@ -12,9 +12,9 @@ from ...geometry import Geometry, check_countable
 from ..formats import suggested_strides
 from ..problem import Activation, Operation, Problem
 from . import machine
-from .emit.kernel import Plan
 from .launch import decide
 from .lower.decision import Decision
+from .plan.constants import Plan
 from .plan.cut import Cut
 
 MACHINES = {"avx2": machine.avx2, "neon": machine.neon}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from math import prod
@@ -14,15 +14,15 @@ from torch import Tensor
 
 from ...geometry import Geometry
 from .. import calls
-from ..base import DepthwiseTensors, Weights
+from ..base import DenseTensors, SeparableTensors, Weights
 from ..calls import Prepared
-from ..formats import Strides
+from ..formats import Strides, same_strides
 from ..pixels import PixelProblem
 from ..problem import Problem
 from ..weights import snapshot
 from .lower import lower
 from .lower.decision import Decision
-from .lower.fresh import with_fresh_weights
+from .lower.fresh import with_fresh_panels, with_fresh_weights
 from .machine import FLOAT_BYTES, Machine, host
 from .pack import NAMES, Fresh, Pack, pack_of
 from .run import jit, memory, threads
@@ -36,10 +36,9 @@ def prepared(weights: Weights, problem: Problem, *, keeps: bool = True) -> Prepa
 
     keeps: what is made of the weights may stay for the next call
     """
-    if not keeps and isinstance(weights, DepthwiseTensors):
-        bias = weights.bias is not None
-        bound = calls.bound((problem, bias, threads.team_size()), partial(_bind, problem, fresh=True, bias=bias))
-        return None if bound is None else Prepared(bound, Fresh(weights))
+    if not keeps and not isinstance(weights, SeparableTensors | DenseTensors):
+        bare = bound_afresh(problem, turned=False, bias=weights.bias is not None)
+        return None if bare is None else Prepared(bare, Fresh(weights.weight, weights.bias))
     bound = calls.bound((problem, threads.team_size()), partial(_bind, problem))
     if not isinstance(bound, Launch):
         return None if bound is None else Prepared(bound, None)
@@ -56,14 +55,29 @@ def prepared(weights: Weights, problem: Problem, *, keeps: bool = True) -> Prepa
     return Prepared(bound, packed())
 
 
-def _bind(problem: Problem, *, fresh: bool = False, bias: bool = False) -> Launch | Empty | None:
-    """fresh: the program packs the weights itself, and the bias where there is one"""
+def bound_afresh(problem: Problem, *, turned: bool, bias: bool) -> Launch | Empty | None:
+    """What runs a problem of one convolution and packs its weights, a `Fresh`, itself.
+
+    turned: the weights are those of the pointwise convolution whose input's gradient the problem is
+    """
+    key = problem, turned, bias, threads.team_size()
+    return calls.bound(key, partial(_bind, problem, partial(_packing_itself, turned=turned, bias=bias)))
+
+
+def _packing_itself(program: Program, problem: Problem, *, turned: bool, bias: bool) -> Program:
+    product = program.pointwise
+    if product is None:
+        return with_fresh_weights(program, problem.geometry, machine(), turned=False, bias=bias)
+    return with_fresh_panels(program, product, machine(), turned=turned, bias=bias)
+
+
+def _bind(
+    problem: Problem, finished: Callable[[Program, Problem], Program] = lambda program, _: program
+) -> Launch | Empty | None:
     if not prod(problem.output_size):
         return Empty(problem)
     decision = decide(problem)
-    if fresh:
-        own = with_fresh_weights(decision.program, problem.geometry, machine(), turned=False, bias=bias)
-        decision = replace(decision, program=own)
+    decision = replace(decision, program=finished(decision.program, problem))
     return Launch(decision, problem) if compiles(decision.program) else None
 
 
@@ -122,7 +136,7 @@ class Launch:
         self.packing = program.packing
         self._serial, self._parallel, self._threads = table.serial, table.parallel, program.team
         own, self._elements = program.arena
-        self._pace = threads.Pace(most_seconds(problem))
+        self._pace, self._title = threads.Pace(most_seconds(problem)), program.title
         self._size = problem.output_size
         size = prod(self._size) * FLOAT_BYTES
         self._huge_bytes = size if size >= memory.LEAST_HUGE_BYTES else 0
@@ -130,7 +144,7 @@ class Launch:
         dense = _dense(self._size, self._memory_format)
         self._stride = problem.result or dense
         self._copied = decision.layout.copied is not None
-        self._residual_copied = problem.residual is not None and not _lies_as(problem.residual, dense, self._size)
+        self._residual_copied = problem.residual is not None and not same_strides(self._size, problem.residual, dense)
         # Held here, as the table holds its address.
         self._zeros = memory.zeros(program.zeros)
         table.fill(ZEROS, self._zeros.data_ptr())
@@ -169,7 +183,8 @@ class Launch:
         cells[self._x], cells[self._out] = read, out.data_ptr()
         # Held until the call is over: a large one is nobody else's.
         held = self._scratch(cells) if self._elements else None
-        changed = threads.launch(self._serial, self._parallel, address, prints, self._threads, self._pace)
+        team, pace, title = self._threads, self._pace, self._title
+        changed = threads.launch(self._serial, self._parallel, address, prints, team, pace, title)
         del held
         self._spare.append((cells, address, pack.number))
         return None if changed else out
@@ -193,8 +208,3 @@ def most_seconds_of(g: Geometry, batch: int, taps: int = 1) -> float:
     multiplied = g.depthwise_channels * (g.kernel_area / 0.5e9 + taps * (g.out_channels or 0) / g.groups / 4e9)
     moved_bytes = FLOAT_BYTES * (prod(g.input_size) + prod(g.output_size))
     return 0.001 + batch * (multiplied * prod(g.out_spatial) + moved_bytes / 1e9)
-
-
-def _lies_as(strides: Strides, others: Strides, size: Sequence[int]) -> bool:
-    """Whether a tensor of these strides lies as one of `others` does: in a dimension of one element, all do."""
-    return all(n == 1 or one == other for n, one, other in zip(size, strides, others, strict=True))

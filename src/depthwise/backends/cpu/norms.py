@@ -6,52 +6,165 @@ activation was given, which is computed again from the input rather than kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
+from .. import calls
 from ..eager import activate
+from ..formats import LAST, same_strides
 from ..problem import Activation
+from ..tensors import are_plain, dispatch_modes
 from .emit.norm_backward import BIAS, GRADIENTS, WEIGHT
 from .emit.norm_forward import MEAN, STATISTICS, UNBIASED
-from .launch import machine
+from .launch import compiles, machine
 from .lower.norms import NormProblem, backward_program, forward_program
 from .machine import FLOAT_BYTES
 from .run import memory, threads
 from .run.bound import Bound
 from .run.program import Program
 
-# Bound programs, those longest out of use go first.
-_MOST_BOUND = 1024
 _FLOAT32 = torch.float32
+_DIMENSIONS = {rank + 2: form for rank, form in LAST.items()}
+_ROWS = (WEIGHT, BIAS)
+# Layouts of gradients, and sets of those wanted, that one norm is known for.
+_MOST_BACKWARD = 8
 
 
-def norm_activation(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    eps: float,
-    activation: Activation,
-    running: tuple[Tensor, Tensor] | None = None,
-    momentum: float = 0.0,
-) -> tuple[Tensor, Tensor]:
-    """The result, and the statistics of the batch: rows of its mean, its inverse deviation, and two more.
+class Norm:
+    """A batch norm with the batch's statistics and its activation: its programs, and what they were seen to read.
 
-    x:        dense channels-last pixels in float32, as are the others where they are there
-    residual: is added before the activation
-    running:  mean and variance, which move by `momentum` to the batch's
+    No numbers of a call are in it.
     """
-    problem = NormProblem(x.numel() // x.shape[1], x.shape[1], eps, activation, residual is not None)
-    out: tuple[Tensor, Tensor] = _NormActivation.apply(x, weight, bias, residual, problem, running, momentum)  # type: ignore[no-untyped-call]
-    return out
+
+    def __init__(self, problem: NormProblem, bound: Bound) -> None:
+        self.problem, self._bound = problem, bound
+        # What stands for a weight or a bias that there is none of.
+        self._ones, self._zeros = (_filled(problem.channels, value) for value in (1.0, 0.0))
+        # The latest first: of gradients that lie alike.
+        self._backward: tuple[_Backward, ...] = ()
+
+    def run(
+        self,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None = None,
+        running: tuple[Tensor, Tensor] | None = None,
+        momentum: float = 0.0,
+        counted: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The result, and the statistics of the batch: rows of its mean, its inverse deviation, and two more.
+
+        x:        dense channels-last pixels in float32, as are the others where they are there
+        residual: is added before the activation
+        running:  mean and variance, which move by `momentum` to the batch's
+        counted:  how many batches there were, one more afterwards
+        """
+        if counted is not None:
+            counted.add_(1)
+        out: tuple[Tensor, Tensor] = NormActivation.apply(x, weight, bias, residual, self, running, momentum)  # type: ignore[no-untyped-call]
+        return out
+
+    def forward(
+        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        statistics = memory.new_result((STATISTICS, self.problem.channels), (self.problem.channels, 1), _FLOAT32)
+        out = _like(x)
+        addresses = {
+            "x": x.data_ptr(),
+            "weight": (self._ones if weight is None else weight).data_ptr(),
+            "bias": (self._zeros if bias is None else bias).data_ptr(),
+            "statistics": statistics.data_ptr(),
+            "out": out.data_ptr(),
+        }
+        if residual is not None:
+            addresses["residual"] = residual.data_ptr()
+        self._bound.run(addresses)
+        return out, statistics
+
+    def backward(self, saved: Sequence[Tensor | None], dy: Tensor, wanted: tuple[bool, ...]) -> list[Tensor | None]:
+        """The gradients that are wanted of x, weight, bias and residual, which were saved before the statistics."""
+        bound = self._known_to_read(saved, dy, wanted) or self._looked_at(saved, dy, wanted)
+        if bound is None:
+            return _by_torch(saved, dy, self.problem, wanted)
+        x, _, bias, residual, statistics = saved
+        if x is None or statistics is None:
+            raise RuntimeError("what a batch norm saved is not there")
+        gradients = memory.new_result((GRADIENTS, self.problem.channels), (self.problem.channels, 1), _FLOAT32)
+        addresses = {
+            "x": x.data_ptr(),
+            "dy": dy.data_ptr(),
+            "bias": (self._zeros if bias is None else bias).data_ptr(),
+            "statistics": statistics.data_ptr(),
+            "gradients": gradients.data_ptr(),
+        }
+        dx = dresidual = None
+        if wanted[0] or wanted[3]:
+            dx = _like(x)
+            addresses["dx"] = dx.data_ptr()
+            if residual is not None:
+                dresidual = _like(x)
+                addresses |= {"residual": residual.data_ptr(), "dresidual": dresidual.data_ptr()}
+        elif residual is not None:
+            addresses["residual"] = residual.data_ptr()
+        bound.run(addresses)
+        dweight, dbias = (gradients[row] if needed else None for row, needed in zip(_ROWS, wanted[1:3], strict=True))
+        return [dx if wanted[0] else None, dweight, dbias, dresidual if wanted[3] else None]
+
+    def _known_to_read(self, saved: Sequence[Tensor | None], dy: Tensor, wanted: tuple[bool, ...]) -> Bound | None:
+        """The program that read tensors like these, where nobody records or rewrites what is done."""
+        if torch.is_grad_enabled() or dispatch_modes() or forward_ad._current_level >= 0:
+            return None
+        tensors = [dy, *(tensor for tensor in saved if tensor is not None)]
+        key = torch.get_num_threads(), wanted, len(tensors)
+        for known in self._backward:
+            if known.key == key and known.reads(*tensors):
+                return known.bound
+        return None
+
+    def _looked_at(self, saved: Sequence[Tensor | None], dy: Tensor, wanted: tuple[bool, ...]) -> Bound | None:
+        """The program for these; None where torch's operators are to compute the gradients."""
+        bound = _bound(_whole_backward if wanted[0] or wanted[3] else _sums_alone, self.problem)
+        if bound is None or not _is_as_planned(self.problem, saved, dy):
+            return None
+        tensors = [dy, *(tensor for tensor in saved if tensor is not None)]
+        known = _Backward((torch.get_num_threads(), wanted, len(tensors)), calls.guard(*tensors), bound)
+        self._backward = (known, *self._backward[: _MOST_BACKWARD - 1])
+        return bound
 
 
-class _NormActivation(torch.autograd.Function):
+class _Backward(NamedTuple):
+    """What computes gradients of tensors that pass a guard of torch's.
+
+    key: the number of threads, which gradients are wanted, how many tensors there are
+    """
+
+    key: tuple[int, tuple[bool, ...], int]
+    reads: Callable[..., bool]
+    bound: Bound
+
+
+def norm_of(pixels: int, channels: int, eps: float, activation: Activation, *, residual: bool) -> Norm | None:
+    """The batch norm of so many pixels; None where the code for it could not be made.
+
+    residual: something is added before the activation
+    """
+    problem = NormProblem(pixels, channels, eps, activation, residual)
+
+    def make() -> Norm | None:
+        bound = _bound(forward_program, problem)
+        return None if bound is None else Norm(problem, bound)
+
+    return calls.bound(("norm", problem, threads.team_size()), make)
+
+
+class NormActivation(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -59,20 +172,17 @@ class _NormActivation(torch.autograd.Function):
         weight: Tensor | None,
         bias: Tensor | None,
         residual: Tensor | None,
-        problem: NormProblem,
+        norm: Norm,
         running: tuple[Tensor, Tensor] | None,
         momentum: float,
     ) -> tuple[Tensor, Tensor]:
-        statistics = memory.new_result((STATISTICS, problem.channels), (problem.channels, 1), _FLOAT32)
-        out = _like(x)
-        tensors = {"x": x, "bias": bias, "weight": weight, "residual": residual, "out": out, "statistics": statistics}
-        _run(forward_program, problem, tensors)
+        out, statistics = norm.forward(x, weight, bias, residual)
         if running is not None:
             # Here: what a checkpoint computes again ends where the last tensor is saved.
-            for kept, row in zip(running, (MEAN, UNBIASED), strict=True):
-                kept.lerp_(statistics[row], momentum)
+            rows = statistics.unbind()
+            torch._foreach_lerp_(running, (rows[MEAN], rows[UNBIASED]), momentum)
         ctx.save_for_backward(x, weight, bias, residual, statistics)
-        ctx.problem = problem
+        ctx.norm = norm
         ctx.mark_non_differentiable(statistics)
         ctx.set_materialize_grads(False)
         return out, statistics
@@ -81,19 +191,8 @@ class _NormActivation(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         if dy is None:
             return (None,) * 7
-        x, weight, bias, residual, statistics = ctx.saved_tensors
-        problem, wanted = ctx.problem, ctx.needs_input_grad[:4]
-        if torch.is_grad_enabled() or not _lies_as(dy, x):
-            return (*_by_torch(x, weight, bias, residual, dy, problem, wanted), None, None, None)
-        gradients = memory.new_result((GRADIENTS, problem.channels), (problem.channels, 1), _FLOAT32)
-        dx = _like(x) if wanted[0] or wanted[3] else None
-        dresidual = _like(x) if problem.residual and dx is not None else None
-        given = {"x": x, "dy": dy, "bias": bias, "residual": residual, "statistics": statistics}
-        made = {"gradients": gradients, "dx": dx, "dresidual": dresidual}
-        program = _sums_alone if dx is None else _whole_backward
-        _run(program, problem, {**given, **made})
-        found = (dx, gradients[WEIGHT], gradients[BIAS], dresidual)
-        return (*(each if needed else None for each, needed in zip(found, wanted, strict=True)), None, None, None)
+        saved = ctx.saved_tensors
+        return (*ctx.norm.backward(saved, dy, ctx.needs_input_grad[:4]), None, None, None)
 
 
 def _like(x: Tensor) -> Tensor:
@@ -104,35 +203,46 @@ def _like(x: Tensor) -> Tensor:
     return out
 
 
-def _lies_as(dy: Tensor, x: Tensor) -> bool:
-    """Whether a gradient is plain memory, pixel by pixel as the input is."""
-    is_plain = type(dy) is Tensor and dy.dtype == _FLOAT32 and dy.device.type == "cpu" and not dy.is_neg()
-    sizes = zip(x.shape, dy.stride(), x.stride(), strict=True) if is_plain else ()
-    return is_plain and all(n == 1 or one == other for n, one, other in sizes)
+def _is_as_planned(problem: NormProblem, saved: Sequence[Tensor | None], dy: Tensor) -> bool:
+    """Whether all that a backward program reads is plain memory, and lies as the program reads it.
+
+    Hooks on what autograd saves may give back other tensors than they were given.
+    """
+    x, weight, bias, residual, statistics = saved
+    images = [tensor for tensor in (x, dy, residual) if tensor is not None]
+    numbers = [tensor for tensor in (weight, bias) if tensor is not None]
+    rows = [tensor for tensor in (statistics,) if tensor is not None]
+    read = (*images, *numbers, *rows)
+    if not are_plain(*read) or any(tensor.is_neg() for tensor in read):
+        return False
+    first, channels = images[0], problem.channels
+    return (
+        first.dim() in _DIMENSIONS
+        and first.is_contiguous(memory_format=_DIMENSIONS[first.dim()])
+        and (first.shape[1], first.numel()) == (channels, problem.pixels * channels)
+        and all(each.shape == first.shape for each in images)
+        and all(same_strides(first.shape, each.stride(), first.stride()) for each in images)
+        and all(each.shape == (channels,) and each.is_contiguous() for each in numbers)
+        and all(each.shape == (STATISTICS, channels) and each.is_contiguous() for each in rows)
+    )
 
 
 def _by_torch(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    dy: Tensor,
-    problem: NormProblem,
-    wanted: tuple[bool, ...],
+    saved: Sequence[Tensor | None], dy: Tensor, problem: NormProblem, wanted: tuple[bool, ...]
 ) -> list[Tensor | None]:
     """The same gradients by torch's operators, which have derivatives of their own."""
     further = torch.is_grad_enabled()
-    inputs = [x, weight, bias, residual]
     with torch.enable_grad():
-        # Where no further derivative is asked for, what led to the inputs is none of the graph's.
-        given = [
-            each if further or each is None else each.detach().requires_grad_(needed)
-            for each, needed in zip(inputs, wanted, strict=True)
+        # Where no further derivative is asked for, what led to the inputs is none of the graph's. Where it is, views:
+        # one input may lead to another, and that way is autograd's own.
+        given: Any = [
+            None if each is None else each.view_as(each) if further else each.detach().requires_grad_(needed)
+            for each, needed in zip(saved[:4], wanted, strict=True)
         ]
-        first, scale, shift, added = given
-        y = F.batch_norm(first if first is not None else x, None, None, scale, shift, training=True, eps=problem.eps)
-        out = activate(y if added is None else y + added, problem.activation)
-        asked = [each for each, needed in zip(given, wanted, strict=True) if needed and each is not None]
+        x, weight, bias, residual = (None if each is None else each.float() for each in given)
+        y = F.batch_norm(x, None, None, weight, bias, training=True, eps=problem.eps)  # type: ignore[arg-type]
+        out = activate(y if residual is None else y + residual, problem.activation)
+        asked = [each for each, needed in zip(given, wanted, strict=True) if needed]
         found = iter(torch.autograd.grad(out, asked, dy, create_graph=further))
     return [next(found) if needed else None for needed in wanted]
 
@@ -148,20 +258,17 @@ def _sums_alone(problem: NormProblem, target: Any, team: int) -> Program:
     return backward_program(problem, target, team, input_gradient=False)
 
 
-def _run(lowered: Lowered, problem: NormProblem, tensors: Mapping[str, Tensor | None]) -> None:
-    addresses = {name: tensor.data_ptr() for name, tensor in tensors.items() if tensor is not None}
-    for name, fill in (("weight", 1.0), ("bias", 0.0)):
-        if tensors.get(name) is None:
-            addresses[name] = _filled(problem.channels, fill).data_ptr()
-    _bound(lowered, problem, threads.team_size()).run(addresses)
+def _bound(lowered: Lowered, problem: NormProblem) -> Bound | None:
+    """What runs it, made once for all that ask the same; None where the code for it could not be made."""
 
+    def bind() -> Bound | None:
+        program = lowered(problem, machine(), threads.team_size())
+        most_seconds = 0.001 + 8 * FLOAT_BYTES * problem.pixels * problem.channels / 1e9
+        return Bound(program, most_seconds) if compiles(program) else None
 
-@lru_cache(maxsize=_MOST_BOUND)
-def _bound(lowered: Lowered, problem: NormProblem, team: int) -> Bound:
-    return Bound(lowered(problem, machine(), team), 0.001 + 8 * FLOAT_BYTES * problem.pixels * problem.channels / 1e9)
+    return calls.bound((lowered, problem, threads.team_size()), bind)
 
 
 @lru_cache(maxsize=64)
 def _filled(channels: int, value: float) -> Tensor:
-    """What stands for a weight or a bias that there is none of."""
     return torch.full((channels,), value, dtype=_FLOAT32, device=memory.CPU)

@@ -46,17 +46,18 @@ class Pack:
 
 
 class Fresh:
-    """Depthwise weights as they lie, for programs that pack them themselves; what a `Pack` says of its own."""
+    """Weights as they lie, for programs that pack them themselves; what a `Pack` says of its own."""
 
-    def __init__(self, weights: DepthwiseTensors) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         # Held here, as they may be copies.
-        self._held = _as_it_lies(weights.weight), None if weights.bias is None else _as_it_lies(weights.bias)
-        weight, bias = self._held
+        self._held = weight, bias = _as_it_lies(weight), None if bias is None else _as_it_lies(bias)
         self.addresses = {"weight": weight.data_ptr(), "bias": 0 if bias is None else bias.data_ptr()}
         self.number = next(_numbers)
 
 
 def _as_it_lies(tensor: Tensor) -> Tensor:
+    if tensor.is_contiguous() and not tensor.is_neg():
+        return tensor
     return tensor.detach().contiguous().resolve_neg()
 
 

@@ -12,9 +12,10 @@ import torch
 
 from ..weights import NO_PRINTS
 from .emit.ir import Block, Int, Vec
-from .emit.kernel import Kernel, Plan
+from .emit.kernel import Kernel
 from .launch import machine
 from .machine import FLOAT_BYTES
+from .plan.constants import Plan
 from .plan.cut import Cut
 from .plan.view import View
 from .run import threads

@@ -1,20 +1,26 @@
 """Problems one after another become one program: their stages in a row, on buffers of one arena.
 
-Each problem is lowered alone. Its stages then name the series' values instead of x and out, and packs and memory of its
-own by its number. A value that an elementwise step is the last to read is written over by its result.
+Each problem is lowered alone, an expansion together with the depthwise convolution after it. Its stages then name the
+series' values instead of x and out, and packs and memory of its own by its number. A value that an elementwise step is
+the last to read is written over by its result.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import prod
 
-from ..pixels import AveragePool, Elementwise, MaxPool, Mean, Nearest
+from ..pixels import AveragePool, Bilinear, Elementwise, GroupNorm, MaxPool, Mean, Nearest
 from ..problem import Problem
 from ..series import Compiled, Figures, Series, Step
+from .emit.expanded import EXPAND
+from .emit.product import WEIGHTS
 from .launch import compiles, machine, most_seconds
 from .lower import lower
+from .lower.expanded import lower_expanded
 from .machine import FLOAT_BYTES, Machine
 from .pack import NAMES, Pack, pack_of
 from .run import threads
@@ -42,18 +48,42 @@ def plan(series: Series, target: Machine, team: int) -> Plan:
     stages: list[Stage] = []
     between: dict[str, int] = {}
     packings: dict[int, Program] = {}
+    expanded = _expanded(series, target, team)
     for number, step in enumerate(series.steps):
         program = lower(step.problem, target, team).program
-        own = {name: f"#{number}.{name}" for name in (*NAMES, *(name for name, _ in program.between))}
-        values = {pointer: names.get(name, name) for pointer, name in step.buffers}
-        between |= {own[name]: elements for name, elements in program.between}
-        stages += [_renamed(stage, own | values) for stage in program.stages]
         if step.weights is not None:
             packings[number] = program
+        if number in expanded:
+            continue
+        own = {name: f"#{number}.{name}" for name in (*NAMES, *(name for name, _ in program.between))}
+        values = {pointer: names.get(name, name) for pointer, name in step.buffers}
+        if number - 1 in expanded:
+            program = expanded[number - 1]
+            first = dict(series.steps[number - 1].buffers)["x"]
+            values["x"] = names.get(first, first)
+            own |= {pointer: f"#{number - 1}.{name}" for pointer, name in zip(EXPAND, WEIGHTS, strict=True)}
+        between |= {own[name]: elements for name, elements in program.between}
+        stages += [_renamed(stage, own | values) for stage in program.stages]
     outside = series.takes | series.gives | series.constants.keys()
     used = {buffer for stage in stages for buffer in stage.pointers.values()}
     between |= {name: n for name, n in series.elements.items() if name in used and name not in outside}
     return Plan(Program(tuple(stages), tuple(between.items())), packings)
+
+
+def _expanded(series: Series, target: Machine, team: int) -> dict[int, Program]:
+    """By their numbers, the steps that run together with the one after them, which alone reads their result."""
+    readers = Counter(name for step in series.steps for pointer, name in step.buffers if pointer != "out")
+    found: dict[int, Program] = {}
+    for number, (step, after) in enumerate(pairwise(series.steps)):
+        if not (isinstance(step.problem, Problem) and isinstance(after.problem, Problem)):
+            continue
+        made = dict(step.buffers)["out"]
+        if made in series.gives or readers[made] != 1 or dict(after.buffers)["x"] != made:
+            continue
+        program = lower_expanded(step.problem, after.problem, target, team)
+        if program is not None:
+            found[number] = program
+    return found
 
 
 def _renamed(stage: Stage, names: Mapping[str, str]) -> Stage:
@@ -71,7 +101,7 @@ def _in_place(series: Series) -> dict[str, str]:
     for number, step in enumerate(series.steps):
         buffers = dict(step.buffers)
         out = buffers["out"]
-        for pointer in getattr(step.problem, "in_place", ()):
+        for pointer in step.problem.in_place:
             read = buffers.get(pointer)
             if read is None or read in fixed or last[read] != number:
                 continue
@@ -130,9 +160,9 @@ def _packed(step: Step, program: Program, packs: Packs) -> Pack:
     if weights is None:
         raise RuntimeError("only weights are packed")
     key = (*(None if tensor is None else id(tensor) for tensor in weights.weights), program.packing)
-    if key not in packs:
-        packs[key] = pack_of(weights, program.pointwise)
-    return packs[key]
+    found = packs.get(key)
+    # Two threads may both have packed: what is bound to is what is kept.
+    return packs.setdefault(key, pack_of(weights, program.pointwise)) if found is None else found
 
 
 # An activation of one number, on a slow machine.
@@ -146,8 +176,10 @@ def _most_seconds(step: Step) -> float:
     if isinstance(problem, MaxPool | AveragePool):
         g = problem.geometry
         return 1e-5 + problem.images * prod(g.output_size) * g.kernel_area * _SECONDS_A_NUMBER
+    if isinstance(problem, Bilinear):
+        return 1e-5 + problem.images * prod(problem.out_size) * problem.channels * 4 * _SECONDS_A_NUMBER
     if isinstance(problem, Nearest):
         numbers = problem.rows * problem.down * problem.columns * problem.across * problem.channels
         return 1e-5 + numbers * _SECONDS_A_NUMBER
-    rows = problem.images * problem.pixels if isinstance(problem, Elementwise | Mean) else problem.rows
+    rows = problem.images * problem.pixels if isinstance(problem, Elementwise | Mean | GroupNorm) else problem.rows
     return 1e-5 + rows * problem.channels * _SECONDS_A_NUMBER

@@ -7,17 +7,27 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ...backends.series import Step
-from ..graph import Node
+from ..graph import Node, follows_batch
 from ..network import Network
 from ..rules import Shapes
-from .context import Lie, Lowering, RefusedError, same_strides
+from .context import Lie, Lowering, RefusedError
 from .convolutions import is_dense, lower_conv, lower_linear, lower_separable
 from .elementwise import lower_activation, lower_affine, lower_binary
 from .fusing import fused
-from .moving import lower_cat, lower_getitem, lower_layout, lower_nearest, lower_pieces, lower_slice, lower_view
+from .moving import (
+    lower_bilinear,
+    lower_cat,
+    lower_getitem,
+    lower_layout,
+    lower_nearest,
+    lower_pieces,
+    lower_slice,
+    lower_view,
+)
 from .reductions import (
     lower_adaptive_pool,
     lower_average_pool,
+    lower_group_norm,
     lower_layer_norm,
     lower_max_pool,
     lower_mean,
@@ -38,6 +48,7 @@ LOWERED: Mapping[str, Callable[[Node, Lowering], tuple[Step, ...]]] = {
     "cat": lower_cat,
     "conv": lower_conv,
     "getitem": lower_getitem,
+    "group_norm": lower_group_norm,
     "layer_norm": lower_layer_norm,
     "layout": lower_layout,
     "linear": lower_linear,
@@ -46,6 +57,7 @@ LOWERED: Mapping[str, Callable[[Node, Lowering], tuple[Step, ...]]] = {
     "separable": lower_separable,
     "slice": lower_slice,
     "softmax": lower_softmax,
+    "upsample_bilinear2d": lower_bilinear,
     "upsample_nearest2d": lower_nearest,
 }
 
@@ -120,10 +132,13 @@ def lowered(node: Node, into: Lowering) -> tuple[Step, ...] | str:
     lower = LOWERED.get(node.operator)
     if lower is None:
         return f"{node.operator} has no kernel of ours"
+    # A view is made at the batch that it is lowered for; a kernel with another batch in it would be another kernel.
+    if follows_batch(node) and lower is not lower_view:
+        return "its arguments depend on the batch"
     try:
         return lower(node, into)
     except RefusedError as why:
         return str(why)
 
 
-__all__ = ["LOWERED", "Lie", "LoweredGraph", "fused", "lower_graph", "same_strides"]
+__all__ = ["LOWERED", "Lie", "LoweredGraph", "fused", "lower_graph"]

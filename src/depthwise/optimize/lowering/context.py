@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 from torch import Tensor
 
 from ...backends import CPU
 from ...backends.base import Weights
+from ...backends.formats import same_strides
 from ...backends.pixels import PixelProblem
 from ...backends.problem import Problem
 from ...backends.series import Step
@@ -56,11 +56,6 @@ def strides_of(shape: Shape, inner: int) -> Shape:
         strides[dimension] = step
         step *= max(shape[dimension], 1)
     return tuple(strides)
-
-
-def same_strides(shape: Shape, one: Shape, other: Shape) -> bool:
-    """Whether the numbers lie alike: in a dimension of one element all do."""
-    return all(size == 1 or a == b for size, a, b in zip(shape, one, other, strict=True))
 
 
 def usual_inner(shape: Shape) -> int:
@@ -121,8 +116,13 @@ class Lowering:
         return self.lies[name]
 
     def along(self, argument: Argument, inner: int) -> Lie:
-        """The same, where the dimension `inner` lies innermost."""
+        """The same, where the dimension `inner` lies innermost.
+
+        The first dimension is the batch: of one alone it lies innermost by chance, and at any other batch it does not.
+        """
         found = self.value(argument)
+        if inner == 0 and len(found.shape) > 1:
+            raise RefusedError("the batch does not lie innermost")
         if not found.lies_along(inner):
             raise RefusedError(f"dimension {inner} of {found.shape} does not lie innermost")
         return Lie(found.buffer, found.shape, inner)
@@ -148,9 +148,3 @@ def step(problem: Problem | PixelProblem, weights: Weights | None = None, **buff
     if why is not None:
         raise RefusedError(why)
     return Step(problem, tuple(buffers.items()), weights)
-
-
-def axes_of(argument: Any, rank: int) -> set[int]:
-    """The dimensions that an argument names; None and () mean all."""
-    given = argument if isinstance(argument, tuple) else () if argument is None else (argument,)
-    return {axis % rank for axis in given} or set(range(rank))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from math import prod
 from typing import Literal
@@ -83,10 +84,12 @@ def _other(operation: Sums, x: Lie, argument: Argument, into: Lowering) -> Other
         return Other(Term(operation, "each"), other.buffer)
     if _only(other.shape, x.shape, (0, x.inner)):
         return Other(Term(operation, "image"), other.buffer)
+    if _only(other.shape, x.shape, [n for n in range(len(x.shape)) if n != x.inner]) and other.lies_along(x.inner):
+        return Other(Term(operation, "pixel"), other.buffer)
     raise RefusedError(f"{other.shape} is repeated over {x.shape}")
 
 
-def _only(shape: Shape, whole: Shape, axes: tuple[int, int]) -> bool:
+def _only(shape: Shape, whole: Shape, axes: Collection[int]) -> bool:
     """Whether a value has numbers along these axes of a whole one, all of them, and one along every other."""
     return len(shape) == len(whole) and all(size == (whole[n] if n in axes else 1) for n, size in enumerate(shape))
 
@@ -104,9 +107,7 @@ def _weight(operation: Sums, x: Lie, tensor: Tensor, name: str) -> Other:
 
 
 def _steps(node: Node, x: Lie, others: list[Other], into: Lowering) -> tuple[Step, ...]:
-    images, channels = x.shape[0] if x.shape else 1, x.shape[x.inner] if x.shape else 1
-    if len(x.shape) == 1:
-        images = 1
+    images, channels = x.shape[0] if len(x.shape) > 1 else 1, x.shape[x.inner] if x.shape else 1
     problem = Elementwise(images, x.elements // (images * channels), channels, tuple(o.term for o in others))
     read = [other.buffer for other in others if other.buffer is not None]
     operands = {f"operand_{index}": buffer for index, buffer in enumerate(read)}

@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from ...backends.pixels import MOST_OPERANDS, Elementwise, Term
+from ...backends.pixels import MOST_OPERANDS, OF_ROWS, Elementwise, Term
 from ...backends.series import Step
 
 # What y operation x is, seen from x.
@@ -76,4 +76,4 @@ def _common(one: Elementwise, other: Elementwise) -> Elementwise | None:
 
 
 def _by_rows(terms: tuple[Term, ...]) -> bool:
-    return any(term.operand in ("image", "channel") for term in terms)
+    return any(term.operand in OF_ROWS for term in terms)

@@ -7,12 +7,13 @@ from itertools import accumulate
 
 import torch
 
-from ...backends.pixels import Copy, Nearest
+from ...backends.formats import same_strides
+from ...backends.pixels import Bilinear, Copy, Nearest
 from ...backends.series import Step
 from ..graph import Node
 from ..operators import bound
-from ..rules import Shape
-from .context import Lie, Lowering, RefusedError, same_strides, step, strides_of, usual_inner
+from ..rules import Shape, pair_of
+from .context import Lie, Lowering, RefusedError, step, strides_of, usual_inner
 
 
 def lower_layout(node: Node, into: Lowering) -> tuple[Step, ...]:
@@ -32,7 +33,7 @@ def lower_layout(node: Node, into: Lowering) -> tuple[Step, ...]:
 def lower_view(node: Node, into: Lowering) -> tuple[Step, ...]:
     """What torch makes of such a tensor by another look at its memory."""
     x = into.value(node.arguments[0][1])
-    if list(node.operands()) != [x_name(node)]:
+    if len(list(node.operands())) != 1:
         raise RefusedError("its shape is another tensor's")
     tensor = torch.empty_strided(x.shape, x.strides, device="meta")
     made = bound(node)(lambda _: tensor, into.batch)
@@ -44,10 +45,6 @@ def lower_view(node: Node, into: Lowering) -> tuple[Step, ...]:
             into.lies[node.name] = Lie(x.buffer, shape, inner)
             return ()
     raise RefusedError("its numbers would lie elsewhere")
-
-
-def x_name(node: Node) -> str:
-    return str(node.arguments[0][1])
 
 
 def lower_cat(node: Node, into: Lowering) -> tuple[Step, ...]:
@@ -99,6 +96,26 @@ def _piece(node: Node, x: Lie, start: int, into: Lowering) -> tuple[Step, ...]:
     whole, channels = x.shape[x.inner], out.shape[x.inner]
     problem = Copy(out.elements // channels, channels, (start, 0), (whole, channels))
     return (step(problem, x=x.buffer, out=out.buffer),)
+
+
+def lower_bilinear(node: Node, into: Lowering) -> tuple[Step, ...]:
+    """Images of another size, as torch counts: by the factors given, else by the sizes."""
+    x, shape = into.along(node["input"], 1), into.shape(node.name)
+    if len(shape) != 4:
+        raise RefusedError("its input is no image")
+    aligned, factors = bool(node["align_corners"]), node["scale_factors"]
+    if (factors is None) == (node["output_size"] is None):
+        raise RefusedError("a size or factors are given")
+
+    def pace(axis: int) -> float:
+        small, large = x.shape[axis], shape[axis]
+        if aligned:
+            return (small - 1) / (large - 1) if large > 1 else 0.0
+        return small / large if factors is None else 1 / float(factors[axis - 2])
+
+    sizes = pair_of(x.shape[2:]), pair_of(shape[2:])
+    problem = Bilinear(x.shape[0], x.shape[1], *sizes, (pace(2), pace(3)), aligned)
+    return (step(problem, x=x.buffer, out=into.made(node, 1).buffer),)
 
 
 def lower_nearest(node: Node, into: Lowering) -> tuple[Step, ...]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ...backends.pixels import AveragePool, LayerNorm, MaxPool, Mean, Pool, Softmax
+from ...backends.pixels import AveragePool, GroupNorm, LayerNorm, MaxPool, Mean, Pool, Softmax
 from ...backends.series import Step
 from ...geometry import Geometry, pool_geometry
 from ..graph import Node
-from ..rules import pair_of
-from .context import Lie, Lowering, RefusedError, axes_of, step
+from ..rules import axes_of, pair_of
+from .context import Lie, Lowering, RefusedError, step
 
 
 def lower_mean(node: Node, into: Lowering) -> tuple[Step, ...]:
@@ -72,6 +72,20 @@ def lower_layer_norm(node: Node, into: Lowering) -> tuple[Step, ...]:
         raise RefusedError("a norm has a weight and a bias, or neither")
     problem = LayerNorm(x.elements // x.shape[-1], x.shape[-1], float(node["eps"]), all(given))
     buffers = {"scale": node["weight"].name, "shift": node["bias"].name} if all(given) else {}
+    return (step(problem, None, x=x.buffer, **buffers, out=into.made(node, x.inner).buffer),)
+
+
+def lower_group_norm(node: Node, into: Lowering) -> tuple[Step, ...]:
+    if len(into.value(node["input"]).shape) < 2:
+        raise RefusedError("its input has no channels")
+    x, groups = into.along(node["input"], 1), node["num_groups"]
+    scale, shift = (into.weight(node[key]) for key in ("weight", "bias"))
+    affine = node["weight"] is not None
+    if affine != (node["bias"] is not None) or affine != (scale is not None) or affine != (shift is not None):
+        raise RefusedError("a norm has a weight and a bias, or neither")
+    images, channels = x.shape[:2]
+    problem = GroupNorm(images, x.elements // (images * channels), channels, groups, float(node["eps"]), affine)
+    buffers = {"scale": node["weight"].name, "shift": node["bias"].name} if affine else {}
     return (step(problem, None, x=x.buffer, **buffers, out=into.made(node, x.inner).buffer),)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..graph import Batch, Node
+from ..graph import Node, follows_batch
 from ..network import Network, Rewriting
 from ..operators import bound, is_random
 
@@ -32,13 +32,9 @@ def fold_constants(network: Network) -> Network:
 
 
 def _is_constant(node: Node, rewriting: Rewriting, found: dict[str, object]) -> bool:
-    if is_random(node.operator) or any(_depends_on_batch(argument) for _, argument in node.arguments):
+    if is_random(node.operator) or follows_batch(node):
         return False
     return all(name in rewriting.weights or name in found for name in node.operands())
-
-
-def _depends_on_batch(argument: object) -> bool:
-    return isinstance(argument, Batch) or (isinstance(argument, tuple) and any(map(_depends_on_batch, argument)))
 
 
 def _computed(node: Node, rewriting: Rewriting, found: dict[str, object]) -> object:

@@ -68,7 +68,9 @@ def _factor(operand: Argument, other: Argument, node: Node, rewriting: Rewriting
     if not rewriting.same_shape(operand.name, node.name) or dtypes[operand.name] != dtypes[node.name]:
         return None
     if isinstance(other, int | float) and not isinstance(other, bool):
-        return torch.full((shape[1],), float(other), dtype=torch.float64)
+        # A sum of infinities of both signs is another number than an infinite sum.
+        is_finite = abs(other) <= torch.finfo(torch.float32).max
+        return torch.full((shape[1],), float(other), dtype=torch.float64) if is_finite else None
     tensor = rewriting.constant(other)
     if tensor is None or not tensor.is_floating_point():
         return None

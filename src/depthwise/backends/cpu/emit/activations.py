@@ -1,8 +1,7 @@
 """The activations, written into the code as a few instructions on a vector; none calls a function.
 
-Each coefficient below comes from a minimax fit of our own: Lawson's iteration (weighted least squares, the weights
-multiplied by the error until it is level) over 1500 Chebyshev nodes in float64; then, from the lowest power up, a
-coefficient is rounded to float32 and those above it are fitted again. `ERROR_BOUNDS` holds what remains.
+Each coefficient below comes from a minimax fit of our own, by Lawson's iteration: `python -m benchmarks.polynomials`
+repeats it. `ERROR_BOUNDS` holds what remains.
 """
 
 from __future__ import annotations
@@ -80,7 +79,7 @@ ROUNDING = 1.5 * 2.0**23 + 127.0
 LN2 = log(2.0)
 
 
-def _reduced(x: Vec, sign: int) -> tuple[Vec, Vec]:
+def reduced(x: Vec, sign: int) -> tuple[Vec, Vec]:
     """The r and 2^n with sign · x = n · ln 2 + sign · r, |r| <= ln(2) / 2, for n in [-126, 127]; 2^128 is infinity.
 
     float32's ln 2 is 1.9e-9 too large, so n · ln 2 needs no second term: r is off by 2 EPS at n = 126.
@@ -90,7 +89,7 @@ def _reduced(x: Vec, sign: int) -> tuple[Vec, Vec]:
     return n.fma(-sign * LN2, x), shifted.low_bits_as_exponent()
 
 
-def _polynomial(r: Vec, coefficients: tuple[float, ...]) -> Vec:
+def polynomial(r: Vec, coefficients: tuple[float, ...]) -> Vec:
     """coefficients[0] + coefficients[1] · r + ..., by Horner's rule."""
     *rest, before, last = coefficients
     total = r.fma(last, before)
@@ -112,25 +111,25 @@ EXP_MINUS = (
 
 def exp_minus(x: Vec) -> Vec:
     """e^-x for x >= 0; of more than SIGMOID_TO what it is there, 2e-38."""
-    r, power = _reduced(x.at_most(SIGMOID_TO), -1)
-    return _polynomial(r, EXP_MINUS) * power
+    r, power = reduced(x.at_most(SIGMOID_TO), -1)
+    return polynomial(r, EXP_MINUS) * power
 
 
 # Between them n of e^-x goes from 128, where e^-x is infinity, to -126.
 SIGMOID_FROM, SIGMOID_TO = -88.7, 87.0
 
 
-def _one_plus_exp_minus(x: Vec) -> Vec:
-    r, power = _reduced(x.at_least(SIGMOID_FROM).at_most(SIGMOID_TO), -1)
-    return _polynomial(r, EXP_MINUS).fma(power, 1.0)
+def one_plus_exp_minus(x: Vec) -> Vec:
+    r, power = reduced(x.at_least(SIGMOID_FROM).at_most(SIGMOID_TO), -1)
+    return polynomial(r, EXP_MINUS).fma(power, 1.0)
 
 
 def _sigmoid(x: Vec, _: float) -> Vec:
-    return 1.0 / _one_plus_exp_minus(x)
+    return 1.0 / one_plus_exp_minus(x)
 
 
 def _silu(x: Vec, _: float) -> Vec:
-    return x / _one_plus_exp_minus(x)
+    return x / one_plus_exp_minus(x)
 
 
 # (e^r - 1 - r) / r^2, such that e^x - 1 is within 0.06 EPS of itself for x <= 0.
@@ -141,8 +140,8 @@ ELU_FROM = -18.0
 
 def _elu(x: Vec, alpha: float) -> Vec:
     # Where x > 0 the power is anything, and is not selected.
-    r, power = _reduced(x.at_least(ELU_FROM), 1)
-    expm1 = _polynomial(r, EXPM1).fma(r * r, r).fma(power, power - 1.0)
+    r, power = reduced(x.at_least(ELU_FROM), 1)
+    expm1 = polynomial(r, EXPM1).fma(r * r, r).fma(power, power - 1.0)
     return select(x.below(0.0), expm1 * alpha, x)
 
 
@@ -162,14 +161,19 @@ GELU_ROOT = (
 GELU_TO = 8.0
 
 
+def normal_tail(a: Vec) -> Vec:
+    """Phi(-a) for a >= 0; beyond GELU_TO what it is there."""
+    root = polynomial(a.at_most(GELU_TO), GELU_ROOT)
+    square = root * root
+    fourth = square * square
+    return fourth * fourth
+
+
 def _gelu(x: Vec, _: float) -> Vec:
     # x · Phi(x) = max(x, 0) - |x| · Phi(-|x|): what is small for x < 0 is not the difference of what is large. Of -inf
     # it is infinity · 0, NaN as torch has it; of inf the zero is left out.
     outer = x.at_most(GELU_TO).magnitude()
-    root = _polynomial(outer.at_most(GELU_TO), GELU_ROOT)
-    square = root * root
-    fourth = square * square
-    return (-outer).fma(fourth * fourth, x.at_least(0.0))
+    return (-outer).fma(normal_tail(outer), x.at_least(0.0))
 
 
 EMITTERS: dict[str, Callable[[Vec, float], Vec]] = {

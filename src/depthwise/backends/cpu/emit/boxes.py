@@ -13,16 +13,17 @@ pass through scratch either.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 
+from ..plan.constants import Plan
 from ..plan.depthwise import DepthwisePlan
 from ..plan.filters import PixelFilters
 from .depthwise import FETCHED, POINTERS, Pixels, Place, Rows, first_filter, image_rows, write_rows
 from .ir import Block, Int, Ptr, Vec, ceil_div, greatest, least
-from .kernel import VIEW, Kernel, Plan
+from .kernel import VIEW, Kernel
 
 # z_bands: runs of output planes; boxes: of each of them; box_pixels: the most that one has; in_scratch: elements that a
 # packed box may need
@@ -281,18 +282,20 @@ def _span(k: PixelFilters, axis: int, start: Int, stop: Int, padding: Int, size:
     return inside, greatest(least(last, size) - inside, 0)
 
 
-def planes_to_pixels(e: Block, planes: list[Ptr], count: Int, out: Ptr, stride: int) -> None:
-    """out[pixel, lane] = planes[lane][pixel] for `count` pixels, `stride` elements apart."""
+def planes_to_pixels(
+    e: Block, planes: list[Ptr], count: Int, out: Ptr, stride: int, change: Callable[[Vec], Vec] = lambda row: row
+) -> None:
+    """out[pixel, lane] = planes[lane][pixel], changed, for `count` pixels, `stride` elements apart."""
     lanes = len(planes)
     with e.either(count >= lanes) as (tiled, single):
         with tiled, e.loop(0, ceil_div(count, lanes)) as tile:
             pixel = least(tile.index * lanes, count - lanes)
             rows = transposed([(plane + pixel).load(lanes) for plane in planes])
             for i, row in enumerate(rows):
-                (out + (pixel + i) * stride).store(row)
+                (out + (pixel + i) * stride).store(change(row))
         with single, e.loop(0, count) as one:
             for lane, plane in enumerate(planes):
-                (out + (one.index * stride + lane)).store((plane + one.index).load(1))
+                (out + (one.index * stride + lane)).store(change((plane + one.index).load(1)))
 
 
 def pixels_to_planes(e: Block, pixels: Ptr, stride: int, count: Int, planes: list[Ptr]) -> None:

@@ -12,25 +12,18 @@ from dataclasses import dataclass
 from ..plan.copy import CopyPlan
 from .elementwise import each_channel
 from .ir import Block, Int
-from .kernel import Kernel, Plan
+from .kernel import OnePlanKernel
 
 
 @dataclass(frozen=True)
-class CopyKernel(Kernel):
+class CopyKernel(OnePlanKernel):
     """Tasks: rows."""
 
+    kind = "copy_f32"
     pointers = ("x", "out")
     numbers = ("all_rows", "x_start", "out_start", "x_step", "out_step")
 
     plan: CopyPlan
-
-    @property
-    def label(self) -> str:
-        return f"copy_f32_{self.plan.name}"
-
-    @property
-    def plans(self) -> tuple[Plan, ...]:
-        return (self.plan,)
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
         rows = e.number("all_rows")

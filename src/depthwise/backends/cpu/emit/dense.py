@@ -27,7 +27,7 @@ from operator import and_
 from ..plan.dense import UNROLLED, DensePlan
 from ..plan.sizes import LINE_ELEMENTS
 from .ir import Block, Bool, Int, Ptr, Vec, least, select
-from .kernel import VIEW, Kernel, Plan
+from .kernel import VIEW, OnePlanKernel
 from .product import POINTERS, Panel, Tile, each_panel, each_tile, put
 from .tile import valid
 from .window import Bounds, Pixel, Tap, each_tap
@@ -40,24 +40,17 @@ MOST_WRITTEN_OUT = 32
 
 
 @dataclass(frozen=True)
-class DenseKernel(Kernel):
+class DenseKernel(OnePlanKernel):
     """Tasks: chunks of panels, and in each every band."""
 
+    kind = "conv_f32"
     pointers = ("x", "zeros", *POINTERS, "scratch")
     numbers = (*VIEW, *CUT)
 
-    dense: DensePlan
-
-    @property
-    def label(self) -> str:
-        return f"conv_f32_{self.dense.name}"
-
-    @property
-    def plans(self) -> tuple[Plan, ...]:
-        return (self.dense,)
+    plan: DensePlan
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
-        k, units = self.dense, e.number("units")
+        k, units = self.plan, e.number("units")
         bands, parts = e.number("bands"), e.number("panel_chunks")
         tasks = bands * parts
         kept = e.pointer("scratch") + thread * e.number("scratch_elements")

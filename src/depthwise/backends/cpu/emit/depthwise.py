@@ -22,12 +22,13 @@ from itertools import product
 from operator import and_
 from typing import Protocol, Self
 
+from ..plan.constants import Plan
 from ..plan.depthwise import TAPS_AT_ONCE, DepthwisePlan, usual_edges
 from ..plan.filters import PixelFilters
 from ..plan.sizes import seen
 from .activations import activated
 from .ir import Block, Bool, Int, Ptr, Vec, ceil_div, greatest, least
-from .kernel import VIEW, Kernel, Plan
+from .kernel import VIEW, Kernel
 from .tile import ANY_EDGES, Edges, Strip, Taps, rows_of, sums, sums_of_rows, valid
 
 POINTERS = ("x", "zeros", "depthwise_weight", "depthwise_bias")

@@ -10,11 +10,10 @@ from ...base import Activation
 from .activations import (
     ELU_FROM,
     EXPM1,
-    GELU_ROOT,
-    GELU_TO,
-    _one_plus_exp_minus,
-    _polynomial,
-    _reduced,
+    normal_tail,
+    one_plus_exp_minus,
+    polynomial,
+    reduced,
 )
 from .ir import Bool, Vec, select
 
@@ -61,19 +60,19 @@ def _leaky_relu(dy: Vec, z: Vec, slope: float) -> Vec:
 
 
 def _sigmoid(dy: Vec, z: Vec, _: float) -> Vec:
-    gate = 1.0 / _one_plus_exp_minus(z)
+    gate = 1.0 / one_plus_exp_minus(z)
     return dy * (gate * (1.0 - gate))
 
 
 def _silu(dy: Vec, z: Vec, _: float) -> Vec:
-    gate = 1.0 / _one_plus_exp_minus(z)
+    gate = 1.0 / one_plus_exp_minus(z)
     return dy * (gate * (z * (1.0 - gate)).fma(1.0, 1.0))
 
 
 def _exp(x: Vec) -> Vec:
     """e^x for x in [-87, 0]."""
-    r, power = _reduced(x, 1)
-    return _polynomial(r, EXPM1).fma(r * r, r).fma(power, power)
+    r, power = reduced(x, 1)
+    return polynomial(r, EXPM1).fma(r * r, r).fma(power, power)
 
 
 def _elu(dy: Vec, z: Vec, alpha: float) -> Vec:
@@ -85,12 +84,10 @@ def _gelu(dy: Vec, z: Vec, _: float) -> Vec:
     # Phi(z) + z · phi(z), Phi of what is small as in activations.py.
     near = z.at_least(-_NORMAL_TO).at_most(_NORMAL_TO)
     density = _exp(near * near * -0.5) * (1 / sqrt(2 * pi))
-    root = _polynomial(z.magnitude().at_most(GELU_TO), GELU_ROOT)
-    square = root * root
-    fourth = square * square
-    lower = fourth * fourth
+    lower = normal_tail(z.magnitude())
     share = select(z.below(0.0), lower, 1.0 - lower)
-    return dy * near.fma(density, share)
+    # Of infinities NaN, as torch has it: theirs is infinity · phi(infinity).
+    return dy * near.fma(density, z.fma(0.0, share))
 
 
 GRADIENTS: dict[str, Callable[[Vec, Vec, float], Vec]] = {

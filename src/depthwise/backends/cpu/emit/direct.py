@@ -25,30 +25,23 @@ from ..plan.direct import DirectPlan
 from ..plan.sizes import seen
 from .activations import activated
 from .ir import Block, Int, Ptr, Vec, ceil_div, greatest, least, select
-from .kernel import VIEW, Kernel, Plan
+from .kernel import VIEW, OnePlanKernel
 
 _Side = Literal["left", "inside", "right"]
 
 
 @dataclass(frozen=True)
-class DirectKernel(Kernel):
+class DirectKernel(OnePlanKernel):
     """Tasks: the rows of all planes of the result, or of all groups of planes that are done together."""
 
+    kind = "dw_f32"
     pointers = ("x", "zeros", "depthwise_weight", "depthwise_bias", "out")
     numbers = (*VIEW, "batch", "fetch_planes")
 
-    depthwise: DirectPlan
-
-    @property
-    def label(self) -> str:
-        return f"dw_f32_{self.depthwise.name}"
-
-    @property
-    def plans(self) -> tuple[Plan, ...]:
-        return (self.depthwise,)
+    plan: DirectPlan
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
-        k = self.depthwise
+        k = self.plan
         height = e.number("out_y")
         groups = ceil_div(e.number("out_z"), k.planes)
         rows = e.number("batch") * k.filters * groups * height

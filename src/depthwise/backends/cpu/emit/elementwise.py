@@ -5,7 +5,7 @@
 
     for n, row in images, rows of each:                    (RowsKernel)
         for c in range(channels):
-            out[n, row, c] = terms(x[n, row, c], an operand's [n, row, c], [n, c] or [c])
+            out[n, row, c] = terms(x[n, row, c], an operand's [n, row, c], [n, c], [n, row] or [c])
 
 Every number is read once, before it is written, and by nobody after: out may lie where x or an operand does.
 """
@@ -20,32 +20,25 @@ from ..plan.elementwise import ElementwisePlan
 from ..plan.sizes import LINE_ELEMENTS
 from .activations import activated
 from .ir import Block, Int, Ptr, Vec, ceil_div, greatest, least
-from .kernel import Kernel, Plan
+from .kernel import OnePlanKernel
 
 OPERANDS = tuple(f"operand_{index}" for index in range(MOST_OPERANDS))
 # Vectors of one turn of a loop.
 AT_ONCE = 4
 
-# The offsets of a number from where x, an image's factors and a channel's begin.
-_Place = tuple[Int, Int, Int]
+# The offsets of a number from where x, an image's factors, a pixel's and a channel's begin.
+_Place = tuple[Int, Int, Int, Int]
 
 
 @dataclass(frozen=True)
-class ElementsKernel(Kernel):
+class ElementsKernel(OnePlanKernel):
     """Tasks: cache lines."""
 
+    kind = "each_f32"
     pointers = ("x", *OPERANDS, "out")
     numbers = ("elements",)
 
     plan: ElementwisePlan
-
-    @property
-    def label(self) -> str:
-        return f"each_f32_{self.plan.name}"
-
-    @property
-    def plans(self) -> tuple[Plan, ...]:
-        return (self.plan,)
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
         elements, nothing = e.number("elements"), e.whole(0)
@@ -58,26 +51,19 @@ class ElementsKernel(Kernel):
             with e.loop(first, end, step) as at:
                 for i in range(count):
                     place = at.index + i * lanes
-                    _store(e, self.plan, (place, nothing, nothing), lanes)
+                    _store(e, self.plan, (place, nothing, nothing, nothing), lanes)
             first = end
 
 
 @dataclass(frozen=True)
-class RowsKernel(Kernel):
+class RowsKernel(OnePlanKernel):
     """Tasks: rows."""
 
+    kind = "each_f32"
     pointers = ("x", *OPERANDS, "out")
     numbers = ("all_rows", "image_rows")
 
     plan: ElementwisePlan
-
-    @property
-    def label(self) -> str:
-        return f"each_f32_{self.plan.name}"
-
-    @property
-    def plans(self) -> tuple[Plan, ...]:
-        return (self.plan,)
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
         rows, each, channels = e.number("all_rows"), e.number("image_rows"), self.plan.channels
@@ -87,8 +73,8 @@ class RowsKernel(Kernel):
             with e.loop(start, stop) as row:
                 begin, factors = row.index * channels, image.index * channels
 
-                def write(c: Int, lanes: int, begin: Int = begin, factors: Int = factors) -> None:
-                    _store(e, self.plan, (begin + c, factors + c, c), lanes)
+                def write(c: Int, lanes: int, begin: Int = begin, factors: Int = factors, row: Int = row.index) -> None:
+                    _store(e, self.plan, (begin + c, factors + c, row, c), lanes)
 
                 each_channel(e, channels, self.plan.lanes, write)
 
@@ -112,7 +98,7 @@ def _store(e: Block, k: ElementwisePlan, place: _Place, lanes: int) -> None:
 
 def _value(e: Block, k: ElementwisePlan, place: _Place, lanes: int) -> Vec:
     """The terms of `lanes` numbers from a place on."""
-    at, in_image, channel = place
+    at, in_image, pixel, channel = place
     value, operands = (e.pointer("x") + at).load(lanes), iter(OPERANDS)
     offsets = {"each": at, "image": in_image, "channel": channel}
     for term in k.terms:
@@ -122,6 +108,8 @@ def _value(e: Block, k: ElementwisePlan, place: _Place, lanes: int) -> Vec:
         if term.operand in offsets:
             start: Ptr = e.pointer(next(operands))
             other = (start + offsets[term.operand]).load(lanes)
+        elif term.operand == "pixel":
+            other = e.splat(e.pointer(next(operands)) + pixel, lanes)
         else:
             other = e.constant(term.value, lanes)
         value = _OPERATIONS[term.operation](value, other)

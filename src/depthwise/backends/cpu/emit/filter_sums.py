@@ -14,28 +14,21 @@ from operator import add
 
 from ..plan.filter_sums import FilterSumsPlan
 from .ir import Block, Int, Ptr, Vec, ceil_div, least
-from .kernel import Kernel, Plan
+from .kernel import OnePlanKernel
 
 
 @dataclass(frozen=True)
-class FilterSumsKernel(Kernel):
+class FilterSumsKernel(OnePlanKernel):
     """Tasks: pixels, or planes of channels."""
 
+    kind = "dw_filter_sums_f32"
     pointers = ("values", "out")
     numbers = ("lines", "length")
 
-    sums: FilterSumsPlan
-
-    @property
-    def label(self) -> str:
-        return f"dw_filter_sums_f32_{self.sums.name}"
-
-    @property
-    def plans(self) -> tuple[Plan, ...]:
-        return (self.sums,)
+    plan: FilterSumsPlan
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
-        k, lines = self.sums, e.number("lines")
+        k, lines = self.plan, e.number("lines")
         length = e.number("length") if k.planar else e.whole(k.channels)
         with e.loop(thread * lines // threads, (thread + 1) * lines // threads) as line:
             values, out = (

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..plan.constants import Plan
 from ..plan.depthwise import DepthwisePlan
 from ..plan.pointwise import PointwisePlan
 from ..plan.sizes import lanes_below
@@ -19,7 +20,7 @@ from . import depthwise
 from .boxes import BOXES, Box, box_count, box_of, pixels_to_planes, planes_of, planes_to_pixels, write_box
 from .depthwise import FETCHED, UNITS, Pixels, first_pixel, first_unseen, write_units
 from .ir import Block, Int, Ptr, ceil_div, least
-from .kernel import VIEW, Kernel, Plan
+from .kernel import VIEW, Kernel
 from .pointwise import Ahead, Band, write_product
 from .product import POINTERS
 

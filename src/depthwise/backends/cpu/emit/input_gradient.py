@@ -24,31 +24,24 @@ from ..plan.input_gradient import InputGradientPlan, phase_of
 from .boxes import BOXES, Box, box_count, box_of, first_pixel, pixels_to_planes, planes_of, planes_to_pixels
 from .depthwise import Pixels, first_filter
 from .ir import Block, Int, Ptr, Vec, ceil_div, greatest, least, select
-from .kernel import VIEW, Kernel, Plan
+from .kernel import VIEW, OnePlanKernel
 
 
 @dataclass(frozen=True)
-class InputGradientKernel(Kernel):
+class InputGradientKernel(OnePlanKernel):
     """Tasks: boxes of pixels, or of planes blocks of filters and in each every box.
 
     `x` is the gradient of the result; in_* are its extents, out_* those of the input.
     """
 
+    kind = "dw_input_gradient_f32"
     pointers = ("x", "depthwise_weight", "scratch", "out")
     numbers = (*VIEW, *BOXES)
 
-    taps: InputGradientPlan
-
-    @property
-    def label(self) -> str:
-        return f"dw_input_gradient_f32_{self.taps.name}"
-
-    @property
-    def plans(self) -> tuple[Plan, ...]:
-        return (self.taps,)
+    plan: InputGradientPlan
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
-        k, boxes = self.taps, box_count(e)
+        k, boxes = self.plan, box_count(e)
         tasks = boxes * k.blocks if k.planar else boxes
         scratch = e.pointer("scratch") + thread * e.number("scratch_elements")
         with e.loop(thread * tasks // threads, (thread + 1) * tasks // threads) as task:

@@ -9,6 +9,7 @@ instructions and of types, which takes several times as long.
 
 from __future__ import annotations
 
+import ctypes
 import operator
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -478,9 +479,8 @@ def _integers(values: Sequence[int]) -> str:
 
 
 def _hexadecimal(value: float) -> str:
-    """A float32 as IR has it: the bits of the same number in float64."""
-    (single,) = struct.unpack("<f", struct.pack("<f", value))
-    return f"0x{struct.pack('>d', single).hex()}"
+    """A float32 as IR has it: the bits of the same number in float64; what is beyond its range is infinite, as in C."""
+    return f"0x{struct.pack('>d', ctypes.c_float(value).value).hex()}"
 
 
 def _is(value: int | Int, constant: int) -> bool:

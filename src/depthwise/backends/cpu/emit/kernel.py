@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar
 
 from ..machine import Machine
+from ..plan.constants import Plan
 from .ir import Block, Int
 from .module import Module
 
@@ -21,19 +22,6 @@ VIEW = (
     *("x_n", "x_c", "x_z", "x_y", "x_x", "in_z", "in_y", "in_x", "out_z", "out_y", "out_x"),
     *("pad_z", "pad_y", "pad_x"),
 )
-
-
-class Plan(Protocol):
-    """The constants of a loop nest: a dataclass."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def packing(self) -> tuple[object, ...]:
-        """What the order of its packed weights goes by."""
 
 
 @dataclass(frozen=True)
@@ -77,3 +65,20 @@ class Kernel(ABC):
         self.write(block, block.argument("thread"), block.argument("threads"))
         block.close()
         return str(module)
+
+
+@dataclass(frozen=True)
+class OnePlanKernel(Kernel):
+    """A kernel whose constants are those of one plan."""
+
+    kind: ClassVar[str]
+
+    plan: Plan
+
+    @property
+    def label(self) -> str:
+        return f"{self.kind}_{self.plan.name}"
+
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        return (self.plan,)

@@ -16,28 +16,21 @@ from dataclasses import dataclass
 
 from ..plan.mean import MeanPlan
 from .ir import Block, Int, Ptr, Vec, least
-from .kernel import Kernel, Plan
+from .kernel import OnePlanKernel
 
 # Pixels that are summed side by side, and one after another before the sums are added up.
 SIDE_BY_SIDE, AT_ONCE = 4, 64
 
 
 @dataclass(frozen=True)
-class MeanKernel(Kernel):
+class MeanKernel(OnePlanKernel):
     """Tasks: images x blocks of channels."""
 
+    kind = "mean_f32"
     pointers = ("x", "out")
     numbers = ("images", "image_rows")
 
     plan: MeanPlan
-
-    @property
-    def label(self) -> str:
-        return f"mean_f32_{self.plan.name}"
-
-    @property
-    def plans(self) -> tuple[Plan, ...]:
-        return (self.plan,)
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
         k = self.plan

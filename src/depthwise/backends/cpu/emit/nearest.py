@@ -15,25 +15,18 @@ from dataclasses import dataclass
 from ..plan.nearest import NearestPlan
 from .elementwise import each_channel
 from .ir import Block, Int, Ptr
-from .kernel import Kernel, Plan
+from .kernel import OnePlanKernel
 
 
 @dataclass(frozen=True)
-class NearestKernel(Kernel):
+class NearestKernel(OnePlanKernel):
     """Tasks: rows."""
 
+    kind = "nearest_f32"
     pointers = ("x", "out")
     numbers = ("all_rows", "down", "columns")
 
     plan: NearestPlan
-
-    @property
-    def label(self) -> str:
-        return f"nearest_f32_{self.plan.name}"
-
-    @property
-    def plans(self) -> tuple[Plan, ...]:
-        return (self.plan,)
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
         k, rows, columns = self.plan, e.number("all_rows"), e.number("columns")

@@ -7,7 +7,7 @@
     CoefficientsKernel   for c: total, along = sums over chunks, in their order
                              bias_gradient[c] = total;  weight_gradient[c] = along · inverse[c]
                              shift[c] = total / pixels;  turn[c] = along · inverse[c]² / pixels
-    InputGradientKernel  for pixel: for c: dx = scale[c] · (g - shift[c] - (x - mean[c]) · turn[c]);  dresidual = g
+    NormGradientKernel   for pixel: for c: dx = scale[c] · (g - shift[c] - (x - mean[c]) · turn[c]);  dresidual = g
 
 gradients: rows of weight_gradient, bias_gradient, shift and turn, one after the other. z is computed again rather than
 kept: it is the same to the bit as when the result was written.
@@ -51,13 +51,10 @@ class _OverPixels(NormKernel):
 
 @dataclass(frozen=True)
 class GradientSumsKernel(_OverPixels):
+    kind = "gradient_sums"
     pointers = ("x", "dy", "bias", "statistics", "residual", "sums")
     numbers = ("pixels", "channels", "chunks", "sum_channels")
     writes = ("sums",)
-
-    @property
-    def label(self) -> str:
-        return f"gradient_sums_{self.plan.name}"
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
         lanes = self.plan.lanes
@@ -81,13 +78,10 @@ class GradientSumsKernel(_OverPixels):
 
 @dataclass(frozen=True)
 class CoefficientsKernel(NormKernel):
+    kind = "coefficients"
     pointers = ("sums", "statistics", "gradients")
     numbers = ("pixels", "channels", "chunks", "sum_channels")
     writes = ("gradients",)
-
-    @property
-    def label(self) -> str:
-        return f"coefficients_{self.plan.name}"
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
         lanes = self.plan.lanes
@@ -102,14 +96,11 @@ class CoefficientsKernel(NormKernel):
 
 
 @dataclass(frozen=True)
-class InputGradientKernel(_OverPixels):
+class NormGradientKernel(_OverPixels):
+    kind = "input_gradient"
     pointers = ("x", "dy", "bias", "statistics", "residual", "gradients", "dx", "dresidual")
     numbers = ("pixels", "channels", "chunks")
     writes = ("dx", "dresidual")
-
-    @property
-    def label(self) -> str:
-        return f"input_gradient_{self.plan.name}"
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
         lanes = self.plan.lanes

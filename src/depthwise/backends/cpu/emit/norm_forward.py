@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from ..plan.norm import NormPlan
 from .activations import activated
 from .ir import Block, Int, Ptr, Vec
-from .kernel import Kernel
+from .kernel import OnePlanKernel
 from .norm_tiles import Tile, chunks, sums_of, vectors, write_chunk
 from .wide import CELLS, constant, load_wide, narrowed, of_bits, of_count, root, store_wide, widened
 
@@ -29,26 +29,18 @@ STATISTICS = 4
 
 
 @dataclass(frozen=True)
-class NormKernel(Kernel):
-    """One of the kernels, with its plan."""
+class NormKernel(OnePlanKernel):
+    """One of the kernels of a batch norm."""
 
     plan: NormPlan
-
-    @property
-    def plans(self) -> tuple[()]:
-        """It packs no weights."""
-        return ()
 
 
 @dataclass(frozen=True)
 class MomentsKernel(NormKernel):
+    kind = "moments"
     pointers = ("x", "sums")
     numbers = ("pixels", "channels", "chunks", "sum_channels")
     writes = ("sums",)
-
-    @property
-    def label(self) -> str:
-        return f"moments_{self.plan.name}"
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
         lanes, x = self.plan.lanes, e.pointer("x")
@@ -72,13 +64,10 @@ class MomentsKernel(NormKernel):
 
 @dataclass(frozen=True)
 class StatisticsKernel(NormKernel):
+    kind = "statistics"
     pointers = ("sums", "weight", "statistics")
     numbers = ("pixels", "channels", "chunks", "sum_channels", "eps_bits")
     writes = ("statistics",)
-
-    @property
-    def label(self) -> str:
-        return f"statistics_{self.plan.name}"
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
         lanes, pixels = self.plan.lanes, e.number("pixels")
@@ -97,12 +86,9 @@ class StatisticsKernel(NormKernel):
 
 @dataclass(frozen=True)
 class NormalizeKernel(NormKernel):
+    kind = "normalize"
     pointers = ("x", "bias", "statistics", "residual", "out")
     numbers = ("pixels", "channels", "chunks")
-
-    @property
-    def label(self) -> str:
-        return f"normalize_{self.plan.name}"
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
         lanes, x, out = self.plan.lanes, e.pointer("x"), e.pointer("out")

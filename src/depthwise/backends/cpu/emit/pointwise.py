@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from ..plan.pointwise import PointwisePlan
 from ..plan.sizes import LINE_ELEMENTS
 from .ir import Block, Bool, Int, Ptr, ceil_div, least, select
-from .kernel import Kernel, Plan
-from .product import POINTERS, Panel, Tile, each_panel, each_tile, put
+from .kernel import OnePlanKernel
+from .product import POINTERS, WEIGHTS, Panel, Tile, each_panel, each_tile, put
 
 # How far ahead weights are fetched, in input channels: the hardware's own prefetching stops at the end of each page.
 PREFETCH_INPUTS = 24
@@ -44,6 +44,7 @@ class Band:
     """Neighbouring pixels: what is multiplied, their number, and where result and residual lie.
 
     ahead: what is fetched meanwhile, or None
+    weights: the pointers to what it is multiplied with
     """
 
     a: Ptr
@@ -51,27 +52,21 @@ class Band:
     out: Ptr
     residual: Ptr
     ahead: Ahead | None = None
+    weights: tuple[str, str] = WEIGHTS
 
 
 @dataclass(frozen=True)
-class PointwiseKernel(Kernel):
+class PointwiseKernel(OnePlanKernel):
     """Tasks: chunks of panels x chunks of pixels."""
 
+    kind = "pw_f32"
     pointers = ("x", *POINTERS)
     numbers = ("pixels", "bands", "panel_chunks")
 
-    pointwise: PointwisePlan
-
-    @property
-    def label(self) -> str:
-        return f"pw_f32_{self.pointwise.name}"
-
-    @property
-    def plans(self) -> tuple[Plan, ...]:
-        return (self.pointwise,)
+    plan: PointwisePlan
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
-        k = self.pointwise
+        k = self.plan
         pixels, bands, chunks = e.number("pixels"), e.number("bands"), e.number("panel_chunks")
         tasks = bands * chunks
         with e.loop(thread * tasks // threads, (thread + 1) * tasks // threads) as task:
@@ -92,10 +87,13 @@ def write_product(e: Block, k: PointwisePlan, band: Band, panels: tuple[Int, Int
     def tiles(write: Callable[[Tile], None]) -> None:
         each_tile(k.heights, band.pixels, write)
 
+    def in_panels(write: Callable[[Panel], None]) -> None:
+        each_panel(e, k, panels, write, band.weights)
+
     if k.pixels_first:
-        tiles(lambda tile: each_panel(e, k, panels, lambda panel: _write_tile(e, k, band, panel, tile)))
+        tiles(lambda tile: in_panels(lambda panel: _write_tile(e, k, band, panel, tile)))
     else:
-        each_panel(e, k, panels, lambda panel: tiles(lambda tile: _write_tile(e, k, band, panel, tile)))
+        in_panels(lambda panel: tiles(lambda tile: _write_tile(e, k, band, panel, tile)))
 
 
 def _write_tile(e: Block, k: PointwisePlan, band: Band, panel: Panel, tile: Tile) -> None:

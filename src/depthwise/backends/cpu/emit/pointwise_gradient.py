@@ -23,32 +23,25 @@ from operator import add
 
 from ..plan.pointwise_gradient import PointwiseGradientPlan
 from .ir import Block, Bool, Int, Ptr, Vec, ceil_div, greatest, least, select
-from .kernel import Kernel, Plan
+from .kernel import OnePlanKernel
 
 # Sums of gradients side by side, which cover the latency of an addition.
 _SUMS = 4
 
 
 @dataclass(frozen=True)
-class PointwiseGradientKernel(Kernel):
+class PointwiseGradientKernel(OnePlanKernel):
     """Tasks: slots of pixels, and in each chunks of rows of tiles."""
 
+    kind = "pw_weight_gradient_f32"
     pointers = ("x", "gradient", "sums", "scratch")
     numbers = ("pixels", "slots", "pieces", "tile_chunks", "scratch_elements")
     writes = ("sums",)
 
-    product: PointwiseGradientPlan
-
-    @property
-    def label(self) -> str:
-        return f"pw_weight_gradient_f32_{self.product.name}"
-
-    @property
-    def plans(self) -> tuple[Plan, ...]:
-        return (self.product,)
+    plan: PointwiseGradientPlan
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
-        k = self.product
+        k = self.plan
         pixels, slots, chunks, most = (e.number(name) for name in ("pixels", "slots", "tile_chunks", "pieces"))
         tasks = slots * chunks
         scratch = e.pointer("scratch") + thread * e.number("scratch_elements")
@@ -63,25 +56,18 @@ class PointwiseGradientKernel(Kernel):
 
 
 @dataclass(frozen=True)
-class PointwiseSumsKernel(Kernel):
+class PointwiseSumsKernel(OnePlanKernel):
     """The sums of all slots, in torch's order. Tasks: rows of tiles."""
 
+    kind = "pw_weight_sums_f32"
     pointers = ("sums", "weight_gradient", "bias_gradient")
     numbers = ("slots",)
     writes = ("weight_gradient", "bias_gradient")
 
-    product: PointwiseGradientPlan
-
-    @property
-    def label(self) -> str:
-        return f"pw_weight_sums_f32_{self.product.name}"
-
-    @property
-    def plans(self) -> tuple[Plan, ...]:
-        return (self.product,)
+    plan: PointwiseGradientPlan
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
-        k = self.product
+        k = self.plan
         with e.loop(thread * k.tiles // threads, (thread + 1) * k.tiles // threads) as tile:
             o, sums = _first_output(k, tile.index), e.pointer("sums") + tile.index * k.tile_elements
             with e.loop(0, k.panels) as panel:

@@ -21,7 +21,7 @@ from operator import and_
 
 from ..plan.pool import PoolPlan
 from .ir import Block, Int, Ptr, Vec, ceil_div, greatest, least, select
-from .kernel import VIEW, Kernel, Plan
+from .kernel import VIEW, OnePlanKernel
 from .tile import valid
 
 AXES = "zyx"
@@ -32,21 +32,14 @@ Bounds = tuple[int | Int, int | Int]
 
 
 @dataclass(frozen=True)
-class PoolKernel(Kernel):
+class PoolKernel(OnePlanKernel):
     """Tasks: pixels of the result."""
 
+    kind = "pool_f32"
     pointers = ("x", "out")
     numbers = (*VIEW, "pixels", *(f"{end}_{axis}" for end in ("first", "last") for axis in AXES))
 
     plan: PoolPlan
-
-    @property
-    def label(self) -> str:
-        return f"pool_f32_{self.plan.name}"
-
-    @property
-    def plans(self) -> tuple[Plan, ...]:
-        return (self.plan,)
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
         k, pixels, width = self.plan, e.number("pixels"), e.number("out_x")

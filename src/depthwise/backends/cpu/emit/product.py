@@ -14,7 +14,9 @@ from ..plan.product import Product
 from .activations import activated
 from .ir import Block, Int, Ptr, Vec, ceil_div, greatest, least
 
-POINTERS = ("pointwise_weight", "pointwise_bias", "residual", "out")
+# To the panels, and to the bias of every vector.
+WEIGHTS = ("pointwise_weight", "pointwise_bias")
+POINTERS = (*WEIGHTS, "residual", "out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,26 +40,30 @@ class Tile:
     begin: Int
 
 
-def each_panel(e: Block, k: Product, panels: tuple[Int, Int], write: Callable[[Panel], None]) -> None:
-    """Full panels first, numbered through all groups, then each group's rest."""
+def each_panel(
+    e: Block, k: Product, panels: tuple[Int, Int], write: Callable[[Panel], None], weights: tuple[str, str] = WEIGHTS
+) -> None:
+    """Full panels first, numbered through all groups, then each group's rest; `weights`: the pointers to them."""
     first, last = panels
     full = k.groups * k.full_panels
     with e.loop(first, least(last, full)) as panel:
         group, index = panel.index // k.full_panels, panel.index % k.full_panels
-        write(_panel(e, k, panel.index, (group, index * k.vectors), k.vectors))
+        write(_panel(e, k, weights, panel.index, (group, index * k.vectors), k.vectors))
     if k.rest_vectors:
         with e.loop(greatest(first, full), last) as panel:
-            write(_panel(e, k, panel.index, (panel.index - full, e.whole(k.full_panels * k.vectors)), k.rest_vectors))
+            place = panel.index - full, e.whole(k.full_panels * k.vectors)
+            write(_panel(e, k, weights, panel.index, place, k.rest_vectors))
 
 
-def _panel(e: Block, k: Product, number: Int, place: tuple[Int, Int], vectors: int) -> Panel:
+def _panel(e: Block, k: Product, weights: tuple[str, str], number: Int, place: tuple[Int, Int], vectors: int) -> Panel:
     """The `vectors` vectors from place = (group, vector) on."""
     group, vector = place
     start = group * k.group_vectors + vector
+    weight, bias = map(e.pointer, weights)
     return Panel(
         number=number,
-        weight=e.pointer("pointwise_weight") + start * (k.lanes * k.terms),
-        bias=e.pointer("pointwise_bias") + start * k.lanes,
+        weight=weight + start * (k.lanes * k.terms),
+        bias=bias + start * k.lanes,
         vectors=vectors,
         columns=[
             group * k.group_outputs + least((vector + j) * k.lanes, k.group_outputs - k.lanes) for j in range(vectors)

@@ -26,27 +26,20 @@ from ..plan.rows import RowPlan
 from .activations import exp_minus
 from .elementwise import AT_ONCE, each_channel
 from .ir import Block, Int, Ptr, Vec, select
-from .kernel import Kernel, Plan
+from .kernel import OnePlanKernel
 
 Fold = Callable[[Vec, Vec], Vec]
 
 
 @dataclass(frozen=True)
-class LayerNormKernel(Kernel):
+class LayerNormKernel(OnePlanKernel):
     """Tasks: rows."""
 
+    kind = "norm_f32"
     pointers = ("x", "scale", "shift", "out")
     numbers = ("all_rows",)
 
     plan: RowPlan
-
-    @property
-    def label(self) -> str:
-        return f"norm_f32_{self.plan.name}"
-
-    @property
-    def plans(self) -> tuple[Plan, ...]:
-        return (self.plan,)
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
         k, rows = self.plan, e.number("all_rows")
@@ -71,21 +64,14 @@ class LayerNormKernel(Kernel):
 
 
 @dataclass(frozen=True)
-class SoftmaxKernel(Kernel):
+class SoftmaxKernel(OnePlanKernel):
     """Tasks: rows."""
 
+    kind = "softmax_f32"
     pointers = ("x", "out")
     numbers = ("all_rows",)
 
     plan: RowPlan
-
-    @property
-    def label(self) -> str:
-        return f"softmax_f32_{self.plan.name}"
-
-    @property
-    def plans(self) -> tuple[Plan, ...]:
-        return (self.plan,)
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
         k, rows = self.plan, e.number("all_rows")

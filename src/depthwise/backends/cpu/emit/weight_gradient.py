@@ -24,34 +24,28 @@ from itertools import product
 from math import prod
 from operator import add
 
+from ..plan.constants import Plan
 from ..plan.weight_gradient import COLUMNS, WeightGradientPlan
 from .boxes import BOXES, Box, box_count, box_of, first_pixel, pack_input, packed_rows, planes_of, planes_to_pixels
 from .depthwise import Rows, first_filter, image_rows
 from .inputs import inputs_of
 from .ir import Block, Bool, Int, Ptr, Vec, ceil_div, greatest, least, select
-from .kernel import VIEW, Kernel, Plan
+from .kernel import VIEW, Kernel, OnePlanKernel
 
 
 @dataclass(frozen=True)
-class WeightGradientKernel(Kernel):
+class WeightGradientKernel(OnePlanKernel):
     """Tasks: slots of boxes, and in each groups of blocks of filters."""
 
+    kind = "dw_weight_gradient_f32"
     pointers = ("x", "zeros", "gradient", "sums", "scratch")
     numbers = (*VIEW, *BOXES, "slots", "groups")
     writes = ("sums",)
 
-    taps: WeightGradientPlan
-
-    @property
-    def label(self) -> str:
-        return f"dw_weight_gradient_f32_{self.taps.name}"
-
-    @property
-    def plans(self) -> tuple[Plan, ...]:
-        return (self.taps,)
+    plan: WeightGradientPlan
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
-        k = self.taps
+        k = self.plan
         boxes, slots, groups = box_count(e), e.number("slots"), e.number("groups")
         tasks = slots * groups
         scratch = e.pointer("scratch") + thread * e.number("scratch_elements")
@@ -74,20 +68,20 @@ class WeightSumsKernel(Kernel):
     numbers = ("slots",)
     writes = ("weight_gradient", "bias_gradient")
 
-    taps: WeightGradientPlan
+    plan: WeightGradientPlan
 
     @property
     def label(self) -> str:
-        k = self.taps
+        k = self.plan
         taps = f"{'x'.join(map(str, k.kernel))}t{k.tap_rows}x{k.tap_columns}{'b' * k.bias}"
         return f"dw_weight_sums_f32_c{k.filters}v{k.lanes}k{taps}"
 
     @property
     def plans(self) -> tuple[Plan, ...]:
-        return (self.taps,)
+        return (self.plan,)
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
-        k = self.taps
+        k = self.plan
         area = prod(k.kernel)
         with e.loop(thread * k.blocks // threads, (thread + 1) * k.blocks // threads) as block:
             o, sums = first_filter(k, block.index), e.pointer("sums") + block.index * (k.block_vectors * k.lanes)

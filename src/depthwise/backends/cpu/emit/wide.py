@@ -55,6 +55,12 @@ def _splat(number: Int, conversion: str, lanes: int) -> Wide:
     return Wide(e, e.value(f"shufflevector {kind} {first}, {kind} poison, <{lanes} x i32> zeroinitializer"), lanes)
 
 
+def truncated(number: Vec) -> Int:
+    """The integer below one float64 that is not negative."""
+    e = number.block
+    return Int(e, e.value(f"fptosi double {e.value(f'extractelement {number.kind} {number.value}, i32 0')} to i64"))
+
+
 def root(vector: Vec) -> Vec:
     """The square root of each lane."""
     return vector._intrinsic("sqrt", vector)

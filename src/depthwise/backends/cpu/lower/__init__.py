@@ -8,10 +8,12 @@ from typing import Any
 from ...pixels import PixelProblem
 from ...problem import Problem
 from ..machine import Machine
+from .bilinear import lower_bilinear
 from .copy import lower_copy
 from .decision import Decision
 from .dense import lower_dense
 from .elementwise import lower_elementwise
+from .group_norm import lower_group_norm
 from .mean import lower_mean
 from .nearest import lower_nearest
 from .pointwise import lower_pointwise
@@ -26,6 +28,8 @@ LOWERINGS: Mapping[str, Callable[[Any, Machine, int], Decision]] = {
     "elementwise": lower_elementwise,
     "mean": lower_mean,
     "copy": lower_copy,
+    "bilinear": lower_bilinear,
+    "group_norm": lower_group_norm,
     "nearest": lower_nearest,
     "layer_norm": lower_layer_norm,
     "softmax": lower_softmax,

@@ -1,11 +1,12 @@
-"""Programs that pack depthwise weights themselves, for calls after which these change."""
+"""Programs that pack weights themselves, for calls after which these change."""
 
 from __future__ import annotations
 
 from ....geometry import Geometry
-from ..emit.fresh import FreshWeightsKernel
+from ..emit.fresh import FreshPanelsKernel, FreshWeightsKernel
 from ..machine import Machine
-from ..plan.fresh import FreshCut, FreshPlan
+from ..plan.fresh import FreshCut, FreshPlan, fresh_panels_plan
+from ..plan.product import Product
 from ..plan.sizes import lanes_below
 from ..plan.view import View
 from ..run.program import Program, Stage
@@ -25,3 +26,17 @@ def with_fresh_weights(program: Program, g: Geometry, machine: Machine, *, turne
     between = ("depthwise_weight", taps * plan.tap_stride), ("depthwise_bias", filters)
     stages = Stage(FreshWeightsKernel(machine, plan), View(), cut), *program.stages
     return Program(stages, (*program.between, *between))
+
+
+def with_fresh_panels(program: Program, product: Product, machine: Machine, *, turned: bool, bias: bool) -> Program:
+    """The same of pointwise weights.
+
+    turned: those of the convolution whose input's gradient the program computes
+    """
+    plan = fresh_panels_plan(product, turned=turned, bias=bias)
+    weights, biases = plan.elements
+    cut = FreshCut(threads=1 if weights < _SERIAL_WEIGHTS else program.team)
+    between = ("pointwise_weight", weights), ("pointwise_bias", biases)
+    return Program(
+        (Stage(FreshPanelsKernel(machine, plan), View(), cut), *program.stages), (*program.between, *between)
+    )

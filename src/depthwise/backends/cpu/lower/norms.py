@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...problem import Activation
-from ..emit.norm_backward import CoefficientsKernel, GradientSumsKernel, InputGradientKernel
+from ..emit.norm_backward import CoefficientsKernel, GradientSumsKernel, NormGradientKernel
 from ..emit.norm_forward import MomentsKernel, NormalizeKernel, NormKernel, StatisticsKernel
 from ..emit.wide import CELLS
 from ..machine import Machine
@@ -34,7 +34,7 @@ def forward_program(problem: NormProblem, machine: Machine, threads: int) -> Pro
 
 def backward_program(problem: NormProblem, machine: Machine, threads: int, *, input_gradient: bool) -> Program:
     """Buffers: x, dy, bias, residual, statistics, gradients, dx, dresidual."""
-    last = (InputGradientKernel,) if input_gradient else ()
+    last = (NormGradientKernel,) if input_gradient else ()
     return _program(problem, machine, threads, (GradientSumsKernel, CoefficientsKernel, *last))
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .constants import Plan
 from .cut import Cut
 
 
 @dataclass(frozen=True, slots=True)
-class CopyPlan:
+class CopyPlan(Plan):
     """So many numbers of each row, in vectors of `lanes`."""
 
     channels: int
@@ -17,11 +18,6 @@ class CopyPlan:
     @property
     def name(self) -> str:
         return f"c{self.channels}_v{self.lanes}"
-
-    @property
-    def packing(self) -> tuple[int, ...]:
-        """It has no weights to pack."""
-        return ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

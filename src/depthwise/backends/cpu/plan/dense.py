@@ -9,7 +9,7 @@ from ....geometry import Geometry
 from ...base import Activation
 from ..machine import FLOAT_BYTES, Machine
 from .cut import Cut, balance
-from .product import Product, in_vain, vectors_of
+from .product import Product, heights_for, in_vain, vectors_of
 from .sizes import Axes, activation_name, three
 from .tuning import tuning_of
 
@@ -173,13 +173,6 @@ def dense_plan(
 def dense_bytes(g: Geometry) -> int:
     """Of all weights."""
     return FLOAT_BYTES * g.in_channels // g.groups * g.kernel_area * g.output_size[0]
-
-
-def heights_for(pixels: int, vectors: int, machine: Machine) -> tuple[int, ...]:
-    """Of tiles that do few of so many pixels twice."""
-    tuning = tuning_of(machine)
-    usual, few = tuning.tiles[vectors][0], tuning.tiles[vectors][-1]
-    return usual if pixels >= usual[-1] and in_vain(pixels, usual) <= tuning.pixels_in_vain * pixels else few
 
 
 def dense_cut(g: Geometry, batch: int, machine: Machine, threads: int) -> DenseCut:

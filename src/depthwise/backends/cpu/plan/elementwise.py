@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...pixels import Term
+from ...pixels import OF_ROWS, Term
 from ..machine import Machine
+from .constants import Plan
 from .cut import Cut
 from .sizes import activation_name, lanes_below
 
@@ -14,7 +15,7 @@ FEWEST_SHARED = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
-class ElementwisePlan:
+class ElementwisePlan(Plan):
     """The constants of a loop over numbers.
 
     lanes:    of a vector
@@ -29,11 +30,6 @@ class ElementwisePlan:
     def name(self) -> str:
         rows = f"c{self.channels}_" if self.channels else ""
         return f"{rows}v{self.lanes}_{'_'.join(map(term_name, self.terms))}"
-
-    @property
-    def packing(self) -> tuple[int, ...]:
-        """It has no weights to pack."""
-        return ()
 
 
 def term_name(term: Term) -> str:
@@ -62,7 +58,7 @@ class ImageRows(Cut):
 
 
 def elementwise_plan(terms: tuple[Term, ...], channels: int, elements: int, machine: Machine) -> ElementwisePlan:
-    by_rows = any(term.operand in ("image", "channel") for term in terms)
+    by_rows = any(term.operand in OF_ROWS for term in terms)
     lanes = lanes_below(channels if by_rows else elements, machine.vector_lanes)
     return ElementwisePlan(terms, lanes, channels if by_rows else 0)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..machine import Machine
+from .constants import Plan
 from .cut import Cut
 from .sizes import lanes_below
 
 
 @dataclass(frozen=True, slots=True)
-class FilterSumsPlan:
+class FilterSumsPlan(Plan):
     """The constants of a loop over pixels of `channels` x `multiplier` filters, or over planes of them."""
 
     channels: int
@@ -21,10 +22,6 @@ class FilterSumsPlan:
     @property
     def name(self) -> str:
         return f"c{self.channels}m{self.multiplier}v{self.lanes}{'_planar' * self.planar}"
-
-    @property
-    def packing(self) -> tuple[()]:
-        return ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

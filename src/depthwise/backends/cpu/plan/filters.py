@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import gcd, prod
 
 from ...base import Activation
+from .constants import Plan
 from .sizes import LINE_ELEMENTS, Axes, activation_name
 
 # Of an L1 cache of 8 ways, half of which are left to the input.
@@ -15,7 +16,7 @@ MOST_ZEROS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Filters:
+class Filters(Plan):
     """`multiplier` filters for each of `channels` input channels, and the activation of their sums."""
 
     rank: int
@@ -36,7 +37,6 @@ class Filters:
 
     @property
     def packing(self) -> tuple[int, ...]:
-        """What the order of its packed weights goes by."""
         return (self.tap_stride,)
 
     @property

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..machine import Machine
+from .constants import Plan
 from .cut import Cut
 from .sizes import LINE_ELEMENTS, lanes_below
 
 
 @dataclass(frozen=True, slots=True)
-class MeanPlan:
+class MeanPlan(Plan):
     """The constants of a loop over pixels: blocks of `vectors` vectors of `lanes` channels."""
 
     channels: int
@@ -20,11 +21,6 @@ class MeanPlan:
     @property
     def name(self) -> str:
         return f"c{self.channels}_v{self.lanes}x{self.vectors}"
-
-    @property
-    def packing(self) -> tuple[int, ...]:
-        """It has no weights to pack."""
-        return ()
 
     @property
     def blocks(self) -> int:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .constants import Plan
 from .cut import Cut
 
 
 @dataclass(frozen=True, slots=True)
-class NearestPlan:
+class NearestPlan(Plan):
     """Each pixel of `channels` numbers, in vectors of `lanes`, `across` times side by side."""
 
     channels: int
@@ -18,11 +19,6 @@ class NearestPlan:
     @property
     def name(self) -> str:
         return f"c{self.channels}_v{self.lanes}_x{self.across}"
-
-    @property
-    def packing(self) -> tuple[int, ...]:
-        """It has no weights to pack."""
-        return ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ...base import Activation
 from ..machine import Machine
+from .constants import Plan
 from .cut import Cut
 from .tuning import tuning_of
 
@@ -22,7 +23,7 @@ _SERIAL_ELEMENTS = 16_384
 
 
 @dataclass(frozen=True, slots=True)
-class NormPlan:
+class NormPlan(Plan):
     """The constants of the loops over pixels.
 
     lanes: channels of a vector; the last vector overlaps the one before

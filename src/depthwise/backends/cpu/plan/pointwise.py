@@ -8,7 +8,7 @@ from math import ceil, prod
 from ....geometry import Geometry
 from ...base import Activation
 from ..machine import Machine
-from .product import Product, in_vain, vectors_of
+from .product import Product, heights_for, vectors_of
 from .sizes import LINE_ELEMENTS, activation_name, weights_stay
 from .tuning import Tuning, tuning_of
 
@@ -44,8 +44,7 @@ def pointwise_plan(
     """The plan for tiles of a band of `pixels` pixels, `pixel_stride` elements apart."""
     lanes, vectors, count = vectors_of(g, machine)
     tuning = tuning_of(machine)
-    usual, few = tuning.tiles[vectors][0], tuning.tiles[vectors][-1]
-    heights = usual if pixels >= usual[-1] and in_vain(pixels, usual) <= tuning.pixels_in_vain * pixels else few
+    heights = heights_for(pixels, vectors, machine)
     return PointwisePlan(
         in_channels=g.depthwise_channels,
         out_channels=g.output_size[0],

@@ -7,6 +7,7 @@ from math import prod
 
 from ....geometry import Geometry
 from ..machine import FLOAT_BYTES, Machine
+from .constants import Plan
 from .cut import Cut
 from .sizes import lanes_below
 
@@ -17,7 +18,7 @@ _SLOT_PIXELS, _MOST_TASKS = 1024, 16
 
 
 @dataclass(frozen=True, slots=True)
-class PointwiseGradientPlan:
+class PointwiseGradientPlan(Plan):
     """The constants of a loop nest: (out_channels, pixels) x (pixels, in_channels) in each group.
 
     lanes, vectors: of a panel of input channels
@@ -37,11 +38,6 @@ class PointwiseGradientPlan:
     def name(self) -> str:
         size = f"n{self.out_channels}k{self.in_channels}g{self.groups}"
         return f"{size}_m{self.rows}x{self.vectors}v{self.lanes}{'b' * self.bias}"
-
-    @property
-    def packing(self) -> tuple[()]:
-        """No weights are packed for it."""
-        return ()
 
     @property
     def group_inputs(self) -> int:

@@ -7,6 +7,7 @@ from math import prod
 
 from ...pixels import AveragePool, Pool
 from ..machine import Machine
+from .constants import Plan
 from .cut import Cut
 from .elementwise import shared_by
 from .sizes import Axes, lanes_below, three
@@ -16,7 +17,7 @@ MOST_VECTORS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class PoolPlan:
+class PoolPlan(Plan):
     """The constants of a pooling's loop nest.
 
     averages: sums, divided; else the greatest
@@ -42,11 +43,6 @@ class PoolPlan:
         )
         kind = f"mean{self.divisor or ''}" if self.averages else "max"
         return f"{kind}_{window}_c{self.channels}_v{self.lanes}x{self.vectors}"
-
-    @property
-    def packing(self) -> tuple[int, ...]:
-        """It has no weights to pack."""
-        return ()
 
     @property
     def pixel_vectors(self) -> int:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from ....geometry import Geometry
 from ...base import Activation
 from ..machine import Machine
+from .constants import Plan
 from .sizes import lanes_below
 from .tuning import tuning_of
 
 
 @dataclass(frozen=True, slots=True)
-class Product:
+class Product(Plan):
     """(pixels, terms) x (terms, out_channels) in each group, and what becomes of the sums.
 
     lanes, vectors: register tiles are some pixels x `vectors` vectors of `lanes` output channels
@@ -28,7 +29,6 @@ class Product:
 
     @property
     def packing(self) -> tuple[object, ...]:
-        """What the order of its packed weights goes by."""
         return self.groups, self.lanes, self.vectors
 
     @property
@@ -83,3 +83,10 @@ def in_vain(pixels: int, heights: tuple[int, ...]) -> int:
     """Pixels done twice where they are cut into tiles of two neighbouring heights, or of the least one."""
     tiles = -(-pixels // heights[0])
     return 0 if pixels >= tiles * heights[-1] else -(-pixels // heights[-1]) * heights[-1] - pixels
+
+
+def heights_for(pixels: int, vectors: int, machine: Machine) -> tuple[int, ...]:
+    """Of tiles that do few of so many pixels twice."""
+    tuning = tuning_of(machine)
+    usual, few = tuning.tiles[vectors][0], tuning.tiles[vectors][-1]
+    return usual if pixels >= usual[-1] and in_vain(pixels, usual) <= tuning.pixels_in_vain * pixels else few

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .constants import Plan
 from .cut import Cut
 
 
 @dataclass(frozen=True, slots=True)
-class RowPlan:
+class RowPlan(Plan):
     """The constants of loops over rows of `channels`, in vectors of `lanes`.
 
     eps:    what is added to a variance; affine: a scale and a shift by channel follow
@@ -22,11 +23,6 @@ class RowPlan:
     @property
     def name(self) -> str:
         return f"c{self.channels}_v{self.lanes}{f'_e{self.eps!r}' if self.eps else ''}{'_affine' * self.affine}"
-
-    @property
-    def packing(self) -> tuple[int, ...]:
-        """It has no weights to pack."""
-        return ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,6 +48,7 @@ class Tuning:
     fewest_pixels, fewest_pixels_far: a band of no more is not worth reading all weights for; far: from beyond L2
     two_stages:    the time of two stages, beside even shares: what one thread computed comes to others from its caches
     uneven:        bands of two sizes lose so much of the time, times the share of the rarer size
+    expanded_share: an expansion's result of more times the size of L2 is better kept there, row by row
     least_balance: a wave of tasks that leaves threads idle for more than the rest of this share is cut otherwise
     """
 
@@ -71,6 +72,7 @@ class Tuning:
     fewest_pixels_far: int = 56
     two_stages: float = 1.06
     uneven: float = 0.1
+    expanded_share: float = 2.0
     least_balance: float = 0.95
 
 

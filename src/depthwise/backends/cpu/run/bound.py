@@ -24,6 +24,7 @@ class Bound:
     def __init__(self, program: Program, most_seconds: float, fixed: Mapping[str, int] | None = None) -> None:
         self._table = table = Table(program)
         self._threads, self._pace = program.team, threads.Pace(most_seconds)
+        self._title = program.title
         own, elements = program.arena
         self._bytes = elements * FLOAT_BYTES
         self._inner = [(place, FLOAT_BYTES * begin) for name, begin in own.items() for place in table.places[name]]
@@ -50,6 +51,7 @@ class Bound:
             for place, begin in self._inner:
                 cells[place] = scratch + begin
         prints = ctypes.addressof(_NO_PRINTS)
-        threads.launch(self._table.serial, self._table.parallel, address, prints, self._threads, self._pace)
+        table, team, pace = self._table, self._threads, self._pace
+        threads.launch(table.serial, table.parallel, address, prints, team, pace, self._title)
         del held
         self._spare.append((cells, address, scratch))

@@ -22,6 +22,8 @@ from .driver import HEADER, ROW, driver
 
 # Buffers that are no tensors: zeros to read, and memory that ends with the stage, a piece for each thread.
 ZEROS, SCRATCH = "zeros", "scratch"
+# Stages that a title still names.
+MOST_NAMED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,11 @@ class Program:
     @property
     def name(self) -> str:
         return " + ".join(kernel.name for kernel in self.kernels)
+
+    @property
+    def title(self) -> str:
+        """What torch's profiler calls it: the kernels of a layer, and of a network how many."""
+        return f"depthwise: {self.name if len(self.stages) <= MOST_NAMED else f'{len(self.stages)} stages'}"
 
     @property
     def machine(self) -> Machine:

@@ -17,6 +17,8 @@ from threading import Event
 from time import perf_counter
 
 import torch
+from torch._C._autograd import _profiler_enabled as profiled
+from torch.profiler import record_function
 
 from .driver import RUNTIME_FUNCTIONS
 
@@ -70,6 +72,7 @@ def launch(
     prints: int,
     threads: int,
     pace: Pace | None = None,
+    title: str = "",
 ) -> int:
     """Run a program on at most `threads` threads, those that its table names; the GIL is free meanwhile.
 
@@ -79,8 +82,12 @@ def launch(
     serial, parallel: the driver's entries, as ctypes functions
     table, prints:    addresses
     pace:             of the program; None: it always gets its team
+    title:            what torch's profiler calls it, where one records
     """
     global _alone_until  # noqa: PLW0603
+    if title and profiled():
+        with record_function(title):
+            return launch(serial, parallel, table, prints, threads, pace)
     if threads == 1 or not _has_team():
         return serial(table, prints)
     start = perf_counter()

@@ -1,0 +1,117 @@
+"""What is kept of runs, small enough for the repository: `python -m benchmarks.kept KIND RUN.json...`.
+
+A file of `benchmarks/results/`, one for a kind of machine and a day, holds figures: what was measured, when, at which
+commit, and a list of numbers for each heading of the tables that show them. Runs are the JSON files that `python -m
+benchmarks`, `python -m benchmarks.whole` and `depthwise demo --json` write.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import geometric_mean
+from typing import Any
+
+from depthwise.bench.rows import DENSE, OURS, TORCH
+from depthwise.errors import DepthwiseError
+
+from .run import RESULTS
+
+HEADINGS = ("ours", "PyTorch's operators")
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A row of a table; `values`: by its headings, one number for each number of threads, or each batch."""
+
+    what: str
+    date: str
+    commit: str
+    values: Mapping[str, Sequence[float]]
+
+
+def figures_of(run: Mapping[str, Any]) -> Iterator[Figure]:
+    """What is kept of one run, whichever of the three it is."""
+    date, commit = str(run["date"])[:10], run.get("commit", "unknown")
+    at = date, (commit["sha"] if isinstance(commit, dict) else commit)[:7]
+    if "separable" in run:
+        yield from _demo(run, *at)
+    elif any("engine" in taken for row in run["rows"] for taken in row.get("taken", ())):
+        for row in run["rows"]:
+            what = (
+                f"{row['network']}, {row['size']} pixels, batch {row['batch']}, {row['threads']} threads, milliseconds"
+            )
+            times = {one["engine"]: [one["milliseconds"]] for one in row["taken"] if one["milliseconds"] is not None}
+            yield Figure(what, *at, times)
+    else:
+        yield from _layers(run["rows"], *at)
+
+
+def _layers(rows: Sequence[Mapping[str, Any]], date: str, commit: str) -> Iterator[Figure]:
+    """Promise kept of each layer, channels-last, and in geometric mean over a network's."""
+    threads = sorted({row["threads"] for row in rows})
+    for network in dict.fromkeys(row["case"]["network"] for row in rows):
+        found: dict[str, list[tuple[float, float]]] = {}
+        for row in rows:
+            promises = _promises(row) if row["case"]["network"] == network else None
+            if promises is not None:
+                found.setdefault(row["name"], []).append(promises)
+        whole = {name: each for name, each in found.items() if len(each) == len(threads)}
+        if not whole:
+            continue
+        heading = f"{network}, promise kept, {' / '.join(map(str, threads))} threads"
+        means = [
+            [geometric_mean(each[at][who] for each in whole.values()) for at in range(len(threads))] for who in (0, 1)
+        ]
+        yield Figure(
+            f"{heading}, geometric mean of {len(whole)}", date, commit, dict(zip(HEADINGS, means, strict=True))
+        )
+        for name, each in whole.items():
+            pairs = zip(HEADINGS, zip(*each, strict=True), strict=True)
+            yield Figure(f"{heading}, {name}", date, commit, {key: list(values) for key, values in pairs})
+
+
+def _promises(row: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Ours and that of PyTorch's separable operators, in the better layout; None where one was not timed."""
+    ours = row["ratios"].get("channels_last", {})
+    if ours.get("promise_kept") is None or ours.get("speedup") is None:
+        return None
+    assert {OURS, TORCH, DENSE} <= {timing["candidate"] for timing in row["timings"]}
+    return ours["promise_kept"], ours["promise_kept"] / ours["speedup"]
+
+
+def _demo(run: Mapping[str, Any], date: str, commit: str) -> Iterator[Figure]:
+    for each in run["separable"]:
+        share = each["multiplications"] / run["dense"]["multiplications"]
+        for operators, promises in each["promises"].items():
+            what = f"make demo, promise kept at {share:.0%}, {operators}, batch {' / '.join(promises)}"
+            kept = [promise["promise_kept"] for promise in promises.values()]
+            yield Figure(what, date, commit, {"promise kept": kept})
+
+
+def rounded(figure: Figure) -> dict[str, Any]:
+    values = {heading: [float(f"{number:.3g}") for number in numbers] for heading, numbers in figure.values.items()}
+    return asdict(figure) | {"values": values}
+
+
+def main(kind: str, paths: Sequence[str], folder: Path = RESULTS) -> Path:
+    """Write what is kept of runs on one kind of machine; the name is the kind's and the last run's day."""
+    runs = [json.loads(Path(path).read_text(encoding="utf-8")) for path in paths]
+    if not runs:
+        raise DepthwiseError("give the JSON files of the runs")
+    machine = runs[-1]["machine"]
+    content = {
+        "machine": f"{machine['cpu']}, {machine['threads']} threads; {kind}",
+        "torch": machine["torch"],
+        "figures": [rounded(figure) for run in runs for figure in figures_of(run)],
+    }
+    path = folder / f"{kind}-{str(runs[-1]['date'])[:10]}.json"
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+if __name__ == "__main__":
+    print(main(sys.argv[1], sys.argv[2:]))  # noqa: T201

@@ -1,0 +1,107 @@
+"""Figures that are kept: what is taken of a run, and that tables with figures show what their files hold."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.kept import main
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = [ROOT / "README.md", ROOT / "docs" / "networks.md"]
+MARK = re.compile(r"<!-- figures: ([^>]+) -->\n\n((?:\|.*\n)+)")
+
+
+def wrong_cells(table: str, figures: list[dict[str, Any]]) -> list[str]:
+    """Rows of a Markdown table that no figure of the same name has, or has other numbers for."""
+    head, _, *rows = [[cell.strip() for cell in line.strip()[1:-1].split("|")] for line in table.splitlines()]
+    found = []
+    for what, *cells in rows:
+        shown = {heading: [float(number) for number in cell.split(" / ")] for heading, cell in zip(head[1:], cells)}  # noqa: B905
+        if not any(figure["what"] == what and figure["values"] == shown for figure in figures):
+            found.append(what)
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tables_show_what_was_measured(page: Path) -> None:
+    tables = MARK.findall(page.read_text(encoding="utf-8"))
+    assert tables
+    for files, table in tables:
+        contents = [json.loads((ROOT / name).read_text(encoding="utf-8")) for name in files.split()]
+        assert not wrong_cells(table, [figure for content in contents for figure in content["figures"]])
+
+
+def test_every_table_of_numbers_in_the_readme_names_its_file() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    tables = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
+    marked = {table for _, table in MARK.findall(text)}
+    assert {table for table in tables if re.search(r"\| \d+\.\d", table)} == marked
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("[a-z]*-20*.json")), ids=lambda path: path.name)
+def test_a_kept_file_says_where_and_when(path: Path) -> None:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert content["machine"]
+    assert content["torch"]
+    assert path.stat().st_size < 30_000
+    for figure in content["figures"]:
+        assert re.fullmatch(r"20\d\d-\d\d-\d\d", figure["date"])
+        assert re.fullmatch(r"[0-9a-f]{7}", figure["commit"])
+        assert all(isinstance(number, float) for numbers in figure["values"].values() for number in numbers)
+
+
+def test_a_wrong_number_is_seen() -> None:
+    figures = [{"what": "a", "values": {"ours": [1.0, 2.0]}}]
+    table = "| | ours |\n|---|---|\n| a | {} |\n"
+    assert not wrong_cells(table.format("1.00 / 2.0"), figures)
+    assert wrong_cells(table.format("1.00 / 2.1"), figures) == ["a"]
+    assert wrong_cells(table.replace("| a |", "| b |").format("1 / 2"), figures) == ["b"]
+
+
+MACHINE = {"cpu": "a CPU", "threads": 2, "torch": "2.13.0"}
+
+
+def layer(name: str, threads: int, promise: float, speedup: float) -> dict[str, Any]:
+    return {
+        "case": {"network": "Net"},
+        "name": name,
+        "threads": threads,
+        "timings": [{"candidate": candidate} for candidate in ("depthwise", "torch", "dense")],
+        "ratios": {"channels_last": {"promise_kept": promise, "speedup": speedup}},
+    }
+
+
+def test_what_is_kept_of_runs(tmp_path: Path) -> None:
+    rows = [layer(name, threads, promise, 2.0) for name, promise in (("x", 1.0), ("y", 4.0)) for threads in (1, 2)]
+    layers = {"date": "2026-11-30 10:00", "commit": {"sha": "0123456789"}, "machine": MACHINE, "rows": rows}
+    taken = [{"engine": "ours", "milliseconds": 8.3456}, {"engine": "theirs", "milliseconds": None}]
+    row = {"network": "net", "size": 224, "batch": 1, "threads": 1, "taken": taken}
+    whole = {"date": "2026-11-30 11:00", "commit": "0123456 with changes", "machine": MACHINE, "rows": [row]}
+    promises = {"ours": {"1": {"promise_kept": 0.4}, "64": {"promise_kept": 0.5}}}
+    demo = {
+        "date": "2026-11-30 12:00",
+        "machine": MACHINE,
+        "dense": {"multiplications": 100},
+        "separable": [{"multiplications": 29, "promises": promises}],
+    }
+    paths = []
+    for number, run in enumerate((layers, whole, demo)):
+        paths.append(tmp_path / f"{number}.json")
+        paths[-1].write_text(json.dumps(run))
+    written = main("zen4", [str(path) for path in paths], tmp_path)
+    assert written.name == "zen4-2026-11-30.json"
+    found = {figure["what"]: figure["values"] for figure in json.loads(written.read_text())["figures"]}
+    both = {"ours": [2.0, 2.0], "PyTorch's operators": [1.0, 1.0]}
+    assert found == {
+        "Net, promise kept, 1 / 2 threads, geometric mean of 2": both,
+        "Net, promise kept, 1 / 2 threads, x": {"ours": [1.0, 1.0], "PyTorch's operators": [0.5, 0.5]},
+        "Net, promise kept, 1 / 2 threads, y": {"ours": [4.0, 4.0], "PyTorch's operators": [2.0, 2.0]},
+        "net, 224 pixels, batch 1, 1 threads, milliseconds": {"ours": [8.35]},
+        "make demo, promise kept at 29%, ours, batch 1 / 64": {"promise kept": [0.4, 0.5]},
+    }
