@@ -18,7 +18,7 @@ peers and the dense convolution take turns in one process, in float32, with bias
 random numbers; each turn begins with a call that is not timed, for the caches hold what the one before left there.
 Times are medians, quartiles in parentheses; of torch and of the dense convolution the faster layout. GFLOP/s count
 padding as data; the FMA peak is measured around each layer's turns; the bound is that of depthwise/bench/roofline.py,
-where everything is in the cache."""
+and says which of its limits is the longest."""
 LAYOUT_NAMES = {"channels_last": "channels last", "contiguous": "contiguous"}
 
 
@@ -131,7 +131,7 @@ def _network(suite: Suite, name: str, threads: int) -> str:
     peers = [peer for peer in _peers(rows) if peer != TORCH]
     headings = (
         *("layer", "times", "channels last, ms", "contiguous, ms", "torch, ms", *(f"{peer}, ms" for peer in peers)),
-        *("× torch", "contiguous × torch", "GFLOP/s", "of peak", "of bound", "dense, ms", "promise kept"),
+        *("× torch", "contiguous × torch", "GFLOP/s", "of peak", "of bound", "bound", "dense, ms", "promise kept"),
     )
     lines = [_layer_cells(row, peers) for row in rows]
     return f"## {name}, {threads_text(threads)}\n\n{table(headings, lines)}\n\n{_summary(rows)}"
@@ -148,6 +148,7 @@ def _layer_cells(row: Row, peers: Sequence[str]) -> tuple[str, ...]:
         "–" if reached is None else f"{reached:.1f}",
         percent(row.peak_fraction("channels_last")),
         percent(row.bound_fraction("channels_last")),
+        row.limit or "–",
         milliseconds(row.best(DENSE)),
         ratio(row.promise_kept("channels_last")),
     )
@@ -197,7 +198,8 @@ def how(suite: Suite, text: str) -> str:
 
 def _peaks(suite: Suite) -> Iterator[str]:
     for peaks in suite.peaks:
-        memory = f"copying memory {peaks.memory_gbytes:.0f} GB/s"
+        beyond = "" if peaks.beyond_gbytes is None else f", just beyond L2 {peaks.beyond_gbytes:.0f}"
+        memory = f"copying memory {peaks.memory_gbytes:.0f} GB/s{beyond}"
         if peaks.fma_gflops is None:
             yield f"{threads_text(peaks.threads)}: {memory}; {peaks.reason}"
         else:

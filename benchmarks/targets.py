@@ -8,7 +8,7 @@ from typing import Literal
 
 from depthwise.bench.rows import Row, mean
 
-from .cases import ALONE, CASES, IN_CACHE
+from .cases import ALONE, CASES, IN_CACHE, ODD
 
 Status = Literal["reached", "missed", "incomplete", "not measured"]
 
@@ -102,6 +102,13 @@ TARGETS = (
         Row.speedup,
         _both(2.0),
         _both(1.0),
+    ),
+    Target(
+        "odd channels, windows and sizes, share of the bound with padded lanes and bytes beyond L2",
+        (ODD,),
+        "channels_last",
+        Row.bound_fraction,
+        _both(0.75),
     ),
 )
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from depthwise import DepthwiseError, backends
 from depthwise.backends.base import Backend, Weights
+from depthwise.backends.cpu import machine
 from depthwise.backends.eager import EAGER
 from depthwise.backends.problem import Problem
 from depthwise.bench import BenchResult, run
@@ -258,6 +259,18 @@ def test_the_longest_limit_is_the_bound(kernel_size: int, peaks: Peaks, limit: s
     assert found[0] == pytest.approx(seconds[limit])
 
 
+def test_bytes_beyond_l2_are_a_limit_where_they_are_more_than_it_holds() -> None:
+    work = work_of(layer("", (64, 56, 56), 3, out=64), 16)
+    slow = replace(PEAKS, beyond_gbytes=1.0)
+    assert least_seconds(work, replace(slow, l2_bytes=work.bytes_moved)) == least_seconds(work, PEAKS)
+    found = least_seconds(work, replace(slow, l2_bytes=work.bytes_moved - 1))
+    assert found is not None
+    assert found[1] == "beyond L2"
+    assert found[0] == pytest.approx(work.bytes_moved / 1e9)
+    fast = replace(slow, beyond_gbytes=1e6)
+    assert least_seconds(work, fast) == least_seconds(work, PEAKS)
+
+
 def test_without_measured_rates_a_load_goes_with_each_multiply_add_and_a_store_with_two() -> None:
     work = work_of(layer("", (16, 400), 1), 16)
     known = least_seconds(work, replace(PEAKS, load_gbytes=200.0, store_gbytes=100.0))
@@ -273,6 +286,11 @@ def test_peaks_come_from_the_kernels() -> None:
     peaks = measured_peaks(2)
     assert (peaks.fma_gflops, peaks.load_gbytes, peaks.store_gbytes) == (200, 400, 180)
     assert peaks.memory_gbytes > 0
+    host = machine.host()
+    if host is not None:
+        assert peaks.l2_bytes == 2 * host.l2_bytes
+        assert peaks.beyond_gbytes is not None
+        assert peaks.beyond_gbytes > 0
     assert peaks.reason is None
     assert refreshed(peaks).fma_gflops == 202
 

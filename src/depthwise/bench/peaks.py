@@ -10,7 +10,7 @@ from time import perf_counter
 import torch
 
 from ..errors import DepthwiseError
-from .roofline import Peaks
+from .roofline import ITEM_BYTES, Peaks
 
 # Larger than any cache here: 64 MiB of float32.
 STREAM_ITEMS = 1 << 24
@@ -18,7 +18,7 @@ STREAM_ITEMS = 1 << 24
 
 def measured_peaks(threads: int, seconds: float = 0.2) -> Peaks:
     """The peaks of `threads` threads; the arithmetic ones by generated kernels, None where none is generated here."""
-    memory = _copied_gbytes(threads)
+    memory = _copied_gbytes(threads, STREAM_ITEMS)
     try:
         # Here, not above: importing depthwise must load no LLVM.
         from ..backends.cpu import machine, peak
@@ -28,7 +28,13 @@ def measured_peaks(threads: int, seconds: float = 0.2) -> Peaks:
         loads, stores = peak.load_gbytes(threads), peak.store_gbytes(threads)
     except (ImportError, DepthwiseError) as error:
         return Peaks(threads, None, None, None, memory, 1, f"no kernel measures the peak here: {error}")
-    return Peaks(threads, fma, loads, stores, memory, 1 if host is None else host.narrow_lanes)
+    peaks = Peaks(threads, fma, loads, stores, memory, 1 if host is None else host.narrow_lanes)
+    if host is None:
+        return peaks
+    l2_bytes = threads * host.l2_bytes
+    # Two tensors.
+    beyond = _copied_gbytes(threads, 4 * l2_bytes // ITEM_BYTES // 2, rounds=20)
+    return replace(peaks, l2_bytes=l2_bytes, beyond_gbytes=beyond)
 
 
 def refreshed(peaks: Peaks, seconds: float = 0.03) -> Peaks:
@@ -51,8 +57,8 @@ def torch_threads(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _copied_gbytes(threads: int, rounds: int = 5) -> float:
-    source, target = torch.ones(STREAM_ITEMS), torch.ones(STREAM_ITEMS)
+def _copied_gbytes(threads: int, items: int, rounds: int = 5) -> float:
+    source, target = torch.ones(items), torch.ones(items)
     times = []
     with torch_threads(threads):
         for _ in range(rounds):

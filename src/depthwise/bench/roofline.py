@@ -1,16 +1,17 @@
 """What a machine can do, what a case asks of it, and the least time that takes.
 
-Three limits, each a time; a case cannot be faster than the longest:
+Four limits, each a time; a case cannot be faster than the longest:
 
     arithmetic   2 · multiply-adds ÷ the FMA peak. Separable: of channels rounded up to whole vectors, padding counted
                  as data, as everywhere in this package. Depthwise alone: of the taps inside the input only, for a
                  kernel need not multiply the padding, and where it is larger than the image most taps are that
     loads        each input element once for each kernel row that it is used in (kernel_size less its last dimension)
     stores       each output element once
+    beyond L2    input, weights, residual and output, once, where they are more than the second-level caches of all
+                 threads hold: at the rate at which what lies just beyond them is copied
 
 Loads and stores are those of a depthwise convolution alone, against the machine's own rates in its first-level cache;
-where these are not known, one vector loaded for each vector multiply-add and one stored for every two. Neither weights
-nor traffic between caches count: the limits hold where everything is in the cache.
+where these are not known, one vector loaded for each vector multiply-add and one stored for every two.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class Peaks:
     load_gbytes, store_gbytes: to and from the first-level cache
     memory_gbytes: copying between large tensors, read and written bytes together
     vector_lanes:  of the narrowest vectors that reach the FMA peak
+    l2_bytes, beyond_gbytes: what their second-level caches hold, and copying between tensors of four times as much, as
+                   memory_gbytes
     """
 
     threads: int
@@ -42,6 +45,8 @@ class Peaks:
     memory_gbytes: float
     vector_lanes: int
     reason: str | None = None
+    l2_bytes: int = 0
+    beyond_gbytes: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +94,14 @@ def least_seconds(work: Work, peaks: Peaks) -> tuple[float, str] | None:
     # One vector loaded for each vector multiply-add: as many numbers of 4 bytes as there are pairs of FLOPs.
     loads = peaks.load_gbytes or ITEM_BYTES / 2 * peaks.fma_gflops
     stores = peaks.store_gbytes or ITEM_BYTES / 4 * peaks.fma_gflops
-    return max(
+    limits = [
         (work.least_flops / peaks.fma_gflops / 1e9, "arithmetic"),
         (work.load_bytes / loads / 1e9, "loads"),
         (work.store_bytes / stores / 1e9, "stores"),
-    )
+    ]
+    if peaks.beyond_gbytes is not None and work.bytes_moved > peaks.l2_bytes:
+        limits.append((work.bytes_moved / peaks.beyond_gbytes / 1e9, "beyond L2"))
+    return max(limits)
 
 
 def _padded_macs(g: Geometry, vector_lanes: int) -> int:

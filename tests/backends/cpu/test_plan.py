@@ -42,6 +42,7 @@ from depthwise.backends.cpu.run import threads
 from depthwise.geometry import Geometry, geometry
 from tests.support.kernels import plan_of, problem_of
 
+AVX2 = machine.avx2()
 AVX512 = Machine("avx512", 16, 32, "x86_64-unknown-linux-gnu", "skylake-avx512", "")
 MACHINES = [AVX512, machine.avx2(), machine.neon()]
 on_each_machine = pytest.mark.parametrize("target", MACHINES, ids=lambda target: target.isa)
@@ -735,6 +736,26 @@ def test_only_lines_that_taps_read_are_fetched(stride: int, dilation: int, lines
         return DepthwiseKernel(AVX512, k, k.filters).ir().count("call void @llvm.prefetch.p0")
 
     assert fetched(stride, dilation) == lines * fetched(1, 1) > 0
+
+
+def test_of_more_lines_than_wait_at_once_a_tile_fetches_none() -> None:
+    """Nothing but the places of its results, in each of four ways in which it may lie over the edges."""
+    for kernel, lines in ((3, 9 + 1), (8, 1)):
+        g = geometry((64, 24 * kernel, 24 * kernel), kernel, kernel)
+        k = depthwise_plan(g, None, AVX2, planar=False, pixel_stride=64)
+        fetched = DepthwiseKernel(AVX2, k, k.filters).ir().count("call void @llvm.prefetch.p0")
+        assert fetched == 4 * lines * k.columns[0]
+
+
+@pytest.mark.parametrize(("rows", "fetched"), [(13, 0), (42, 0), (43, 1)])
+def test_where_windows_reach_over_all_rows_none_is_fetched(rows: int, fetched: int) -> None:
+    g = geometry((320, rows, 1120), (15, 1), 2, (21, 0), (3, 1))
+    assert strips_cut(g, 1, AVX2, 1).fetch_rows == fetched
+
+
+@pytest.mark.parametrize(("channels", "fetched"), [(512, 1), (768, 1), (1024, 0), (1040, 1), (2048, 0)])
+def test_where_all_pixels_share_one_set_of_l1_none_is_fetched(channels: int, fetched: int) -> None:
+    assert strips_cut(geometry((channels, 64, 64), 3, 1, 1), 1, AVX2, 1).fetch_rows == fetched
 
 
 def test_bands_whose_input_is_not_read_whole_fetch_it_row_by_row() -> None:

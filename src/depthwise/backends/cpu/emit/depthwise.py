@@ -36,8 +36,8 @@ POINTERS = ("x", "zeros", "depthwise_weight", "depthwise_bias")
 UNITS = ("rows", "segments", "plane_rows", "strip_rows")
 FETCHED = ("fetch_rows", "fetch_planes", "fetch_blocks")
 
-# Lines that a tile asks for one after another; of more it asks in loops over the taps.
-MOST_FETCHED = 128
+# Lines that a tile asks for at most: behind more its own loads would wait, which ask for as many themselves.
+MOST_FETCHED = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,12 +328,12 @@ def _fetch_rows_ahead(e: Block, k: DepthwisePlan, rows: Rows, strip: Strip, star
     with e.when(planes + further > 0):
         lowest = further * (k.stride[1] * k.rows_apart) + (k.kernel[1] - 1) * k.dilation[1]
 
-        def fetch(y: int | Int, columns: Sequence[int | Int]) -> None:
+        def fetch(y: int, columns: Sequence[int]) -> None:
             line = start + (rows.y_stride * (lowest - y) + strip.ix * strip.x_stride)
             for i, x in product(range(strip.columns), columns):
                 (line + (x + i * k.stride[2]) * strip.apart * strip.x_stride).prefetch(2)
 
-        _each_seen(e, k, strip, fetch)
+        _each_seen(k, strip, fetch)
         if k.fetches_out and isinstance(out, Pixels):
             for column in range(strip.columns):
                 (out.start + (o + column * strip.apart * out.stride)).prefetch(2)
@@ -346,16 +346,14 @@ def _fetch_blocks_ahead(e: Block, k: DepthwisePlan, strip: Strip, start: Ptr, o:
         rightmost = strip.ix + (k.kernel[2] - 1) * k.dilation[2]
         line = start + (o + ahead * k.lanes) // k.multiplier + rightmost * strip.x_stride
 
-        def fetch(_: int | Int, columns: Sequence[int | Int]) -> None:
+        def fetch(_: int, columns: Sequence[int]) -> None:
             for i, x in product(range(strip.columns), columns):
                 (line + (i * k.stride[2] - x) * strip.apart * strip.x_stride).prefetch(2)
 
-        _each_seen(e, k, strip, fetch)
+        _each_seen(k, strip, fetch)
 
 
-def _each_seen(
-    e: Block, k: DepthwisePlan, strip: Strip, fetch: Callable[[int | Int, Sequence[int | Int]], None]
-) -> None:
+def _each_seen(k: DepthwisePlan, strip: Strip, fetch: Callable[[int, Sequence[int]], None]) -> None:
     """`fetch` what a tile sees first: how far up from its last row, and how far from the first input of each output.
 
     Of `stride` neighbours these are as many as there are taps at most: inputs between taps nobody reads.
@@ -364,6 +362,3 @@ def _each_seen(
     if rows * columns * strip.columns <= MOST_FETCHED:
         for y in sorted(t * k.dilation[1] % up for t in range(rows)):
             fetch(y, sorted(t * k.dilation[2] % before for t in range(columns)))
-        return
-    with e.loop(0, rows) as ky, e.loop(0, columns) as kx:
-        fetch(ky.index * k.dilation[1] % up, [kx.index * k.dilation[2] % before])

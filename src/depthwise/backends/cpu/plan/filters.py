@@ -71,10 +71,15 @@ class PixelFilters(Filters):
 
 def tap_stride(filters: int, taps: int) -> int:
     """Elements from one tap's weights to the next one's: one line more where else many taps shared few sets of L1."""
-    lines, rest = divmod(filters, LINE_ELEMENTS)
-    sets = L1_SETS // gcd(L1_SETS, lines)
-    is_crowded = rest == 0 and sets < L1_SETS and taps > MOST_TAPS_A_SET * sets
+    sets = sets_of(filters)
+    is_crowded = sets < L1_SETS and taps > MOST_TAPS_A_SET * sets
     return filters + LINE_ELEMENTS if is_crowded else filters
+
+
+def sets_of(elements: int) -> int:
+    """How many sets of L1 lines fall into that are so many elements apart."""
+    lines, rest = divmod(elements, LINE_ELEMENTS)
+    return L1_SETS if rest else L1_SETS // gcd(L1_SETS, lines)
 
 
 def _digits(axes: Axes) -> str:

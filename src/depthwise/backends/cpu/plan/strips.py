@@ -8,6 +8,7 @@ from math import prod
 from ....geometry import Geometry
 from ..machine import FLOAT_BYTES, Machine
 from .cut import Cut, balance, segments_of
+from .filters import sets_of
 from .sizes import moved_bytes, three
 from .tuning import tuning_of
 
@@ -55,7 +56,11 @@ def filter_blocks(g: Geometry, machine: Machine) -> int:
 def fetched_ahead(g: Geometry, machine: Machine) -> dict[str, int]:
     """How far ahead an input beyond L2 is fetched, where planes are done one after another."""
     ahead = max(1, tuning_of(machine).fetched_blocks // filter_blocks(g, machine))
-    return {"fetch_blocks" if g.rank == 1 else "fetch_rows": ahead}
+    if g.rank == 1:
+        return {"fetch_blocks": ahead}
+    # Where all pixels share one set of L1, what a tile reads now would be driven out; below the image there is nothing.
+    reaches_over_all = (g.kernel_size[-2] - 1) * g.dilation[-2] >= g.input_size[-2]
+    return {} if sets_of(g.in_channels) == 1 or reaches_over_all else {"fetch_rows": ahead}
 
 
 def _plane_rows(g: Geometry, machine: Machine) -> int:
