@@ -10,13 +10,14 @@ from collections.abc import Hashable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from math import prod
 
-from ..pixels import AveragePool, Bilinear, Elementwise, GroupNorm, MaxPool, Mean, Nearest
+from ..pixels import AveragePool, Bilinear, Copy, Elementwise, GroupNorm, MaxPool, Mean, Nearest
 from ..problem import Problem
 from ..series import Compiled, Figures, Series, Step
 from .launch import compiles, machine, most_seconds
 from .lower import lower
 from .machine import FLOAT_BYTES, Machine
 from .pack import NAMES, Pack, pack_of
+from .parts import parts_of, reading, written
 from .run import threads
 from .run.bound import Bound
 from .run.program import SCRATCH, ZEROS, Program, Stage
@@ -39,13 +40,28 @@ class Plan:
 def plan(series: Series, target: Machine, team: int) -> Plan:
     """The program of a series, for so many threads."""
     names = _in_place(series)
+    programs = [lower(step.problem, target, team).program for step in series.steps]
+    parts = parts_of(series, programs)
+
+    def place(name: str) -> str:
+        """The buffer that a value lies in."""
+        name = parts[name].whole if name in parts else name
+        return names.get(name, name)
+
     stages: list[Stage] = []
     between: dict[str, int] = {}
     packings: dict[int, Program] = {}
     for number, step in enumerate(series.steps):
-        program = lower(step.problem, target, team).program
+        buffers = dict(step.buffers)
+        if isinstance(step.problem, Copy) and buffers["x"] in parts:
+            continue
+        program = programs[number]
+        if isinstance(step.problem, Problem) and buffers["x"] in parts:
+            program = reading(step.problem, parts[buffers["x"]], target, team)
+        if buffers["out"] in parts:
+            program = replace(program, stages=tuple(written(stage, parts[buffers["out"]]) for stage in program.stages))
         own = {name: f"#{number}.{name}" for name in (*NAMES, *(name for name, _ in program.between))}
-        values = {pointer: names.get(name, name) for pointer, name in step.buffers}
+        values = {pointer: place(name) for pointer, name in step.buffers}
         between |= {own[name]: elements for name, elements in program.between}
         stages += [_renamed(stage, own | values) for stage in program.stages]
         if step.weights is not None:
