@@ -28,6 +28,7 @@ ROOMS = [
     "launch",
     "norms",
     "gradients",
+    "parts",
     "series",
     "inspection",
     "peak",

@@ -56,7 +56,7 @@ from tests.support.kernels import (
 )
 from tests.support.norms import assert_exact
 from tests.support.pixels import check_bilinear, check_group_norm, check_pixel_factors
-from tests.support.series import check_example, check_network, run_problem
+from tests.support.series import check_beside, check_example, check_network, run_problem
 
 Side = Literal["before", "after"]
 SIDES: tuple[Side, Side] = ("before", "after")
@@ -207,6 +207,7 @@ def survivors(target: Machine) -> list[str]:
 def check_series(target: Machine) -> None:
     for team, side in product((1, 2), SIDES):
         check_example(target, team, Guarded(side), apart=True)
+        check_beside(target, team, Guarded(side), apart=True)
 
 
 def check_whole_network(target: Machine) -> None:

@@ -133,6 +133,35 @@ def example() -> tuple[Series, dict[str, Tensor], dict[str, Tensor]]:
     return series, {"x": x}, given
 
 
+def check_beside(target: Machine, team: int, memory: Memory = HEAP, *, apart: bool = False) -> None:
+    """Check values that are written into their parts of a concatenation, between one that is copied and one read on."""
+    draw = small_integers(0)
+    x = draw((2, 9, 4, 8)).sign().contiguous(memory_format=LAST)
+    expand, depthwise = draw((17, 9, 1, 1)).sign(), draw((17, 1, 3, 3)).sign()
+    relu, big = ("relu", 0.0), (2, 17, 4, 8)
+    wide, window = geometry(x.shape[1:], 1, out_channels=17), geometry(big[1:], 3, padding=1)
+    steps = (
+        convolution("pointwise", wide, (None, relu), PointwiseTensors(expand), "x", "a"),
+        convolution("depthwise", window, (relu, None), DepthwiseTensors(depthwise), "a", "b"),
+        convolution("depthwise", window, (None, None), DepthwiseTensors(depthwise), "b", "c"),
+        Step(Copy(64, 9, (0, 0), (9, 43)), (("x", "x"), ("out", "cat"))),
+        Step(Copy(64, 17, (0, 9), (17, 43)), (("x", "a"), ("out", "cat"))),
+        Step(Copy(64, 17, (0, 26), (17, 43)), (("x", "b"), ("out", "cat"))),
+        Step(Copy(64, 17, (0, 0), (17, 34)), (("x", "c"), ("out", "pair"))),
+        Step(Copy(64, 17, (0, 17), (17, 34)), (("x", "c"), ("out", "pair"))),
+    )
+    elements = dict.fromkeys("abc", prod(big)) | {"cat": 64 * 43, "pair": 64 * 34}
+    series = Series(steps, frozenset({"x"}), frozenset({"cat", "pair"}), elements)
+    a = F.relu(F.conv2d(x, expand))
+    b = F.relu(F.conv2d(a, depthwise, padding=1, groups=17))
+    c = F.conv2d(b, depthwise, padding=1, groups=17)
+    found = run_series(series, {"x": x}, target, team, memory, apart=apart)
+    # What goes to two places is copied.
+    assert len(module.plan(series, target, team).program.stages) == 6
+    for name, expected in (("cat", torch.cat([x, a, b], 1)), ("pair", torch.cat([c, c], 1))):
+        assert_same(found[name].view(2, 4, 8, -1).permute(0, 3, 1, 2), expected, f"{name}, {team} threads")
+
+
 def convolution(
     operation: Operation,
     g: Geometry,

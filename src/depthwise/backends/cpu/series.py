@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
 
-from ..pixels import AveragePool, Bilinear, Elementwise, GroupNorm, MaxPool, Mean, Nearest
+from ..pixels import AveragePool, Bilinear, Copy, Elementwise, GroupNorm, MaxPool, Mean, Nearest
 from ..problem import Problem
 from ..series import Compiled, Figures, Series, Step
 from .emit.expanded import EXPAND
@@ -23,6 +23,7 @@ from .lower import lower
 from .lower.expanded import lower_expanded
 from .machine import FLOAT_BYTES, Machine
 from .pack import NAMES, Pack, pack_of
+from .parts import Part, parts_of, reading, written
 from .run import threads
 from .run.bound import Bound
 from .run.program import SCRATCH, ZEROS, Program, Stage
@@ -45,22 +46,36 @@ class Plan:
 def plan(series: Series, target: Machine, team: int) -> Plan:
     """The program of a series, for so many threads."""
     names = _in_place(series)
+    programs = [lower(step.problem, target, team).program for step in series.steps]
+    parts = parts_of(series, programs)
+    expanded = _expanded(series, parts, target, team)
+
+    def place(name: str) -> str:
+        """The buffer that a value lies in."""
+        name = parts[name].whole if name in parts else name
+        return names.get(name, name)
+
     stages: list[Stage] = []
     between: dict[str, int] = {}
     packings: dict[int, Program] = {}
-    expanded = _expanded(series, target, team)
     for number, step in enumerate(series.steps):
-        program = lower(step.problem, target, team).program
+        buffers = dict(step.buffers)
+        if isinstance(step.problem, Copy) and buffers["x"] in parts:
+            continue
+        program = programs[number]
         if step.weights is not None:
             packings[number] = program
         if number in expanded:
             continue
+        if isinstance(step.problem, Problem) and buffers["x"] in parts:
+            program = reading(step.problem, parts[buffers["x"]], target, team)
+        if buffers["out"] in parts:
+            program = replace(program, stages=tuple(written(stage, parts[buffers["out"]]) for stage in program.stages))
         own = {name: f"#{number}.{name}" for name in (*NAMES, *(name for name, _ in program.between))}
-        values = {pointer: names.get(name, name) for pointer, name in step.buffers}
+        values = {pointer: place(name) for pointer, name in step.buffers}
         if number - 1 in expanded:
             program = expanded[number - 1]
-            first = dict(series.steps[number - 1].buffers)["x"]
-            values["x"] = names.get(first, first)
+            values["x"] = place(dict(series.steps[number - 1].buffers)["x"])
             own |= {pointer: f"#{number - 1}.{name}" for pointer, name in zip(EXPAND, WEIGHTS, strict=True)}
         between |= {own[name]: elements for name, elements in program.between}
         stages += [_renamed(stage, own | values) for stage in program.stages]
@@ -70,7 +85,7 @@ def plan(series: Series, target: Machine, team: int) -> Plan:
     return Plan(Program(tuple(stages), tuple(between.items())), packings)
 
 
-def _expanded(series: Series, target: Machine, team: int) -> dict[int, Program]:
+def _expanded(series: Series, parts: Mapping[str, Part], target: Machine, team: int) -> dict[int, Program]:
     """By their numbers, the steps that run together with the one after them, which alone reads their result."""
     readers = Counter(name for step in series.steps for pointer, name in step.buffers if pointer != "out")
     found: dict[int, Program] = {}
@@ -78,7 +93,8 @@ def _expanded(series: Series, target: Machine, team: int) -> dict[int, Program]:
         if not (isinstance(step.problem, Problem) and isinstance(after.problem, Problem)):
             continue
         made = dict(step.buffers)["out"]
-        if made in series.gives or readers[made] != 1 or dict(after.buffers)["x"] != made:
+        reading_it = dict(after.buffers)
+        if made in series.gives or readers[made] != 1 or reading_it["x"] != made or reading_it["out"] in parts:
             continue
         program = lower_expanded(step.problem, after.problem, target, team)
         if program is not None:

@@ -75,7 +75,7 @@ class PointwiseKernel(OnePlanKernel):
             band = Band(
                 e.pointer("x") + first * k.pixel_stride,
                 last - first,
-                e.pointer("out") + first * k.out_channels,
+                e.pointer("out") + first * k.out_stride,
                 e.pointer("residual") + first * k.out_channels,
             )
             write_product(e, k, band, (chunk * k.panels // chunks, (chunk + 1) * k.panels // chunks))
@@ -102,13 +102,12 @@ def _write_tile(e: Block, k: PointwisePlan, band: Band, panel: Panel, tile: Tile
     # Loaded here: kept from tile to tile, it would take registers from the sums.
     bias = [(panel.bias + j * k.lanes).load(k.lanes) for j in range(vectors)]
     sums = [bias[j] for _ in range(rows) for j in range(vectors)]
-    places = [m * k.out_channels + column for column in panel.columns]
-    results = [band.out + place for place in places]
+    results = [band.out + (m * k.out_stride + column) for column in panel.columns]
     if not k.pixels_first:
         # Where the results lie comes while they are computed.
         for i in range(rows):
             for result in results:
-                (result + i * k.out_channels).prefetch(2)
+                (result + i * k.out_stride).prefetch(2)
     fetch = _fetching(k, band, panel, m, rows)
     with e.loop(0, k.group_inputs, carried=sums) as c:
         weights = panel.weight + c.index * (vectors * k.lanes)
@@ -120,7 +119,8 @@ def _write_tile(e: Block, k: PointwisePlan, band: Band, panel: Panel, tile: Tile
             pixel = e.splat(a + (c.index + i * k.pixel_stride), k.lanes)
             for j in range(vectors):
                 c.values[i * vectors + j] = pixel.fma(columns[j], c.values[i * vectors + j])
-    put(k, c.values, rows, results, [band.residual + place for place in places] if k.residual else [])
+    residuals = [band.residual + (m * k.out_channels + column) for column in panel.columns] if k.residual else []
+    put(k, c.values, rows, results, residuals)
 
 
 def _fetching(k: PointwisePlan, band: Band, panel: Panel, m: Int, rows: int) -> Callable[[Int], None]:

@@ -100,4 +100,4 @@ def put(k: Product, sums: list[Vec], rows: int, results: list[Ptr], residuals: l
             value = sums[i * vectors + j]
             if residuals:
                 value = value + (residuals[j] + i * k.out_channels).load(k.lanes)
-            (results[j] + i * k.out_channels).store(activated(value, k.activation))
+            (results[j] + i * k.out_stride).store(activated(value, k.activation))

@@ -21,19 +21,25 @@ class PointwisePlan(Product):
     pixels_first: tiles of pixels are the outer loop, panels of weights the inner one
     fetched_lines: of the next band's input, for each input channel of a panel; where pixels come first
     pixel_stride: elements from one pixel to the next of what is multiplied
+    result_stride: the same of the result, where other numbers lie between its pixels; else 0
     """
 
     heights: tuple[int, ...]
     pixels_first: bool
     fetched_lines: int
     pixel_stride: int
+    result_stride: int = 0
+
+    @property
+    def out_stride(self) -> int:
+        return self.result_stride or self.out_channels
 
     @property
     def name(self) -> str:
         order = "f" if self.pixels_first else ""
         tile = f"m{self.heights[0]}to{self.heights[-1]}x{self.vectors}v{self.lanes}{order}"
         residual = "_residual" if self.residual else ""
-        memory = f"a{self.fetched_lines}p{self.pixel_stride}"
+        memory = f"a{self.fetched_lines}p{self.pixel_stride}{f'o{self.result_stride}' if self.result_stride else ''}"
         size = f"n{self.out_channels}k{self.in_channels}g{self.groups}"
         return f"{size}_{activation_name(self.activation)}{residual}_{tile}{memory}"
 

@@ -32,6 +32,11 @@ class Product(Plan):
         return self.groups, self.lanes, self.vectors
 
     @property
+    def out_stride(self) -> int:
+        """Elements from one pixel of the result to the next."""
+        return self.out_channels
+
+    @property
     def group_inputs(self) -> int:
         return self.in_channels // self.groups
 

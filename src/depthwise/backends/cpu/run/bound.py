@@ -27,7 +27,12 @@ class Bound:
         self._title = program.title
         own, elements = program.arena
         self._bytes = elements * FLOAT_BYTES
-        self._inner = [(place, FLOAT_BYTES * begin) for name, begin in own.items() for place in table.places[name]]
+        self._places = {
+            name: [(place, table.shifts.get(place, 0)) for place in found] for name, found in table.places.items()
+        }
+        self._inner = [
+            (place, FLOAT_BYTES * begin + shift) for name, begin in own.items() for place, shift in self._places[name]
+        ]
         # Held here, as the table holds its address.
         self._zeros = memory.zeros(program.zeros)
         for buffer, address in {ZEROS: self._zeros.data_ptr(), **(fixed or {})}.items():
@@ -42,8 +47,8 @@ class Bound:
         except IndexError:
             (cells, address), scratch = self._table.copy(), 0
         for buffer, at in addresses.items():
-            for place in self._table.places.get(buffer, ()):
-                cells[place] = at
+            for place, shift in self._places.get(buffer, ()):
+                cells[place] = at + shift
         # Held until the call is over: a large one is nobody else's.
         held = memory.scratch(self._bytes) if self._bytes else None
         if held is not None and held.address != scratch:

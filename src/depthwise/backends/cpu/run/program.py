@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ..emit.kernel import SYMBOL, Kernel
-from ..machine import Machine
+from ..machine import FLOAT_BYTES, Machine
 from ..plan.cut import Cut
 from ..plan.dense import DensePlan
 from ..plan.pointwise import PointwisePlan
@@ -33,6 +33,7 @@ class Stage:
     buffers: (pointer of the kernel, buffer of the program); a pointer left out means the buffer of its own name
     zeros:   elements that the kernel may read of the buffer ZEROS
     piece:   of the rows of its result, of so many elements, the first that it writes and the one after the last
+    offsets: (pointer of the kernel, elements from the start of its buffer), where that is not 0
     """
 
     kernel: Kernel
@@ -41,6 +42,7 @@ class Stage:
     buffers: tuple[tuple[str, str], ...] = ()
     zeros: int = 0
     piece: tuple[int, int, int] | None = None
+    offsets: tuple[tuple[str, int], ...] = ()
 
     @property
     def team(self) -> int:
@@ -158,6 +160,7 @@ class Table:
 
     serial, parallel: the driver's entries
     places: for each buffer the cells that hold its address
+    shifts: of some cells, by how many bytes their address is beyond their buffer's
     """
 
     def __init__(self, program: Program) -> None:
@@ -169,11 +172,15 @@ class Table:
         frames: list[int] = []
         begin = len(HEADER) + len(ROW) * len(program.stages)
         self.places: dict[str, tuple[int, ...]] = {}
+        self.shifts: dict[int, int] = {}
         for stage, code, is_behind in zip(program.stages, kernels, program.waits, strict=True):
             place = begin + len(frames)
             rows += [code.address(SYMBOL), place, stage.team, int(is_behind)]
-            for index, buffer in enumerate(stage.pointers.values(), place):
+            offsets = dict(stage.offsets)
+            for index, (pointer, buffer) in enumerate(stage.pointers.items(), place):
                 self.places[buffer] = (*self.places.get(buffer, ()), index)
+                if offsets.get(pointer):
+                    self.shifts[index] = FLOAT_BYTES * offsets[pointer]
             numbers = stage.numbers(scratch_elements=program.scratch_elements)
             frames += [*(0 for _ in stage.pointers), *numbers]
         cells = [*functions, program.team, len(program.stages), *rows, *frames]
@@ -183,7 +190,7 @@ class Table:
     def fill(self, buffer: str, address: int) -> None:
         """Let every copy made from now on have this buffer."""
         for place in self.places.get(buffer, ()):
-            self._cells[place] = address
+            self._cells[place] = address + self.shifts.get(place, 0)
 
     def copy(self) -> tuple[ctypes.Array[ctypes.c_int64], int]:
         """Cells of a call's own, and their address."""
