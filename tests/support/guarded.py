@@ -177,7 +177,7 @@ def run_planted(name: str, target: Machine) -> None:
     layer, given, slot, change = PLANTED[name]
     launch, kernels = threads.launch, program_of(layer, given, target).kernels
 
-    def told_wrong(serial: Entry, parallel: Entry, table: int, prints: int, team: int, pace: object) -> int:
+    def told_wrong(serial: Entry, parallel: Entry, table: int, prints: int, team: int, *_: object) -> int:
         index, kernel = next((i, kernel) for i, kernel in enumerate(kernels) if slot in kernel.slots)
         frame = cell(table, len(HEADER) + len(ROW) * index + ROW.index("frame")).value
         told = cell(table, frame + kernel.slots.index(slot))

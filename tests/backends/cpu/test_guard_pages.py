@@ -33,7 +33,7 @@ def run_guarded(target: Machine, what: str) -> subprocess.CompletedProcess[str]:
         "dense",
         "expanded",
         "fresh",
-        "pixels",
+        "images",
         *(pytest.param(what, marks=pytest.mark.slow) for what in ("series", "all")),
     ],
 )
