@@ -173,9 +173,9 @@ def test_the_number_of_threads_is_torchs(monkeypatch: pytest.MonkeyPatch) -> Non
     asked: list[int] = []
     original = threads.launch
 
-    def recording(serial: Any, parallel: Any, slots: int, prints: int, team: int, pace: Any) -> int:
+    def recording(serial: Any, parallel: Any, slots: int, prints: int, team: int, *_: Any) -> int:
         asked.append(team)
-        return original(serial, parallel, slots, prints, team, None)
+        return original(serial, parallel, slots, prints, team)
 
     monkeypatch.setattr(threads, "launch", recording)
     for team in (1, 2, 3, 1):
