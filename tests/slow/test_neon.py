@@ -128,7 +128,7 @@ class Recording:
         codes = [NoCode()] * (1 + len(kernels))
         count = len(HEADER) + sum(len(ROW) + len(kernel.slots) for kernel in kernels)
 
-        def record(serial: object, parallel: object, address: int, prints: int, team: int, pace: object) -> int:
+        def record(serial: object, parallel: object, address: int, prints: int, team: int, *_: object) -> int:
             self.cells = list((ctypes.c_int64 * count).from_address(address))
             return 0
 

@@ -17,7 +17,7 @@ from threading import Event
 from time import perf_counter
 
 import torch
-from torch._C._autograd import _profiler_enabled as profiled
+from torch.autograd import profiler
 from torch.profiler import record_function
 
 from .driver import RUNTIME_FUNCTIONS
@@ -85,7 +85,7 @@ def launch(
     title:            what torch's profiler calls it, where one records
     """
     global _alone_until  # noqa: PLW0603
-    if title and profiled():
+    if profiler._is_profiler_enabled and title:
         with record_function(title):
             return launch(serial, parallel, table, prints, threads, pace)
     if threads == 1 or not _has_team():
