@@ -283,7 +283,7 @@ class TestMemory:
 
 # Python's own work at each call, in microseconds, where the machine is idle; a busy one is given more attempts. Zen 4
 # took 3.3, 4.6, 8.0 and 15 in November 2026, before what weights hold was looked at in every call; a machine whose
-# Python is 1.4 times as slow takes 5.0, 7.3, 14 and 22 with it.
+# Python is 1.4 times as slow takes 5.0, 7.3, 14 and 22 with it; Zen 3 takes 5, 7, 16 and 28 at its best.
 MOST_OVERHEAD_MICROSECONDS = {"depthwise": 6, "separable": 8, "layer": 18, "layer with batch norms": 32}
 # There a call of these in a row takes so long: what else runs on a shared machine slows both alike.
 MICROSECONDS_OF_EIGHT_IDENTITIES = 10.3
