@@ -114,3 +114,21 @@ def test_what_shares_or_is_watched_or_parametrised_stays() -> None:
     model[0].register_forward_hook(lambda *_: None)
     parametrizations.weight_norm(model[5])
     assert effective.as_plain(model) is model
+
+
+class Counting(nn.Conv2d):
+    """It writes down how often it was called."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.bias = None
+        return F.conv2d(x, self.weight)
+
+
+def test_the_users_layer_is_as_it_was() -> None:
+    conv = Counting(4, 6, 3)
+    effective.effective(conv)
+    assert conv.calls == 0
+    assert conv.bias is not None

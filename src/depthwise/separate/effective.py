@@ -93,10 +93,10 @@ def _called(conv: _ConvNd, size: int) -> tuple[Tensor, Tensor, tuple[Tensor, Ten
     generator = torch.Generator().manual_seed(size)
     x = torch.randn(2, conv.in_channels, *(size,) * len(conv.kernel_size), generator=generator).to(conv.weight)
     convolved = _Convolved()
-    # A class of the user's may want other inputs, or raise what it likes.
+    # A class of the user's may want other inputs, or raise what it likes, or write down what it was called with.
     try:
         with torch.no_grad(), convolved:
-            y = conv(x)
+            y = deepcopy(conv)(x)
     except Exception:  # noqa: BLE001
         return None
     if len(convolved.seen) != 1 or type(y) is not Tensor:

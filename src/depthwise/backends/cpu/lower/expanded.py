@@ -35,7 +35,7 @@ def lower_expanded(first: Problem, last: Problem, machine: Machine, threads: int
         first.activations[1],
         machine,
         residual=False,
-        pixels=cut.band_pixels[0],
+        pixels=cut.expand_pixels,
         pixel_stride=first.geometry.in_channels,
     )
     d = depthwise_plan(g, last.activations[0], machine, planar=False, pixel_stride=g.in_channels, distance=strides[-1])
@@ -47,7 +47,7 @@ def lower_expanded(first: Problem, last: Problem, machine: Machine, threads: int
             last.activations[1],
             machine,
             residual=last.residual is not None,
-            pixels=cut.band_pixels[1],
+            pixels=cut.tile_pixels,
             pixel_stride=unaliased(g.depthwise_channels),
         )
         kernel = ExpandedFusedKernel(machine, expand, d, replace(p, fetched_lines=min(p.fetched_lines, 1)))

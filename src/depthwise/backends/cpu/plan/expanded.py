@@ -23,13 +23,14 @@ class RolledRows(Cut):
 
     bands:           of an image
     rolled_elements: of the rows of the first result that a band sees
-    band_pixels:     the most that are multiplied at once, of the first result and of the last
+    expand_pixels, tile_pixels: the most of the first result, and of the last, that are multiplied at once
     fetch_next:      elements of the input that are fetched for each pixel of the result; 0: none
     """
 
     bands: int
     rolled_elements: int
-    band_pixels: tuple[int, int]
+    expand_pixels: int
+    tile_pixels: int
     fetch_next: int = 0
 
 
@@ -62,7 +63,8 @@ def rolled_rows(channels: int, g: Geometry, batch: int, machine: Machine, thread
         bands=bands,
         rolled_elements=seen * row,
         scratch_elements=seen * row + rows * result,
-        band_pixels=(min(g.input_size[1], rows * stride) * g.input_size[2], rows * g.out_spatial[1]),
+        expand_pixels=min(g.input_size[1], rows * stride) * g.input_size[2],
+        tile_pixels=rows * g.out_spatial[1],
         fetch_next=channels * prod(g.stride) if moved_bytes(g, batch) > machine.l2_bytes else 0,
     )
 
