@@ -192,7 +192,9 @@ def test_infinities_and_nan_give_what_torch_gives(name: str, slope: float) -> No
     # Beyond a sixth of the largest number torch's hardswish overflows on the way, ours does not.
     huge = 5e37 if name == "hardswish" else 3.4e38
     x = torch.tensor([NAN, INF, -INF, 0.0, -0.0, 1e30, -1e30, huge, -huge, 2.0, -200.0])
-    torch.testing.assert_close(on_host((name, slope), x), activate(x, (name, slope)), rtol=1e-6, atol=0, equal_nan=True)
+    # With AVX-512 torch's gelu of an infinite float32 is NaN, of a float64 it is infinite.
+    exact = activate(x.double(), (name, slope)).float() if name == "gelu" else activate(x, (name, slope))
+    torch.testing.assert_close(on_host((name, slope), x), exact, rtol=1e-6, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("slope", [0.5, 0.0, -2.0, 1.0], ids=str)
