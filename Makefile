@@ -16,7 +16,7 @@ demo: $(VENV)/.demo          ## train a network on real digits, make it separabl
 	$(BIN)/depthwise demo
 
 test: $(VENV)/.test $(WEB)   ## the whole suite but the slow tests
-	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow"
 
 test-slow: $(VENV)/.dev $(WEB) ## stress, long fuzzing, the wheel in a bare environment, both commands from a fresh clone
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "slow and not alone"

@@ -74,18 +74,26 @@ def test_what_accelerating_would_gain() -> None:
     assert "autocast   and torch.func's transforms: PyTorch's operators run" in str(machine_report())
 
 
-class Same(nn.Conv2d):
+class Padded(nn.Conv2d):
     """A subclass with a forward of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(nn.functional.pad(x, (0, 1)))
+
+
+class Named(nn.Conv2d):
+    """A subclass that changes nothing of what is computed."""
 
 
 def test_what_would_let_generated_code_run_a_layer() -> None:
     model = nn.Sequential(
         *(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(8, 4, 1)),
-        *(Same(4, 4, 3), Same(4, 4, 3, groups=4), nn.ConvTranspose2d(4, 4, 3), SeparableConv2d(4, 4, 3)),
+        *(Padded(4, 4, 3), Padded(4, 4, 3, groups=4), nn.ConvTranspose2d(4, 4, 3), SeparableConv2d(4, 4, 3)),
+        *(Named(4, 4, 3), Named(4, 4, 3, groups=4)),
     )
     rows = model_report(model, (4, 20, 20))
     remedies = [row.remedy for row in rows]
-    assert remedies == ["separate_", "DepthwiseConv2d", None, None, None, None, None, None]
+    assert remedies == ["separate_", "DepthwiseConv2d", *(None,) * 6, "separate_", "DepthwiseConv2d"]
     assert rows[2].reason == "in groups: PyTorch's operator"
 
 

@@ -21,7 +21,10 @@ from .backends import BACKENDS, CPU, Choice, asked_backend
 from .backends.problem import Problem
 from .geometry import geometry
 from .inputs import InputSize
+from .layers.conversion import CONVOLUTIONS
+from .layers.depthwise import DEPTHWISE
 from .layers.separable import _SeparableConv
+from .modules import computes_as
 from .tracing import Trace, check_model, trace
 from .version import __version__
 
@@ -231,12 +234,11 @@ def _ours(path: str, module: nn.Module, choice: Choice) -> LayerReport:
 def _foreign(conv: _ConvNd) -> tuple[str, str | None]:
     """Why PyTorch's operator runs a layer of PyTorch's, and what would change that."""
     rank = len(conv.kernel_size)
-    # A subclass may have a forward of its own.
-    plain = type(conv) in (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    plain = computes_as(type(conv), *CONVOLUTIONS.values()) is not None
     if conv.transposed:
         return "transposed: PyTorch's operator", None
     if conv.groups == conv.in_channels > 1:
-        ours = f"DepthwiseConv{rank}d"
+        ours = DEPTHWISE[rank].__name__
         reason = f"depthwise, but PyTorch's operator; a {ours} goes through the backends"
         return reason, ours if plain else None
     if prod(conv.kernel_size) == 1:

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import torch
 
+from tests.support import parallel
+
 ROOT = Path(__file__).parents[2]
 
 
-def results(folder: Path, world: int) -> list[dict[str, Any]]:
+def results(folder: Path, world: int = 2) -> list[dict[str, Any]]:
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}
     program = [sys.executable, "-m", "tests.support.parallel", str(folder)]
     running = [
@@ -32,8 +34,9 @@ def results(folder: Path, world: int) -> list[dict[str, Any]]:
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without torch.distributed")
 def test_wrappers_made_before_and_after(tmp_path: Path) -> None:
-    (alone,) = results(tmp_path, 1)
-    found, other = results(tmp_path, 2)
+    parallel.main(tmp_path, 0, 1)
+    alone = torch.load(tmp_path / "0of1.pt", weights_only=True)
+    found, other = results(tmp_path)
     whole = torch.tensor(alone["whole"])
     for order in ("before", "after"):
         for wrapper in ("data_parallel", "sharded"):

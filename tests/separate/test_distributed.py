@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import torch
 
+from tests.support import process
+
 ROOT = Path(__file__).parents[2]
 
 
-def results(folder: Path, world: int) -> list[dict[str, Any]]:
+def results(folder: Path, world: int = 2) -> list[dict[str, Any]]:
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
     program = [sys.executable, "-m", "tests.support.process", str(folder)]
     running = [
@@ -23,16 +25,17 @@ def results(folder: Path, world: int) -> list[dict[str, Any]]:
         )
         for rank in range(world)
     ]
-    for process in running:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
+    for one in running:
+        _, errors = one.communicate(timeout=120)
+        assert one.returncode == 0, errors
     return [torch.load(folder / f"{rank}of{world}.pt", weights_only=True) for rank in range(world)]
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without torch.distributed")
 def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
-    (alone,) = results(tmp_path, 1)
-    one, two = results(tmp_path, 2)
+    process.main(tmp_path, 0, 1)
+    alone = torch.load(tmp_path / "0of1.pt", weights_only=True)
+    one, two = results(tmp_path)
     assert one["report"]["samples"] == alone["report"]["samples"] == 64
     assert [layer["form"] for layer in one["report"]["layers"]] == [
         layer["form"] for layer in alone["report"]["layers"]

@@ -21,7 +21,6 @@ from depthwise.backends.cpu import machine
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.alone,
     pytest.mark.skipif(machine.host() is None, reason="no generator serves this machine"),
 ]
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
@@ -315,6 +314,7 @@ TIMES = """
 """
 
 
+@pytest.mark.alone
 def test_one_compilation_takes_no_longer_than_promised(tmp_path: Path) -> None:
     """In yardsticks, each measured between two compilations: what else runs slows both alike."""
     cold: list[float] = []

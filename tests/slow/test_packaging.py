@@ -17,12 +17,12 @@ import depthwise
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 ROOT = Path(__file__).parents[2]
-# Nothing of the environment that runs the tests: a bare shell with pip's settings.
+# Nothing of the environment that runs the tests: a bare shell with pip's settings. What is imported is compiled then.
 BARE = {
     name: value
     for name, value in os.environ.items()
     if not name.startswith(("VIRTUAL_ENV", "PYTHON", "MAKE", "MFLAGS"))
-}
+} | {"PIP_NO_COMPILE": "1"}
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -60,10 +60,26 @@ def test_the_long_description_needs_no_repository(wheel: Path) -> None:
     assert not re.findall(r"\]\((?!https?:)", text)
 
 
-def test_the_wheel_in_a_bare_environment(wheel: Path, tmp_path: Path) -> None:
-    run(sys.executable, "-m", "venv", "bare", cwd=tmp_path)
-    python = tmp_path / "bare" / "bin" / "python"
-    run(python, "-m", "pip", "install", "-q", wheel, cwd=tmp_path, PIP_CONSTRAINT=str(ROOT / "constraints.txt"))
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("a clone needs git and a repository, and this is neither")
+    folder = tmp_path_factory.mktemp("clone")
+    run("git", "clone", "-q", str(ROOT), "depthwise", cwd=folder)
+    return folder / "depthwise"
+
+
+@pytest.fixture(scope="module")
+def bare(clone: Path, wheel: Path) -> Path:
+    """An environment with the wheel and what it needs alone: the clone's, to which the commands below add."""
+    run("make", ".venv/bin/python", cwd=clone)
+    python = clone / ".venv" / "bin" / "python"
+    run(python, "-m", "pip", "install", "-q", wheel, cwd=clone, PIP_CONSTRAINT=str(ROOT / "constraints.txt"))
+    return clone / ".venv"
+
+
+def test_the_wheel_in_a_bare_environment(bare: Path, tmp_path: Path) -> None:
+    python = bare / "bin" / "python"
     program = "import torch, depthwise; print(depthwise.SeparableConv2d(3, 8, 3)(torch.ones(1, 3, 7, 7)).shape)"
     assert run(python, "-W", "error", "-c", program, cwd=tmp_path).stdout == "torch.Size([1, 8, 5, 5])\n"
     command = python.parent / "depthwise"
@@ -77,15 +93,6 @@ def test_the_wheel_in_a_bare_environment(wheel: Path, tmp_path: Path) -> None:
     demo = subprocess.run([command, "demo"], cwd=tmp_path, env=BARE, capture_output=True, text=True, check=False)
     assert demo.returncode == 1
     assert "pip install 'depthwise[demo]'" in " ".join(demo.stderr.split())
-
-
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if shutil.which("git") is None or not (ROOT / ".git").exists():
-        pytest.skip("a clone needs git and a repository, and this is neither")
-    folder = tmp_path_factory.mktemp("clone")
-    run("git", "clone", "-q", str(ROOT), "depthwise", cwd=folder)
-    return folder / "depthwise"
 
 
 def test_make_demo_from_a_fresh_clone(clone: Path) -> None:

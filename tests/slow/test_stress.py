@@ -20,12 +20,10 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 
 
-# It has two processes of its own.
-@pytest.mark.alone
-def test_long_fuzzing() -> None:
-    suites = ["tests/test_reference.py", "tests/test_functional.py", "tests/test_geometry.py", "tests/layers"]
+@pytest.mark.parametrize("suite", ["test_reference.py", "test_functional.py", "test_geometry.py", "layers"])
+def test_long_fuzzing(suite: str) -> None:
     names = "bit_equal or bound or gradients or same or out_spatial or torchs or exact"
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "-k", names, *suites]
+    command = [sys.executable, "-m", "pytest", "-q", "-k", names, f"tests/{suite}"]
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | {"HYPOTHESIS_PROFILE": "long"}, capture_output=True, text=True, check=False
     )
