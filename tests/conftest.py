@@ -29,6 +29,14 @@ if "DEPTHWISE_CACHE_DIR" not in os.environ:
     os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="depthwise-state-")
 
 
+# Begun first, so that no worker is still at one of them when the others have nothing left.
+LONGEST = ("test_long_fuzzing", "test_drawn_networks_match", "test_the_tails_stay_inside_their_buffers")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.name.startswith(LONGEST))
+
+
 @pytest.fixture(autouse=True)
 def _same_start(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.manual_seed(0)

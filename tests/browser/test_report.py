@@ -46,6 +46,15 @@ def test_on_a_phone_each_cell_says_what_it_is(browser: Browser) -> None:
     assert browser.run(head) == "table-header-group"
 
 
+def test_charts_are_readable_on_a_phone(browser: Browser) -> None:
+    browser.look(390)
+    browser.open(PAGE)
+    heights = browser.run(
+        "return [...document.querySelectorAll('.chart text')].map(text => text.getBoundingClientRect().height)"
+    )
+    assert min(heights) >= 10
+
+
 def test_no_picture_is_cut_on_paper(browser: Browser, tmp_path: Path) -> None:
     needed(shutil.which("pdftotext"), "needs pdftotext: apt-get install poppler-utils")
     browser.open(marked(PAGE), scripts=False)

@@ -20,10 +20,17 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("suite", ["test_reference.py", "test_functional.py", "test_geometry.py", "layers"])
-def test_long_fuzzing(suite: str) -> None:
-    names = "bit_equal or bound or gradients or same or out_spatial or torchs or exact"
-    command = [sys.executable, "-m", "pytest", "-q", "-k", names, f"tests/{suite}"]
+@pytest.mark.parametrize(
+    "suites",
+    [
+        *("test_functional.py", "layers/test_depthwise.py", "layers/test_separable.py"),
+        "test_reference.py test_geometry.py",
+    ],
+)
+def test_long_fuzzing(suites: str) -> None:
+    """Of tests whose examples are drawn: hypothesis marks them."""
+    paths = [f"tests/{suite}" for suite in suites.split()]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "hypothesis", *paths]
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | {"HYPOTHESIS_PROFILE": "long"}, capture_output=True, text=True, check=False
     )

@@ -10,6 +10,8 @@ python -m tests.support.guarded ISA images     # resized images, norms over grou
 python -m tests.support.guarded ISA network    # a whole network likewise
 python -m tests.support.guarded ISA planted    # kernels told wrong numbers or pointers, each of which must die
 python -m tests.support.guarded ISA in_x       # one of these, in this process itself
+
+Several names in a row are checked one after the other.
 """
 
 from __future__ import annotations
@@ -248,13 +250,14 @@ CHECKS: dict[str, Callable[[Machine], None]] = {
 }
 
 
-def main(isa: str, what: str) -> None:
+def main(isa: str, *names: str) -> None:
     torch.set_num_threads(1)
     target = next(machine for machine in HERE if machine.isa == isa)
-    if what in PLANTED:
-        run_planted(what, target)
-    else:
-        CHECKS[what](target)
+    for what in names:
+        if what in PLANTED:
+            run_planted(what, target)
+        else:
+            CHECKS[what](target)
 
 
 if __name__ == "__main__":

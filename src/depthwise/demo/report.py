@@ -156,8 +156,9 @@ def _plots(result: DemoResult) -> str:
         ("rule", "as in dense"),
     )
     legend = "".join(f'<li><i style="background: var(--{color})"></i>{name}</li>' for color, name in kinds)
-    return f"""<div class="charts"><figure>{accuracy_plot(result)}</figure><figure>{speedup_plot(result)}</figure>
-<figure class="wide">{multiplications_plot(result)}<ul class="legend">{legend}</ul></figure></div>
+    return f"""<div class="charts"><figure tabindex="0">{accuracy_plot(result)}</figure>
+<figure tabindex="0">{speedup_plot(result)}</figure>
+<figure class="wide" tabindex="0">{multiplications_plot(result)}<ul class="legend">{legend}</ul></figure></div>
 """
 
 
