@@ -18,6 +18,7 @@ from typing import Any
 from depthwise.bench.rows import DENSE, OURS, TORCH
 from depthwise.errors import DepthwiseError
 
+from .cases import ODD
 from .run import RESULTS
 
 HEADINGS = ("ours", "PyTorch's operators")
@@ -48,6 +49,7 @@ def figures_of(run: Mapping[str, Any]) -> Iterator[Figure]:
             yield Figure(what, *at, times)
     else:
         yield from _layers(run["rows"], *at)
+        yield from _bounds([row for row in run["rows"] if row["case"]["network"] == ODD], *at)
 
 
 def _layers(rows: Sequence[Mapping[str, Any]], date: str, commit: str) -> Iterator[Figure]:
@@ -72,6 +74,21 @@ def _layers(rows: Sequence[Mapping[str, Any]], date: str, commit: str) -> Iterat
         for name, each in whole.items():
             pairs = zip(HEADINGS, zip(*each, strict=True), strict=True)
             yield Figure(f"{heading}, {name}", date, commit, {key: list(values) for key, values in pairs})
+
+
+def _bounds(rows: Sequence[Mapping[str, Any]], date: str, commit: str) -> Iterator[Figure]:
+    """Channels-last layers beside the least time that the machine needs for each."""
+    threads = sorted({row["threads"] for row in rows})
+    for name in dict.fromkeys(row["name"] for row in rows):
+        own = [row for count in threads for row in rows if (row["name"], row["threads"]) == (name, count)]
+        ours = [
+            1e6 * timing["seconds"]["median"]
+            for row in own
+            for timing in row["timings"]
+            if (timing["candidate"], timing["layout"]) == (OURS, "channels_last")
+        ]
+        what = f"{ODD}, {name}, {' / '.join(map(str, threads))} threads, microseconds"
+        yield Figure(what, date, commit, {HEADINGS[0]: ours, "bound": [1e6 * row["least_seconds"] for row in own]})
 
 
 def _promises(row: Mapping[str, Any]) -> tuple[float, float] | None:

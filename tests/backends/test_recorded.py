@@ -14,8 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import depthwise
 from depthwise import DepthwiseError, norms, operators
 from depthwise.backends import calls, observed_choices
+from depthwise.backends.base import Norm
 from depthwise.backends.cpu import differentiable, machine
-from depthwise.functional import depthwise_conv, pointwise_conv
+from depthwise.functional import depthwise_conv, pointwise_conv, separable_conv
 from depthwise.layers.turns import in_turn
 
 pytestmark = pytest.mark.skipif(machine.host() is None, reason="no generator serves this machine")
@@ -73,9 +74,6 @@ def test_a_call_like_another_goes_the_short_way(of_input: bool, bias: bool, monk
     model = Model(bias=bias)
     for _ in range(2):
         model.check(image().requires_grad_(of_input))
-
-    def not_asked(*_: object) -> Any:
-        raise AssertionError("the long way")
 
     with monkeypatch.context() as patch:
         patch.setattr(operators, "convolution", not_asked)
@@ -205,3 +203,75 @@ def test_second_derivatives_of_a_call_seen_before() -> None:
                 second = torch.autograd.grad(first.square().sum(), (x, model.depthwise))
         found.append(second)
     torch.testing.assert_close(*found, atol=1e-2, rtol=1e-3)
+
+
+class Separable:
+    """A separable convolution in one call, its norms in eval mode."""
+
+    def __init__(self, *, norms: bool) -> None:
+        torch.manual_seed(0)
+        sizes = [(8, 1, 3, 3), (12, 8, 1, 1), (8,), (12,)]
+        self.parameters = [torch.randn(size, requires_grad=True) for size in sizes]
+        self.norms = [norm_of(8), norm_of(12)] if norms else []
+        self.activations: tuple[Any, Any] = (("leaky_relu", 0.1), "silu")
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        first, last, *biases = self.parameters
+        weights, rest = (first, biases[0], last, biases[1]), (self.activations, residual, tuple(self.norms))
+        return separable_conv(2, x, weights, (*WINDOW, 1), *rest)
+
+    def check(self, x: Tensor, residual: Tensor | None = None) -> None:
+        tensors = [
+            x,
+            *self.parameters,
+            *(norm.weight for norm in self.norms),
+            *([] if residual is None else [residual]),
+        ]
+        wanted = [tensor for tensor in tensors if tensor is not None and tensor.requires_grad]
+        found = []
+        for backend in (None, "eager"):
+            with depthwise.backend(backend):
+                out = self(x, residual)
+                found.append([out, *torch.autograd.grad(out.square().sum(), wanted)])
+        torch.testing.assert_close(*found, atol=1e-2, rtol=1e-3)
+
+
+def norm_of(channels: int) -> Norm:
+    mean, var, bias = torch.randn(channels), torch.rand(channels) + 0.5, torch.randn(channels)
+    return Norm(mean, var, torch.randn(channels, requires_grad=True), bias, 1e-5)
+
+
+@pytest.mark.parametrize("norms", [True, False])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, LAST])
+def test_a_separable_call_goes_the_short_way(
+    layout: torch.memory_format, norms: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = Separable(norms=norms)
+    x = torch.randn(2, 8, 5, 5).contiguous(memory_format=layout)
+    block(x)
+    expected = block(x)
+    with monkeypatch.context() as patch:
+        patch.setattr(operators, "convolution", not_asked)
+        patch.setattr(differentiable, "problem_of", not_asked)
+        assert torch.equal(block(x), expected)
+    block.check(x.requires_grad_())
+    block.check(x, torch.randn(2, 12, 5, 5))
+    block.parameters[1].data.mul_(2.0)
+    block.check(x)
+    block.activations = (None, "relu")
+    block.check(x)
+    block.parameters[0].requires_grad_(False)
+    block.check(x)
+
+
+def test_a_separable_call_whose_weight_lost_its_memory_is_an_error() -> None:
+    block = Separable(norms=False)
+    for _ in range(2):
+        block(image())
+    block.parameters[1].untyped_storage().resize_(0)
+    with pytest.raises(DepthwiseError, match="pointwise_weight has no memory behind it"):
+        block(image())
+
+
+def not_asked(*_: object, **__: object) -> Any:
+    raise AssertionError("the long way")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.cases import ODD
 from benchmarks.kept import main
 
 ROOT = Path(__file__).parents[2]
@@ -75,6 +76,29 @@ def layer(name: str, threads: int, promise: float, speedup: float) -> dict[str, 
         "timings": [{"candidate": candidate} for candidate in ("depthwise", "torch", "dense")],
         "ratios": {"channels_last": {"promise_kept": promise, "speedup": speedup}},
     }
+
+
+def test_of_odd_blocks_the_bound_is_kept(tmp_path: Path) -> None:
+    rows = [
+        {
+            "case": {"network": ODD},
+            "name": "block",
+            "threads": threads,
+            "timings": [
+                {"candidate": candidate, "layout": layout, "seconds": {"median": 1e-5 / threads}}
+                for candidate, layout in (("depthwise", "channels_last"), ("depthwise", "contiguous"), ("torch", "any"))
+            ],
+            "ratios": {},
+            "least_seconds": 8e-6 / threads,
+        }
+        for threads in (1, 2)
+    ]
+    run = {"date": "2026-11-30 10:00", "commit": {"sha": "0123456789"}, "machine": MACHINE, "rows": rows}
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(run))
+    (figure,) = json.loads(main("zen4", [str(path)], tmp_path).read_text())["figures"]
+    assert figure["what"] == "odd blocks, block, 1 / 2 threads, microseconds"
+    assert figure["values"] == {"ours": [10.0, 5.0], "bound": [8.0, 4.0]}
 
 
 def test_what_is_kept_of_runs(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from depthwise import reference
 from depthwise.backends.base import DepthwiseTensors, SeparableTensors
 from depthwise.backends.cpu import launch, machine
-from depthwise.backends.cpu.emit.boxes import BoxedDepthwiseKernel
+from depthwise.backends.cpu.emit.boxes import BoxedDepthwiseKernel, PackedDepthwiseKernel
 from depthwise.backends.cpu.emit.depthwise import DepthwiseKernel
 from depthwise.backends.cpu.emit.direct import DirectKernel
 from depthwise.backends.cpu.emit.fused import BoxedFusedKernel, FusedKernel
@@ -350,22 +350,31 @@ def kind(program: Program) -> str:
 def _ends(program: Program) -> tuple[str, ...]:
     """How a program reads, and how it writes, where its kernels may do so in more than one way."""
     kernel = program.kernels[0]
+    if isinstance(kernel, DirectKernel | PackedDepthwiseKernel):
+        return ()
     if isinstance(kernel, BoxedDepthwiseKernel | BoxedFusedKernel):
         return ("planar" if kernel.depthwise.planar else "last", "planar")
-    return () if isinstance(kernel, DirectKernel) else ("last", "last")
+    return ("last", "last")
 
 
 KERNELS: dict[tuple[type[Kernel], ...], str] = {
     (DepthwiseKernel,): "depthwise",
     (BoxedDepthwiseKernel,): "depthwise",
+    (PackedDepthwiseKernel,): "depthwise_packed",
     (DirectKernel,): "depthwise_planes",
     (FusedKernel,): "fused",
     (BoxedFusedKernel,): "fused",
     (DepthwiseKernel, PointwiseKernel): "two_stage",
 }
 KINDS = {
-    *("depthwise_last_last", "depthwise_last_planar", "depthwise_planar_planar", "depthwise_planes", "fused_last_last"),
-    *("fused_last_planar", "fused_planar_planar", "two_stage_last_last"),
+    *(
+        "depthwise_last_last",
+        "depthwise_last_planar",
+        "depthwise_planar_planar",
+        "depthwise_planes",
+        "depthwise_packed",
+    ),
+    *("fused_last_last", "fused_last_planar", "fused_planar_planar", "two_stage_last_last"),
 }
 
 
@@ -374,13 +383,15 @@ def inputs_of(layer: Layer, count: int, layouts: tuple[str, ...] = ("last", "pla
     random = Random(repr(layer))
     strides = per_axis(layer.stride, layer.rank, "stride")
     inputs = []
+    # Of many channels short rows only.
+    widths = WIDTHS if layer.channels < 1024 else WIDTHS[:9]
     for _ in range(count):
         team, small_cache = random.choice((1, 1, 2, 2, 3, 5)), random.random() < 0.5
         spatial, padding = [], []
         for axis in range(layer.rank):
             reach, stride = layer.reach[axis], strides[axis]
             last = axis == layer.rank - 1
-            outputs = random.choice(WIDTHS if last else (1, 2, 3, 5, 8))
+            outputs = random.choice(widths if last else (1, 2, 3, 5, 8))
             before, after = random.choice(_paddings(reach))
             covered = (outputs - 1) * stride + reach + random.randrange(stride)
             spatial.append(max(1, covered - before - after))
@@ -429,6 +440,8 @@ TAILS: dict[str, tuple[list[Layer], tuple[str, ...]]] = {
         ],
         _BOTH,
     ),
+    # All pixels share one set of L1.
+    "crowded": ([Layer(1024, (5, 5)), Layer(1024, (7, 5), dilation=(2, 1))], ("last",)),
     # Columns a dilation apart go together where rows are long enough: 20, 43, 70 and 130 are.
     "dilations": (
         [

@@ -73,7 +73,7 @@ class Prepared(NamedTuple):
     """What runs a call: its bound problem, its weights as packed, and the state of them that this was made of.
 
     snapshot: None where nothing of the weights may be kept
-    recorded: autograd records the call, whose pack is the weights themselves
+    recorded: the pack is the weights themselves, as where autograd records the call
     """
 
     bound: Bound
@@ -130,7 +130,7 @@ def found(  # noqa: C901  the short way is one function: each call costs what a 
     """
     snapshot = weights.sets.get(identities)
     if snapshot is None:
-        return _found_recorded(identities, setting, x, tensors) if is_grad_enabled() else None
+        return found_recorded(identities, setting, x, tensors) if is_grad_enabled() else None
     around = circumstances.get()
     if around is not ORDINARY:
         if around.observe is not None:
@@ -152,7 +152,7 @@ def found(  # noqa: C901  the short way is one function: each call costs what a 
     if dispatch_modes() or forward_ad._current_level >= 0:
         return None
     if is_grad_enabled() and needs_gradient((x, residual, *tensors)):
-        return None if residual is not None else _found_recorded(identities, setting, x, tensors)
+        return None if residual is not None else found_recorded(identities, setting, x, tensors)
     if not snapshot.is_current(tensors):
         return None
     if kept is not settings.kept[0]:
@@ -196,7 +196,7 @@ def keep(
 
 
 class Recorded:
-    """What ran calls that autograd recorded, with tensors of these identities in a setting, the latest first.
+    """What ran calls that read their weights afresh, with tensors of these identities in a setting, the latest first.
 
     Nothing of weights is in it, so that it is right for whichever tensors pass its guards.
     """
@@ -213,8 +213,8 @@ class Recorded:
 _recorded: dict[tuple[Identities, Setting], Recorded] = {}
 
 
-def _found_recorded(identities: Identities, setting: Setting, x: Tensor, tensors: Tensors) -> Tensor | None:
-    """The result of a call that autograd records, like one before; None where it must be looked at anew."""
+def found_recorded(identities: Identities, setting: Setting, x: Tensor, tensors: Tensors) -> Tensor | None:
+    """The result of a call that reads its weights afresh, like one before; None where it must be looked at anew."""
     try:
         known = _recorded.get((identities, setting))
         if known is None or x.is_nested or circumstances.get() is not ORDINARY:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -45,8 +46,9 @@ def convolved(x: Tensor, weights: Weights, g: Geometry) -> Tensor:
     if isinstance(weights, PointwiseTensors):
         x, padding = padded(x, g)
         y = CONVOLUTIONS[g.rank](x, weights.weight, weights.bias, g.stride, padding, g.dilation, g.groups)
-        return activate(y if weights.residual is None else y + weights.residual, weights.activation)
-    return by_parts(depthwise, pointwise, x, weights, g)
+        return after(y, None, weights.activation, weights.residual)
+    alone, last = parts_of(g)
+    return by_parts(partial(depthwise, g=alone), partial(pointwise, g=last), x, weights)
 
 
 def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
@@ -58,27 +60,29 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Te
     return CONVOLUTIONS[g.rank](x, weight, bias, groups=g.groups)
 
 
-Part = Callable[[Tensor, Tensor, Tensor | None, Geometry], Tensor]
+Part = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
-def by_parts(depthwise: Part, pointwise: Part, x: Tensor, tensors: SeparableTensors, g: Geometry) -> Tensor:
-    """A separable convolution one part after another."""
+def parts_of(g: Geometry) -> tuple[Geometry, Geometry]:
+    """The depthwise convolution of a separable one, and the pointwise one."""
     one, none = (1,) * g.rank, ((0, 0),) * g.rank
     last = Geometry(g.depthwise_size, one, one, none, one, out_channels=g.out_channels, groups=g.groups)
-    alone = replace(g, out_channels=None, groups=1)
-    y = depthwise(x, tensors.depthwise_weight, tensors.depthwise_bias, alone)
-    y = activate(_normalised(y, tensors.depthwise_norm), tensors.depthwise_activation)
-    y = pointwise(y, tensors.pointwise_weight, tensors.pointwise_bias, last)
-    y = _normalised(y, tensors.pointwise_norm)
-    if tensors.residual is not None:
-        y = y + tensors.residual
-    return activate(y, tensors.pointwise_activation)
+    return replace(g, out_channels=None, groups=1), last
 
 
-def _normalised(x: Tensor, norm: Norm | None) -> Tensor:
-    if norm is None:
-        return x
-    return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+def by_parts(depthwise: Part, pointwise: Part, x: Tensor, weights: SeparableTensors) -> Tensor:
+    """A separable convolution one part after another, each by what computes it of input, weight and bias."""
+    w = weights
+    y = after(depthwise(x, w.depthwise_weight, w.depthwise_bias), w.depthwise_norm, w.depthwise_activation)
+    y = pointwise(y, w.pointwise_weight, w.pointwise_bias)
+    return after(y, w.pointwise_norm, w.pointwise_activation, w.residual)
+
+
+def after(y: Tensor, norm: Norm | None, activation: Activation, residual: Tensor | None = None) -> Tensor:
+    """What follows a convolution."""
+    if norm is not None:
+        y = F.batch_norm(y, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+    return activate(y if residual is None else y + residual, activation)
 
 
 def padded(x: Tensor, g: Geometry) -> tuple[Tensor, tuple[int, ...]]:

@@ -19,8 +19,8 @@ from depthwise.geometry import geometry
 
 pytestmark = pytest.mark.skipif(machine.host() is None, reason="no generator serves this machine")
 
-BLOCK = geometry((24, 14, 14), 3, padding=1, out_channels=40)
-ALONE = geometry((24, 14, 14), 3, 2, padding="same")
+BLOCK = geometry((32, 14, 14), 3, padding=1, out_channels=40)
+ALONE = geometry((32, 14, 14), 3, 2, padding="same")
 # Each register of the widest vectors that code for an instruction set names, and its fused multiply-add.
 ASSEMBLY = {
     "avx512": (r"%zmm\d", r"vfmadd\d+ps"),
@@ -75,9 +75,9 @@ def test_what_is_shown_is_what_runs() -> None:
 
 
 def test_batch_and_size_are_not_in_the_code() -> None:
-    wide = replace(BLOCK, input_size=(24, 28, 14))
+    wide = replace(BLOCK, input_size=(32, 28, 14))
     assert inspect(BLOCK, batch=1).ir == inspect(BLOCK, batch=7).ir
-    assert inspect(replace(ALONE, input_size=(24, 31, 15))).ir == inspect(ALONE).ir
+    assert inspect(replace(ALONE, input_size=(32, 31, 15))).ir == inspect(ALONE).ir
     assert inspect(wide).plan != inspect(BLOCK).plan
 
 

@@ -8,6 +8,7 @@ from dataclasses import fields, replace
 from itertools import product
 from math import prod
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -18,18 +19,24 @@ from depthwise import reference
 from depthwise.backends.base import Activation, DepthwiseTensors
 from depthwise.backends.cpu import launch, machine
 from depthwise.backends.cpu.emit.activations import EPS, ERROR_BOUNDS
+from depthwise.backends.cpu.launch import Launch
+from depthwise.backends.cpu.lower import separable
 from depthwise.backends.cpu.lower.decision import Decision
 from depthwise.backends.cpu.machine import Machine
+from depthwise.backends.cpu.pack import pack_of
 from depthwise.backends.cpu.plan import tuning
 from depthwise.backends.cpu.run import jit
 from depthwise.backends.cpu.run.program import Stage
 from depthwise.backends.eager import activate
 from depthwise.backends.problem import problem_of
+from depthwise.backends.weights import NO_PRINTS
 from depthwise.geometry import per_axis
+from tests.support import kernels as support
 from tests.support.cases import normals, small_integers
 from tests.support.kernels import (
     HERE,
     KINDS,
+    LAYOUTS,
     NAN,
     Input,
     Layer,
@@ -44,6 +51,7 @@ from tests.support.kernels import (
     input_tensor,
     inputs_of,
     kind,
+    laid_out,
     numbers_of,
     outside_calls,
     plan_of,
@@ -63,6 +71,7 @@ EMITTERS: dict[str, tuple[Layer, Input]] = {
     "depthwise_last_planar": (Layer(17, (5,)), Input(2, (40,), 2)),
     "depthwise_planar_planar": (Layer(17, (3, 3)), Input(2, (7, 9), 1, "planar")),
     "depthwise_planes": (Layer(7, (1, 3, 3), 2), Input(2, (3, 7, 41), (0, 1, 1), "planar", threads=2)),
+    "depthwise_packed": (Layer(1024, (5, 5)), Input(2, (4, 9), 2, threads=2)),
     "fused_last_last": (Layer(10, (3, 3), out_channels=34, groups=2, residual=True), Input(3, (6, 9), 1, threads=2)),
     "fused_last_planar": (Layer(9, (5,), out_channels=33), Input(2, (40,), ((4, 0),), threads=2)),
     "fused_planar_planar": (Layer(5, (3, 3), 2, out_channels=17, residual=True), Input(2, (7, 9), 1, "planar")),
@@ -205,6 +214,7 @@ PLANES = [
     *(Layer(3, (3, 3)), Layer(3, (5, 5)), Layer(3, (3, 3), stride=2), Layer(3, (5, 5), stride=2), Layer(3, (4, 4))),
     *(Layer(3, (3, 3, 3)), Layer(3, (3, 3, 3), stride=(1, 2, 2)), Layer(3, (3, 3), dilation=3)),
     *(Layer(2, (2, 3, 3), 2), Layer(3, (3, 3, 3), stride=(2, 1, 1)), Layer(3, (3, 1, 2), dilation=(1, 2, 1))),
+    *(Layer(3, (3, 3), stride=3), Layer(3, (2, 2), stride=4, dilation=(1, 3)), Layer(3, (1, 7), stride=(1, 3))),
 ]
 
 
@@ -223,6 +233,42 @@ def test_planes_of_every_width(monkeypatch: pytest.MonkeyPatch, layer: Layer, ta
         given = Input(1, (*rows, columns * stride), padding, "planar")
         assert kind(program_of(layer, given, target)) == "depthwise_planes"
         assert_exact(layer, given, target)
+
+
+@on_each_machine
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_rows_that_windows_do_not_cross_are_one(layout: str, target: Machine) -> None:
+    for layer, spatial, joined in (
+        (Layer(9, (1, 1)), (5, 3), (1, 15)),
+        (Layer(5, (1, 1, 1), 2), (3, 4, 2), (1, 1, 24)),
+        (Layer(3, (3, 1, 1), stride=(2, 1, 1)), (7, 4, 5), (7, 1, 20)),
+        (Layer(4, (1, 1), out_channels=18, residual=True), (6, 7), (1, 42)),
+        (Layer(3, (1, 1), stride=(2, 1)), (6, 7), None),
+        (Layer(3, (1, 3)), (6, 7), None),
+    ):
+        given = Input(2, spatial, 0, layout)
+        view = program_of(layer, given, target).stages[0].view
+        # What is neither dense nor copied keeps its rows, but those that slices leave together.
+        if layout in ("last", "planar"):
+            assert view.sizes == (1, 1, *(joined or spatial))[-3:]
+        assert_exact(layer, given, target)
+
+
+@on_each_machine
+@pytest.mark.parametrize("multiplier", [1, 2, 3])
+def test_pixels_come_packed_whatever_they_are(multiplier: int, target: Machine) -> None:
+    """Slices, volumes, strides, dilations and multipliers too, which no rule may ask for today."""
+    with patch.object(separable, "comes_packed", lambda *_: True):
+        for layer, spatial in (
+            (Layer(17, (3, 3), multiplier), (5, 9)),
+            (Layer(9, (2, 3, 3), multiplier, stride=(2, 1, 2)), (5, 4, 11)),
+            (Layer(9, (3, 3), multiplier, dilation=(3, 2)), (7, 20)),
+            (Layer(5, (2, 2), multiplier, stride=(30, 20)), (90, 70)),
+        ):
+            for layout, padding, threads in (("last", 1, 1), ("last_sliced", 0, 2), ("last_strided", 1, 3)):
+                given = Input(2, spatial, padding, layout, threads, small_cache=threads == 2)
+                assert kind(program_of(layer, given, target)) == "depthwise_packed"
+                assert_exact(layer, given, target)
 
 
 @on_each_machine
@@ -282,6 +328,8 @@ CUTS: dict[str, list[dict[str, int]]] = {
     "depthwise_planar_planar": [{"segments": 1, "boxes": b} for b in (1, 2, 7)]
     + [{"segments": s, "boxes": 7 * s} for s in (2, 9)],
     "depthwise_planes": [{}],
+    "depthwise_packed": [{"segments": 1, "boxes": b} for b in (1, 2, 4)]
+    + [{"segments": s, "boxes": 4 * s} for s in (2, 9)],
     "fused_last_last": [{"segments": s, "bands": b} for s in (1, 2, 9) for b in (1, 2, 5, 7, 18, 20)]
     + [{"whole_rows": 0, "bands": b} for b in (1, 2, 5, 18, 23, 162, 170)],
     "fused_last_planar": [{"segments": s, "boxes": s} for s in (1, 3, 40)],
@@ -494,6 +542,25 @@ def test_a_residual_in_another_layout() -> None:
         out = ready.run(x, other)
         assert out is not None
         assert_same(out, expected, str(other.stride()))
+
+
+@on_each_machine
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_a_residual_of_pixels_is_read_where_it_lies_beside_a_result_in_planes(rank: int, target: Machine) -> None:
+    layer, given = Layer(3, (3,) * rank, out_channels=19, residual=True), Input(2, (5, 6, 7)[:rank], 1, "planar", 2)
+    g, (numbers, expected) = geometry_of(layer, given), exact_example(layer, given)
+    assert numbers.residual is not None
+    pixels = laid_out(numbers.residual, "last")
+    problem = replace(support.problem_of(g, numbers.x), residual=pixels.stride())
+    with patch("depthwise.backends.cpu.run.threads.team_size", lambda: given.threads):
+        decision = launch.decide(problem, target)
+    assert decision.layout.residual_pixels
+    launched = Launch(decision, problem)
+    out = launched.run(numbers.x, pixels, pack_of(numbers.weights, decision.program.pointwise), NO_PRINTS.address)
+    assert out is not None
+    assert out.is_contiguous()
+    assert not launched._residual_copied
+    assert_same(out, expected, target.isa)
 
 
 # Kernels beyond any other's, channels too, and multipliers whose filters lie across vectors.

@@ -35,6 +35,8 @@ EXAMPLES: list[tuple[Layer, Input]] = [
     (Layer(3, (3, 3), 2, dilation=2), Input(2, (9, 30), 2, "planar", threads=2)),
     (Layer(5, (3, 4), 2, stride=2), Input(1, (9, 20), ((1, 2), (0, 3)))),
     (Layer(3, (2, 3, 3), 3, dilation=2), Input(1, (4, 6, 11), 1)),
+    (Layer(3, (3, 3), stride=3), Input(1, (7, 70), 1, "planar")),
+    (Layer(1024, (5, 5)), Input(1, (2, 9), 2)),
 ]
 
 
@@ -217,6 +219,16 @@ MUTANTS: dict[str, tuple[ModuleType | type, str, Mutant]] = {
         direct,
         "_weights",
         changed(lambda weights, *_: dict(zip(weights, reversed(weights.values()), strict=True))),
+    ),
+    "every third column one too far": (
+        direct,
+        "_gathered",
+        lambda right: lambda place, columns, starts: right(place, [*columns[1:], columns[-1]], starts),
+    ),
+    "packed pixels one too few": (
+        boxes,
+        "_bringing",
+        lambda right: lambda *call: lambda offset, count, place: right(*call)(offset, count - 1, place),
     ),
     "a band that begins within a row leaves that row out": (
         fused,

@@ -38,6 +38,7 @@ PROGRAMS = [
             for i in range(len(ACTIVATIONS))
         ),
         (Layer(8, (9,), out_channels=12, groups=2), Input(1, (50,), 4, "last")),
+        (Layer(1024, (5, 5)), Input(1, (7, 7), 2)),
     )
 ]
 

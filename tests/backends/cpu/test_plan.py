@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from depthwise.activations import ACTIVATIONS
 from depthwise.backends.base import Activation
 from depthwise.backends.cpu import launch, machine
-from depthwise.backends.cpu.emit.boxes import BoxedDepthwiseKernel
+from depthwise.backends.cpu.emit.boxes import BoxedDepthwiseKernel, PackedDepthwiseKernel
 from depthwise.backends.cpu.emit.depthwise import DepthwiseKernel
 from depthwise.backends.cpu.emit.direct import DirectKernel
 from depthwise.backends.cpu.emit.fused import BoxedFusedKernel, FusedKernel
@@ -26,7 +26,7 @@ from depthwise.backends.cpu.emit.kernel import Kernel
 from depthwise.backends.cpu.emit.pointwise import PointwiseKernel
 from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.cpu.plan.bands import Bands, TwoStages, separable_cut
-from depthwise.backends.cpu.plan.boxes import MOST_APART, Boxes, boxes_cut
+from depthwise.backends.cpu.plan.boxes import MOST_APART, Boxes, boxes_cut, comes_packed, packed_cut
 from depthwise.backends.cpu.plan.cut import Cut, team_of
 from depthwise.backends.cpu.plan.depthwise import DepthwisePlan, depthwise_plan
 from depthwise.backends.cpu.plan.direct import DirectPlan, Planes, direct_plan, planes_cut, runs_direct
@@ -596,13 +596,22 @@ def direct_plans(draw: st.DrawFn) -> DirectPlan:
 def kernels(draw: st.DrawFn) -> Kernel:
     target, kind = draw(st.sampled_from(MACHINES)), draw(st.sampled_from(KINDS_OF_KERNELS))
     values = {"depthwise": depthwise_plans(), "pointwise": pointwise_plans(), "out_stride": counts}
+    values["residual_pixels"] = st.booleans()
     values["plan"] = direct_plans() if kind is DirectKernel else pointwise_plans()
     own = [field.name for field in fields(kind) if field.name != "machine"]
     return kind(target, **{name: draw(values[name]) for name in own})
 
 
 KINDS_OF_KERNELS: list[type[Kernel]] = [
-    *(BoxedDepthwiseKernel, BoxedFusedKernel, DepthwiseKernel, DirectKernel, FusedKernel, PointwiseKernel),
+    *(
+        BoxedDepthwiseKernel,
+        PackedDepthwiseKernel,
+        BoxedFusedKernel,
+        DepthwiseKernel,
+        DirectKernel,
+        FusedKernel,
+        PointwiseKernel,
+    ),
 ]
 
 
@@ -644,6 +653,7 @@ def test_every_slot_of_a_kernel_has_a_number() -> None:
     """Whatever cut goes with it."""
     cuts: dict[type[Kernel], type[Cut]] = {
         BoxedDepthwiseKernel: Boxes,
+        PackedDepthwiseKernel: Boxes,
         BoxedFusedKernel: Boxes,
         DepthwiseKernel: Strips,
         DirectKernel: Planes,
@@ -788,3 +798,22 @@ def test_long_rows_that_may_be_outside_are_not_read_as_planes() -> None:
 def test_the_rows_of_tall_volumes_are_found_at_once() -> None:
     g = geometry((16, 4, 10**9 + 7, 8), 3, padding=1)
     assert strips_cut(g, 1, AVX512, 1).plane_rows == 10**9 + 7
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "target", "packed"),
+    [
+        *(((1024, 14, 14), 5, 1, AVX512, True), ((1024, 14, 14), 5, 2, AVX512, False)),
+        *(((1024, 14, 14), 3, 1, AVX512, False), ((1000, 14, 14), 5, 1, AVX512, False)),
+        *(((512, 10, 10), 5, 1, AVX512, False), ((512, 64, 64), 5, 1, AVX512, True)),
+        *(((86, 9, 10, 8), 7, 1, AVX512, True), ((96, 9, 10, 8), 7, 1, AVX512, False)),
+        *(((86, 9, 10, 8), 7, 1, AVX2, False), ((86, 9, 10, 8), 7, 7, AVX512, False)),
+    ],
+)
+def test_pixels_that_lie_badly_come_packed(
+    size: tuple[int, ...], kernel: int, stride: int, target: Machine, packed: bool
+) -> None:
+    g = geometry(size, kernel, stride, kernel // 2)
+    assert comes_packed(g, 1, target, size[0]) is packed
+    cut = packed_cut(g, 1, target, 1)
+    assert cut.scratch_elements == cut.in_scratch >= cut.box_pixels * target.vector_lanes

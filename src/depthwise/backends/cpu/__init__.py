@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from ...geometry import Geometry
 from ..base import Backend, DepthwiseTensors, PointwiseTensors, SeparableTensors, Weights
 from ..calls import Prepared
-from ..eager import by_parts, convolved, pointwise
+from ..eager import by_parts, convolved, parts_of, pointwise
 from ..pixels import PixelProblem, activations_of
 from ..problem import Activation, Operation, Problem
 from ..series import Compiled, Figures, Series
@@ -72,7 +72,7 @@ class Cpu(Backend):
         from .launch import decide
 
         if problem.differentiable and problem.operation == "separable":
-            alone = replace(problem, geometry=_alone(problem.geometry), activations=(None, None), residual=None)
+            alone = replace(problem, geometry=parts_of(problem.geometry)[0], activations=(None, None), residual=None)
             return f"{decide(alone).name}, and the other parts one by one: a gradient is needed"
         return decide(problem).name
 
@@ -107,7 +107,8 @@ class Cpu(Backend):
         if isinstance(weights, PointwiseTensors):
             return convolved(x, weights, problem.geometry)
         if problem.differentiable and isinstance(weights, SeparableTensors):
-            return by_parts(_depthwise_node, pointwise, x, weights, problem.geometry)
+            alone, last = parts_of(problem.geometry)
+            return by_parts(partial(_depthwise_node, g=alone), partial(pointwise, g=last), x, weights)
         out: Tensor = self.operators[problem.operation].default(x, *weights.arguments(problem.geometry))
         return out
 
@@ -125,11 +126,6 @@ def _threads_of(library: str) -> str:
     policy = os.environ.get("OMP_WAIT_POLICY")
     advice = "OMP_WAIT_POLICY=PASSIVE makes waits shorter where others use the cores too"
     return f"threads of PyTorch's own {library}; {f'OMP_WAIT_POLICY={policy}' if policy else advice}"
-
-
-def _alone(g: Geometry) -> Geometry:
-    """The depthwise step alone."""
-    return replace(g, out_channels=None, groups=1)
 
 
 def _unwritten(activations: Sequence[Activation]) -> str | None:

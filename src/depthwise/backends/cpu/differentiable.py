@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -12,9 +13,9 @@ from torch.autograd import forward_ad
 
 from ...geometry import Geometry
 from .. import calls
-from ..base import DepthwiseTensors, PointwiseTensors, SeparableTensors, Weights
+from ..base import DepthwiseTensors, Norm, PointwiseTensors, SeparableTensors, Weights
 from ..calls import Prepared
-from ..eager import activate, by_parts, convolved, is_even, padded, pointwise
+from ..eager import after, by_parts, convolved, is_even, padded, parts_of, pointwise
 from ..formats import LAST
 from ..problem import Problem, problem_of
 from ..tensors import dispatch_modes
@@ -24,15 +25,23 @@ from ..weights import NO_PRINTS, gradients_asked
 _MOST_BACKWARD = 8
 
 
-def run_plain(x: Tensor, weights: Weights, problem: Problem) -> Tensor:
-    """The convolution of tensors that are plain memory, recorded by no one."""
+def run_plain(
+    x: Tensor, weights: Weights, problem: Problem, keep: Callable[[Prepared], object] = lambda _: None
+) -> Tensor:
+    """The convolution of tensors that are plain memory, recorded by no one.
+
+    keep: is given what ran it
+    """
     from .launch import prepared
 
     # Once more where the weights changed between the first look and the second.
     for keeps in (True, False):
         ready = prepared(weights, problem, keeps=keeps)
         out = None if ready is None else ready.run(x, weights.residual)
-        if out is not None or ready is None:
+        if ready is None:
+            break
+        if out is not None:
+            keep(ready)
             break
     return convolved(x, weights, problem.geometry) if out is None else out
 
@@ -40,21 +49,56 @@ def run_plain(x: Tensor, weights: Weights, problem: Problem) -> Tensor:
 def run_recorded(x: Tensor, weights: Weights, problem: Problem) -> Tensor:
     """The convolution of such tensors, for autograd; part by part, as what lies between is needed for the gradients."""
     if isinstance(weights, SeparableTensors):
-        return by_parts(_depthwise, _pointwise, x, weights, problem.geometry)
+        return by_parts(*_parts_of(problem), x, weights)
     if isinstance(weights, DepthwiseTensors):
-        return _recorded(x, weights.weight, weights.bias, problem)
+        return _recorded(x, weights.weight, weights.bias, _convolution_of(problem))
     alone = replace(problem, activations=(None, None), residual=None)
-    y = _recorded(x, weights.weight, weights.bias, alone)
-    return activate(y if weights.residual is None else y + weights.residual, weights.activation)
+    y = _recorded(x, weights.weight, weights.bias, _convolution_of(alone))
+    return after(y, None, weights.activation, weights.residual)
 
 
-def _depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
-    return _recorded(x, weight, bias, problem_of(x, DepthwiseTensors(weight, bias), g))
+def _parts_of(problem: Problem) -> tuple[_Part, _Part]:
+    alone, last = parts_of(problem.geometry)
+    return _Part(DepthwiseTensors, alone), _Part(PointwiseTensors, last)
 
 
-def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
-    problem = problem_of(x, PointwiseTensors(weight, bias), g)
-    return _recorded(x, weight, bias, problem) if is_last(problem) else pointwise(x, weight, bias, g)
+class _Part:
+    """One convolution of a separable one, for weights that stay alike and inputs that lie as the last one did."""
+
+    def __init__(self, kind: type[DepthwiseTensors | PointwiseTensors], g: Geometry) -> None:
+        self._kind, self._geometry = kind, g
+        self._known: tuple[tuple[int, ...], _Convolution | None] = (), None
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        strides, convolution = self._known
+        if x.stride() != strides:
+            problem = problem_of(x, self._kind(weight, bias), self._geometry)
+            convolution = _convolution_of(problem) if problem.operation == "depthwise" or is_last(problem) else None
+            self._known = x.stride(), convolution
+        if convolution is None:
+            return pointwise(x, weight, bias, self._geometry)
+        return _recorded(x, weight, bias, convolution)
+
+
+class _Parts:
+    """A separable convolution that autograd records, bound; its weights as they are stand in the place of a pack."""
+
+    def __init__(self, weights: SeparableTensors, problem: Problem) -> None:
+        self._activations, self._parts = weights.activations, _parts_of(problem)
+        self._eps = [None if norm is None else norm.eps for norm in weights.norms]
+
+    def run(self, x: Tensor, residual: Tensor | None, pack: Any, prints: int) -> Tensor | None:  # noqa: ARG002
+        for tensor in (x, residual, *pack):
+            if tensor is not None and not tensor.data_ptr():
+                return None
+        gradients_asked(pack)
+        (depthwise, pointwise), (first, last) = self._parts, self._activations
+        norms: list[Norm | None] = [None, None]
+        if len(pack) > 4:
+            each = iter(pack[4:])
+            norms = [None if eps is None else _norm(*islice(each, 5), eps=eps) for eps in self._eps]
+        y = after(depthwise(x, *pack[:2]), norms[0], first)
+        return after(pointwise(y, *pack[2:4]), norms[1], last, residual)
 
 
 def is_last(problem: Problem, *, or_planar: bool = False) -> bool:
@@ -73,11 +117,56 @@ def is_last(problem: Problem, *, or_planar: bool = False) -> bool:
 
 
 def recorded(weights: Weights, problem: Problem) -> Prepared | None:
-    """What runs a call of one convolution alone that autograd records, and calls like it."""
-    is_alone = isinstance(weights, DepthwiseTensors) or (
-        isinstance(weights, PointwiseTensors) and weights.residual is None and weights.activation is None
-    )
+    """What runs a call that autograd records, and calls like it; None where no part of it is one convolution alone."""
+    if isinstance(weights, SeparableTensors):
+        return Prepared(_Parts(weights, problem), weights.weights, recorded=True)
+    is_alone = isinstance(weights, DepthwiseTensors) or (weights.residual is None and weights.activation is None)
     return Prepared(_convolution_of(problem), weights.weights, recorded=True) if is_alone else None
+
+
+def _norm(
+    mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, _: Tensor | None, *, eps: float
+) -> Norm:
+    return Norm(mean, var, weight, bias, eps)
+
+
+def afresh(weights: DepthwiseTensors, problem: Problem) -> Prepared:
+    """What runs such calls of a compiled program as have weights that change from one to the next, as in training."""
+    return Prepared(_Afresh(weights, problem), weights.weights, recorded=True)
+
+
+class _Afresh:
+    """A bound call whose program packs the weights itself; such as did not change since the last are left to packs."""
+
+    def __init__(self, weights: DepthwiseTensors, problem: Problem) -> None:
+        from .launch import bound_afresh
+        from .pack import Fresh
+
+        self._problem, self._versions, self._bind, self._fresh = (
+            problem,
+            _versions(weights.weight, weights.bias),
+            bound_afresh,
+            Fresh,
+        )
+        # Compiled when weights have changed: at inference they do not.
+        self._bound: Any = None
+
+    def run(self, x: Tensor, residual: Tensor | None, pack: Any, prints: int) -> Tensor | None:
+        weight, bias = pack
+        versions = _versions(weight, bias)
+        if versions == self._versions or not (weight.data_ptr() and (bias is None or bias.data_ptr())):
+            return None
+        self._versions = versions
+        if self._bound is None:
+            self._bound = self._bind(self._problem, turned=False, bias=bias is not None)
+        out: Tensor | None = (
+            None if self._bound is None else self._bound.run(x, residual, self._fresh(weight, bias), prints)
+        )
+        return out
+
+
+def _versions(weight: Tensor, bias: Tensor | None) -> tuple[int, int | None]:
+    return weight._version, None if bias is None else bias._version
 
 
 def _convolution_of(problem: Problem) -> _Convolution:
@@ -108,8 +197,7 @@ class _Convolution:
             # Freed memory, or nothing to compute: torch has words for it.
             return None
         gradients_asked(pack)
-        out: Tensor = _Recorded.apply(x, weight, bias, self)  # type: ignore[no-untyped-call]
-        return out
+        return _recorded(x, weight, bias, self)
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         key = torch.get_num_threads(), bias is not None
@@ -151,8 +239,8 @@ class _Recorded(torch.autograd.Function):
         return (*ctx.convolution.backward(gradient, x, weight, ctx.bias_sizes, ctx.needs_input_grad[:3]), None)
 
 
-def _recorded(x: Tensor, weight: Tensor, bias: Tensor | None, problem: Problem) -> Tensor:
-    out: Tensor = _Recorded.apply(x, weight, bias, _convolution_of(problem))  # type: ignore[no-untyped-call]
+def _recorded(x: Tensor, weight: Tensor, bias: Tensor | None, convolution: _Convolution) -> Tensor:
+    out: Tensor = _Recorded.apply(x, weight, bias, convolution)  # type: ignore[no-untyped-call]
     return out
 
 

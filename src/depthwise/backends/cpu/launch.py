@@ -144,7 +144,8 @@ class Launch:
         dense = _dense(self._size, self._memory_format)
         self._stride = problem.result or dense
         self._copied = decision.layout.copied is not None
-        self._residual_copied = problem.residual is not None and not same_strides(self._size, problem.residual, dense)
+        is_read = decision.layout.residual_pixels or problem.residual is None
+        self._residual_copied = not is_read and not same_strides(self._size, problem.residual or dense, dense)
         # Held here, as the table holds its address.
         self._zeros = memory.zeros(program.zeros)
         table.fill(ZEROS, self._zeros.data_ptr())

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...geometry import Geometry
-from ..base import Weights
+from .. import calls
+from ..base import DepthwiseTensors, Weights, norm_of
+from ..calls import Prepared, Setting
 from ..eager import convolved
 from ..formats import suggested_format
 from ..problem import Operation, problem_of
 from ..schema import DEPTHWISE, SEPARABLE, of_depthwise, of_separable
-from ..tensors import is_foreign
-from ..weights import gradients_asked
-from .differentiable import gradients_of, run_plain
+from ..tensors import Tensors, is_foreign
+from ..weights import forget, gradients_asked, identities_of
+from .differentiable import afresh, gradients_of, run_plain
 
 _LIBRARY = torch.library.Library("depthwise", "FRAGMENT")
 _LIBRARY.define(f"cpu_depthwise_conv({DEPTHWISE}) -> Tensor")
@@ -31,18 +34,60 @@ OPERATORS: Mapping[Operation, Any] = {
     "separable": torch.ops.depthwise.cpu_separable_conv,
 }
 
-
-def _depthwise(x: Tensor, *arguments: Any) -> Tensor:
-    return _run(x, *of_depthwise(x, *arguments))
-
-
-def _separable(x: Tensor, *arguments: Any) -> Tensor:
-    return _run(x, *of_separable(x, *arguments))
+# Of the operator of separable convolutions, between the window and the norms.
+_SETTINGS = ("groups", "depthwise_activation", "depthwise_slope", "pointwise_activation", "pointwise_slope")
 
 
-def _run(x: Tensor, weights: Weights, g: Geometry) -> Tensor:
+def _depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any) -> Tensor:
+    tensors, window = (weight, bias), tuple(map(tuple, arguments))
+    identities, setting = (id(weight), id(bias)), (*window, "depthwise in a program")
+    out = calls.found(identities, setting, x, None, tensors, window)
+    if out is None and weight.requires_grad:
+        out = calls.found_recorded(identities, setting, x, tensors)
+        if out is not None:
+            # Of weights as they were.
+            forget(identities)
+    return _computed(setting, x, window, *of_depthwise(x, weight, bias, *window)) if out is None else out
+
+
+def _separable(
+    x: Tensor,
+    depthwise_weight: Tensor,
+    pointwise_weight: Tensor,
+    depthwise_bias: Tensor | None,
+    pointwise_bias: Tensor | None,
+    residual: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    *values: Any,
+) -> Tensor:
+    tensors: Tensors = depthwise_weight, depthwise_bias, pointwise_weight, pointwise_bias
+    window = tuple(stride), tuple(padding), tuple(dilation)
+    setting = (*window, "separable in a program", residual is None, *values)
+    if len(values) > len(_SETTINGS):
+        norms = [*map(norm_of, values[len(_SETTINGS) :: 2], values[len(_SETTINGS) + 1 :: 2])]
+        tensors = (*tensors, *chain.from_iterable(norm.tensors for norm in norms if norm))
+        setting = (*setting[: len(_SETTINGS) - len(values)], *(norm and norm.eps for norm in norms))
+    out = calls.found(identities_of(tensors), setting, x, residual, tensors, window)
+    if out is not None:
+        return out
+    filters, biases = (depthwise_weight, pointwise_weight), (depthwise_bias, pointwise_bias)
+    return _computed(setting, x, window, *of_separable(x, *filters, *biases, residual, *window, *values))
+
+
+def _computed(setting: Setting, x: Tensor, window: tuple[Any, ...], weights: Weights, g: Geometry) -> Tensor:
+    """The result of a call that was not seen before, or whose weights changed; what ran it is kept."""
     problem = problem_of(x, weights, g, in_program=True)
-    return convolved(x, weights, g) if problem.foreign else run_plain(x, weights, problem)
+    if problem.foreign:
+        return convolved(x, weights, g)
+
+    def keep(ready: Prepared) -> None:
+        calls.keep(setting, x, weights.residual, weights.weights, window, ready)
+
+    if isinstance(weights, DepthwiseTensors) and weights.weight.requires_grad and not weights.weight.is_inference():
+        keep(afresh(weights, problem))
+    return run_plain(x, weights, problem, keep)
 
 
 def _fake_depthwise(x: Tensor, *arguments: Any) -> Tensor:

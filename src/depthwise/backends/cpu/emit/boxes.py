@@ -22,6 +22,7 @@ from ..plan.constants import Plan
 from ..plan.depthwise import DepthwisePlan
 from ..plan.filters import PixelFilters
 from .depthwise import FETCHED, POINTERS, Pixels, Place, Rows, first_filter, image_rows, write_rows
+from .inputs import inputs_of
 from .ir import Block, Int, Ptr, Vec, ceil_div, greatest, least
 from .kernel import VIEW, Kernel
 
@@ -109,6 +110,24 @@ class BoxedDepthwiseKernel(Kernel):
                 pixels_to_planes(e, result, k.lanes, box.pixels, planes)
 
 
+@dataclass(frozen=True)
+class PackedDepthwiseKernel(BoxedDepthwiseKernel):
+    """Channels-last pixels that come to scratch block by block. Tasks: boxes, and in each every block of filters."""
+
+    @property
+    def label(self) -> str:
+        return f"dw_f32_{self.depthwise.name}_packed"
+
+    def write(self, e: Block, thread: Int, threads: Int) -> None:
+        k = self.depthwise
+        tasks = box_count(e) * k.blocks
+        scratch = e.pointer("scratch") + thread * e.number("scratch_elements")
+        with e.loop(thread * tasks // threads, (thread + 1) * tasks // threads) as task:
+            box, block = box_of(e, task.index // k.blocks), task.index % k.blocks
+            out = Pixels(e.pointer("out"), k.filters).after(first_pixel(e, box))
+            write_box(e, k, box, block, scratch, out, packs=True)
+
+
 def first_pixel(e: Block, box: Box) -> Int:
     """Index, over the whole batch, of the box's first output pixel."""
     height, width = e.number("out_y"), e.number("out_x")
@@ -147,9 +166,14 @@ class Planes(Place):
                 (start + (self.pixel + i)).store(row)
 
 
-def write_box(e: Block, k: DepthwisePlan, box: Box, block: Int, scratch: Ptr, out: Place) -> None:
-    """One block of filters of a box; `out` is the place of its first pixel."""
-    covered = pack_input(e, k, box, first_filter(k, block), scratch) if k.planar else None
+def write_box(
+    e: Block, k: DepthwisePlan, box: Box, block: Int, scratch: Ptr, out: Place, *, packs: bool = False
+) -> None:
+    """One block of filters of a box; `out` is the place of its first pixel.
+
+    packs: pixels are brought to scratch too
+    """
+    covered = pack_input(e, k, box, first_filter(k, block), scratch) if k.planar or packs else None
     height, width = box.y_stop - box.y_start, box.x_stop - box.x_start
     with e.loop(box.z_start, box.z_stop) as z:
         if covered is None:
@@ -175,11 +199,9 @@ class Covered:
 def pack_input(e: Block, k: PixelFilters, box: Box, o: Int, scratch: Ptr) -> Covered:
     """Bring what the box's windows cover to scratch, pixel by pixel, the channels of one block of filters together."""
     covered = _covered(e, k, box)
-    image = e.pointer("x") + box.n * e.number("x_n")
-    channels = [image + (o + lane) // k.multiplier * e.number("x_c") for lane in range(k.lanes)]
-    z_stride, y_stride = e.number("x_z"), e.number("x_y")
+    z_stride, y_stride, x_stride = e.number("x_z"), e.number("x_y"), _column_stride(e, k)
     # Whole rows that follow one another in memory are as good as one.
-    joined = covered.width.equals(y_stride)
+    joined = (covered.width * x_stride).equals(y_stride)
     rows, columns = (box.y_start, box.y_stop), (box.x_start, box.x_stop)
     if _may_skip(k, 1):
         joined = joined & ((rows[1] - rows[0]) * k.kernel[1] >= covered.height)
@@ -188,13 +210,37 @@ def pack_input(e: Block, k: PixelFilters, box: Box, o: Int, scratch: Ptr) -> Cov
     lines = joined.pick(1, covered.height)
     length = joined.pick(covered.height * covered.width, covered.width)
     planes = (box.z_start, box.z_stop), (covered.z, covered.depth)
+    bring = _bringing(e, k, box, o)
     with _each_seen(e, k, 0, *planes) as z, _each_seen(e, k, 1, rows, (covered.y, lines)) as line:
-        offset = (covered.z + z) * z_stride + (covered.y + line) * y_stride + covered.x
+        offset = (covered.z + z) * z_stride + (covered.y + line) * y_stride + covered.x * x_stride
         place = (z * lines + line) * length * k.lanes
         with _runs(e, k, columns, covered, length) as (start, count):
-            sources = [channel + (offset + start) for channel in channels]
-            planes_to_pixels(e, sources, count, scratch + (place + start * k.lanes), k.lanes)
+            bring(offset + start * x_stride, count, scratch + (place + start * k.lanes))
     return covered
+
+
+def _column_stride(e: Block, k: PixelFilters) -> int | Int:
+    if k.planar:
+        return 1
+    return e.number("x_x") if k.pixel_stride is None else k.pixel_stride
+
+
+def _bringing(e: Block, k: PixelFilters, box: Box, o: Int) -> Callable[[Int, Int, Ptr], None]:
+    """What brings so many columns, from an offset into an image's planes on, to a place."""
+    image = e.pointer("x") + box.n * e.number("x_n")
+    if k.planar:
+        channels = [image + (o + lane) // k.multiplier * e.number("x_c") for lane in range(k.lanes)]
+        return lambda offset, count, place: planes_to_pixels(
+            e, [channel + offset for channel in channels], count, place, k.lanes
+        )
+    inputs, x_stride = inputs_of(e, k, o, packed=False), _column_stride(e, k)
+
+    def bring(offset: Int, count: Int, place: Ptr) -> None:
+        first = image + (offset + inputs.first)
+        with e.loop(0, count) as pixel:
+            (place + pixel.index * k.lanes).store(inputs.load(first + pixel.index * x_stride))
+
+    return bring
 
 
 def _may_skip(k: PixelFilters, axis: int) -> bool:

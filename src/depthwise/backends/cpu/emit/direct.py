@@ -11,8 +11,8 @@
 
 Rows outside the image read zeros. The first and the last tile of a row reach columns outside: these are masked or, in
 strided and dilated kernels, the nearest columns inside are read, and moved by some lanes while zeros come in. At stride
-2 every other column of two vectors is taken. Tiles overlap where planes, rows or columns do not fill them. Domain:
-`plan.direct.runs_direct`.
+2 every other column of two vectors is taken, at 3 every third of three. Tiles overlap where planes, rows or columns do
+not fill them. Domain: `plan.direct.runs_direct`.
 """
 
 from __future__ import annotations
@@ -186,16 +186,39 @@ def _load(e: Block, k: DirectPlan, place: Ptr, offset: int, side: _Side) -> Vec:
     if stride == k.dilation[1] == 1:
         # Loads under a mask touch the lines of the rows before and after: at hand here, but not where rows are apart.
         return (place + columns[0]).load_where(inside)
-    # The first and the last vector inside the image; at stride 1 they are one, or one of them has all that is needed.
     low, high = max(columns[0], begin), min(columns[-1], end) - (lanes - 1)
-    if stride == 1:
-        low = high = min(low, high) if side == "right" else max(low, high)
-    sources = [column - low if column - low < lanes else lanes + column - high for column in columns]
-    vector = (place + low).load(lanes)
     if stride > 1:
-        known = [source if is_inside else 0 for source, is_inside in zip(sources, inside, strict=True)]
-        vector, sources = vector.merged((place + high).load(lanes), known), list(range(lanes))
+        vector, sources = _gathered(place, columns, _starts(k, columns, low, high, side)), list(range(lanes))
+    else:
+        # One vector inside the image has all that is needed.
+        low = min(low, high) if side == "right" else max(low, high)
+        vector, sources = (place + low).load(lanes), [column - low for column in columns]
     if all(inside):
         return vector
     moved = [source if is_inside else lanes for source, is_inside in zip(sources, inside, strict=True)]
     return vector.merged(e.constant(0.0, lanes), moved)
+
+
+def _starts(k: DirectPlan, columns: list[int], low: int, high: int, side: _Side) -> list[int]:
+    """Where vectors begin that hold these columns, all of them from `low` to the vector from `high`."""
+    if k.stride[2] == 2 or side != "inside":
+        return [*range(low, high, k.lanes), high]
+    # The same vectors for all taps.
+    left, _ = k.edges
+    last = (k.lanes - 1) * (k.stride[2] - 1) + (k.kernel[2] - 1) * k.dilation[2] - left
+    starts = [*range(-left, last, k.lanes), last]
+    return [start for start in starts if start <= columns[-1] and start + k.lanes > columns[0]]
+
+
+def _gathered(place: Ptr, columns: list[int], starts: list[int]) -> Vec:
+    """Each column from `place` in a lane, out of vectors that start there, in order; those outside may be any."""
+    lanes, behind = len(columns), starts[0] + len(columns)
+    vector = (place + starts[0]).load(lanes)
+    lies = [max(column - starts[0], 0) for column in columns]
+    for start in starts[1:]:
+        # Those behind this vector too are yet to come.
+        there = [min(lanes + column - start, 2 * lanes - 1) for column in columns]
+        sources = [lie if column < behind else other for lie, column, other in zip(lies, columns, there, strict=True)]
+        vector = vector.merged((place + start).load(lanes), sources)
+        lies, behind = list(range(lanes)), start + lanes
+    return vector

@@ -16,7 +16,7 @@ from ..plan.constants import Plan
 from ..plan.depthwise import DepthwisePlan
 from ..plan.pointwise import PointwisePlan
 from ..plan.sizes import lanes_below
-from . import depthwise
+from . import boxes, depthwise
 from .boxes import BOXES, Box, box_count, box_of, pixels_to_planes, planes_of, planes_to_pixels, write_box
 from .depthwise import FETCHED, UNITS, Pixels, first_pixel, first_unseen, write_units
 from .ir import Block, Int, Ptr, ceil_div, least
@@ -70,17 +70,22 @@ def _cut(e: Block, d: DepthwisePlan, band: Int) -> tuple[Int, Int, Int]:
 
 @dataclass(frozen=True)
 class BoxedFusedKernel(Kernel):
-    """Contiguous images. Tasks: boxes; scratch memory holds a box's input, depthwise pixels, result and residual."""
+    """Contiguous images. Tasks: boxes; scratch memory holds a box's input, depthwise pixels, result and residual.
+
+    residual_pixels: the residual is channels-last, and read where it lies
+    """
 
     pointers = (*depthwise.POINTERS, *POINTERS, "scratch")
     numbers = (*VIEW, *FETCHED, *BOXES)
 
     depthwise: DepthwisePlan
     pointwise: PointwisePlan
+    residual_pixels: bool = False
 
     @property
     def label(self) -> str:
-        return f"fused_f32_{self.depthwise.name}_{self.pointwise.name}_to_planes"
+        residual = "_of_pixels" if self.residual_pixels else ""
+        return f"fused_f32_{self.depthwise.name}_{self.pointwise.name}{residual}_to_planes"
 
     @property
     def plans(self) -> tuple[Plan, ...]:
@@ -92,13 +97,15 @@ class BoxedFusedKernel(Kernel):
         most = e.number("box_pixels")
         scratch = packed + e.number("in_scratch")
         result = scratch + most * p.pixel_stride
-        residual = result + most * p.out_channels
-        boxes = box_count(e)
-        with e.loop(thread * boxes // threads, (thread + 1) * boxes // threads) as task:
+        count = box_count(e)
+        with e.loop(thread * count // threads, (thread + 1) * count // threads) as task:
             box = box_of(e, task.index)
             with e.loop(0, d.blocks) as block:
                 write_box(e, d, box, block.index, packed, Pixels(scratch, p.pixel_stride))
-            if p.residual:
+            residual = result + most * p.out_channels
+            if self.residual_pixels:
+                residual = e.pointer("residual") + boxes.first_pixel(e, box) * p.out_channels
+            elif p.residual:
                 _in_planes(e, p, "residual", box, residual)
             write_product(e, p, Band(scratch, box.pixels, result, residual), (e.whole(0), e.whole(p.panels)))
             _in_planes(e, p, "out", box, result)

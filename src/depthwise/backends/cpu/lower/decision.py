@@ -14,11 +14,15 @@ from ..run.program import Program
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How an input is read and a result is written; `copied` is why the input is copied first, or None."""
+    """How an input is read and a result is written; `copied` is why the input is copied first, or None.
+
+    residual_pixels: the residual of a result in planes is read as pixels
+    """
 
     planar_in: bool
     planar_out: bool
     copied: str | None = None
+    residual_pixels: bool = False
 
 
 @dataclass(frozen=True, slots=True)

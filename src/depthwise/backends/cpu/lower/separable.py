@@ -8,9 +8,9 @@ from math import prod
 import torch
 
 from ....geometry import Geometry
-from ...formats import Strides
+from ...formats import Strides, same_strides
 from ...problem import Activation, Problem
-from ..emit.boxes import BoxedDepthwiseKernel
+from ..emit.boxes import BoxedDepthwiseKernel, PackedDepthwiseKernel
 from ..emit.depthwise import DepthwiseKernel
 from ..emit.direct import DirectKernel
 from ..emit.fused import BoxedFusedKernel, FusedKernel
@@ -18,12 +18,12 @@ from ..emit.kernel import Kernel
 from ..emit.pointwise import PointwiseKernel
 from ..machine import Machine
 from ..plan.bands import Bands, TwoStages, separable_cut
-from ..plan.boxes import boxes_cut
+from ..plan.boxes import boxes_cut, comes_packed, packed_cut
 from ..plan.cut import Cut, team_of
 from ..plan.depthwise import DepthwisePlan, depthwise_plan
 from ..plan.direct import direct_plan, planes_cut, runs_direct
 from ..plan.pointwise import PointwisePlan, pointwise_plan
-from ..plan.sizes import least_steps, unaliased
+from ..plan.sizes import joined, least_steps, unaliased
 from ..plan.strips import strips_cut
 from ..plan.view import view_of
 from ..run.program import Program, Stage
@@ -35,8 +35,10 @@ BETWEEN = "between"
 
 def lower_separable(problem: Problem, machine: Machine, threads: int) -> Decision:
     """The stages of a depthwise or separable convolution."""
-    g, batch, layout = least_steps(problem.geometry), problem.batch, layout_of(problem)
+    g, batch = least_steps(problem.geometry), problem.batch
+    layout = replace(layout_of(problem), residual_pixels=_adds_pixels(problem))
     strides = strides_of(problem) if layout.copied is None else dense_strides(g, channels_last=not layout.planar_in)
+    g, strides = joined(g, strides)
     team = team_of(g, batch, machine, threads)
     call = _Call(g, batch, strides, problem.activations, problem.residual is not None, machine, team)
     separable = g.out_channels is not None
@@ -64,6 +66,15 @@ def layout_of(problem: Problem) -> Layout:
     else:
         why = f"neither channels nor columns lie side by side in strides {strides}"
     return Layout(planar_in=planar_out, planar_out=planar_out, copied=why)
+
+
+def _adds_pixels(problem: Problem) -> bool:
+    """Whether the residual of a result in planes is dense pixels."""
+    if problem.residual is None or problem.memory_format != torch.contiguous_format:
+        return False
+    batch, channels, *spatial = problem.output_size
+    last = torch.empty(batch, *spatial, channels, device="meta").movedim(-1, 1).stride()
+    return prod(spatial) > 1 and channels > 1 and same_strides(problem.output_size, problem.residual, last)
 
 
 def strides_of(problem: Problem) -> Strides:
@@ -128,12 +139,15 @@ def _boxed_depthwise(call: _Call, layout: Layout) -> Program:
 
 def _boxed_separable(call: _Call, layout: Layout) -> Program:
     d, cut = call.depthwise(planar=layout.planar_in), boxes_cut(*call.sizes, planar_in=layout.planar_in)
-    kernel = BoxedFusedKernel(call.machine, d, call.pointwise(cut.tile_pixels))
+    kernel = BoxedFusedKernel(call.machine, d, call.pointwise(cut.tile_pixels), layout.residual_pixels)
     return Program((call.stage(kernel, cut, call.zeros(d)),))
 
 
 def _depthwise(call: _Call) -> Program:
     d = call.depthwise(planar=False)
+    if comes_packed(call.g, call.batch, call.machine, call.strides[-1]):
+        d = replace(d, fetches=False, fetches_out=False)
+        return Program((call.stage(PackedDepthwiseKernel(call.machine, d), packed_cut(*call.sizes), call.zeros(d)),))
     return Program((call.stage(DepthwiseKernel(call.machine, d, d.filters), strips_cut(*call.sizes), call.zeros(d)),))
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 
 from ....geometry import Geometry
 from ..machine import FLOAT_BYTES, Machine
 from .cut import Cut
-from .sizes import Axes, lanes_below, moved_bytes, three, unaliased
+from .filters import sets_of
+from .sizes import LINE_ELEMENTS, Axes, lanes_below, moved_bytes, three, unaliased
 
+# Channels-last pixels of one block of channels that come to scratch: those of a box may each be on a page of its own.
+MOST_PACKED_PIXELS = 1024
+# So often windows see each at least, of those that share few sets of L1, and of others.
+FEWEST_PACKED_TIMES = (25, 125)
 # Windows whose stride is more times their reach lie apart, and so many pixels of the input between them, for each that
 # other boxes have of the result, come to scratch with a box at most.
 MOST_APART = 8
@@ -38,11 +44,37 @@ class Boxes(Cut):
     fetch_blocks: int = 0
 
 
-def boxes_cut(g: Geometry, batch: int, machine: Machine, threads: int, *, planar_in: bool) -> Boxes:
+def comes_packed(g: Geometry, batch: int, machine: Machine, pixel_stride: int) -> bool:
+    """Whether channels-last pixels are brought to scratch, which is worth it where windows see each of them often.
+
+    Where they share few sets of L1, and where vectors are as long as lines, and lie across two, of large windows.
+    """
+    sets, seen = sets_of(pixel_stride), prod(g.kernel_size) // prod(g.stride)
+    is_crowded = sets == 1 or (sets == 2 and moved_bytes(g, batch) > machine.l2_bytes)
+    lies_across = machine.vector_lanes == LINE_ELEMENTS and pixel_stride % LINE_ELEMENTS > 0
+    if g.rank == 3 and lies_across:
+        return seen >= FEWEST_PACKED_TIMES[1]
+    return g.rank > 1 and is_crowded and seen >= FEWEST_PACKED_TIMES[0]
+
+
+def packed_cut(g: Geometry, batch: int, machine: Machine, threads: int) -> Boxes:
+    """Boxes of pixels that come to scratch, and whose results go where they lie."""
+    cut = boxes_cut(g, batch, machine, threads, planar_in=True, most=MOST_PACKED_PIXELS)
+    return replace(cut, scratch_elements=cut.in_scratch)
+
+
+def boxes_cut(
+    g: Geometry, batch: int, machine: Machine, threads: int, *, planar_in: bool, most: int | None = None
+) -> Boxes:
+    """most: pixels of a box, about"""
     depth, height, width = three(g.out_spatial, 1)
     lanes = lanes_below(g.depthwise_channels, machine.vector_lanes)
     channels = g.out_channels and unaliased(g.depthwise_channels) + 2 * g.out_channels
     target = max(56, machine.l2_bytes // 4 // (FLOAT_BYTES * (channels or 2 * lanes)))
+    target = min(target, most or target)
+    if planar_in:
+        # What comes to scratch for a pixel: as many as the stride goes over.
+        target = max(56, min(target, machine.l2_bytes // 2 // (FLOAT_BYTES * lanes * prod(g.stride))))
     segments = max(1, round(width / target)) if width >= 2 * target else 1
     windows = zip(*(three(numbers, 1) for numbers in (g.kernel_size, g.stride, g.dilation)), strict=True)
     z_apart, y_apart, x_apart = (planar_in and s > MOST_APART * ((n - 1) * d + 1) for n, s, d in windows)

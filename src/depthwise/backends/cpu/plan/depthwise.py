@@ -9,6 +9,7 @@ from ....geometry import Geometry
 from ...base import Activation
 from ..machine import FLOAT_BYTES, Machine
 from .filters import MOST_ZEROS, PixelFilters
+from .lanes import lanes_for
 from .sizes import Axes, columns_done, fetches_next, lanes_below, seen_outside, three
 from .tuning import tuning_of
 
@@ -69,7 +70,10 @@ def depthwise_plan(
     """The plan for pixels `pixel_stride` apart or, where that is None, for such as lie `distance` apart now."""
     kernel, stride, dilation = (three(numbers, 1) for numbers in (g.kernel_size, g.stride, g.dilation))
     tuning = tuning_of(machine)
-    lanes, multiplier = lanes_below(g.depthwise_channels, machine.vector_lanes), g.depth_multiplier
+    # Planes are transposed in squares of whole vectors.
+    lanes = lanes_below(g.depthwise_channels, machine.vector_lanes)
+    if not planar and g.rank > 1 and g.depth_multiplier == 1:
+        lanes = lanes_for(g.depthwise_channels, machine)
     columns, width = _columns(kernel, machine), g.out_spatial[-1]
     if is_one_tile := kernel[2] > TAPS_AT_ONCE and width == columns[-1]:
         columns = (width,)
@@ -91,7 +95,7 @@ def depthwise_plan(
     k = DepthwisePlan(
         rank=g.rank,
         channels=g.in_channels,
-        multiplier=multiplier,
+        multiplier=g.depth_multiplier,
         kernel=kernel,
         stride=stride,
         dilation=dilation,

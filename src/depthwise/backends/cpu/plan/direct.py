@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
 
 from ....geometry import Geometry
 from ...base import Activation
@@ -12,6 +12,9 @@ from .cut import Cut
 from .filters import MOST_ZEROS, Filters
 from .sizes import columns_done, moved_bytes, seen_outside, three
 from .tuning import MOST_DIRECT, tuning_of
+
+# A vector of columns so far apart, at most, is put together from as many vectors of neighbours.
+MOST_GATHERED, MOST_TAPS_GATHERED = 4, 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,8 @@ def direct_plan(g: Geometry, activation: Activation, machine: Machine) -> Direct
     planes, rows = 1, next(rows for most, rows in tuning.direct_rows.items() if taps <= most)
     if is_paired:
         planes, rows = 2, tuning.paired_rows
+    height = -(-three(g.out_spatial, 1)[1] // (dilation[1] if stride[1] == 1 else 1))
+    rows = min(range(rows, rows // 2, -1), key=lambda some: columns_done(height, (some,)) if height >= some else inf)
     return DirectPlan(
         rank=g.rank,
         channels=g.in_channels,
@@ -97,7 +102,9 @@ def runs_direct(g: Geometry, machine: Machine) -> bool:
 
 def _fills_vectors(g: Geometry, machine: Machine) -> bool:
     taps, width, stride = prod(g.kernel_size), g.out_spatial[-1], g.stride[-1]
-    if taps > MOST_DIRECT or stride > 2:
+    if taps > MOST_DIRECT or (stride > 2 and (stride > MOST_GATHERED or taps > MOST_TAPS_GATHERED)):
         return False
-    least = next(shares[stride - 1] for most, shares in tuning_of(machine).direct_shares.items() if taps <= most)
+    least = next(
+        shares[min(stride, 2) - 1] for most, shares in tuning_of(machine).direct_shares.items() if taps <= most
+    )
     return width >= least * columns_done(width, (machine.vector_lanes,))

@@ -8,7 +8,7 @@ from ....geometry import Geometry
 from ...base import Activation
 from ..machine import Machine
 from .constants import Plan
-from .sizes import lanes_below
+from .lanes import lanes_for
 from .tuning import tuning_of
 
 
@@ -71,17 +71,10 @@ class Product(Plan):
 def vectors_of(g: Geometry, machine: Machine) -> tuple[int, int, int]:
     """Lanes of a vector, vectors of a tile and of a group."""
     outputs, tuning = g.output_size[0] // g.groups, tuning_of(machine)
-    lanes, narrow = (lanes_below(outputs, most) for most in (machine.vector_lanes, machine.narrow_lanes))
-    if _whole(outputs, narrow) <= (1 - tuning.lanes_in_vain) * _whole(outputs, lanes):
-        lanes = narrow
+    lanes = lanes_for(outputs, machine)
     count = -(-outputs // lanes)
     vectors = 2 if count % 2 == 0 else next((n for n in (3, 5) if n in tuning.tiles and count % n == 0), min(count, 2))
     return lanes, vectors, count
-
-
-def _whole(channels: int, lanes: int) -> int:
-    """Channels, some of them twice, in whole vectors."""
-    return -(-channels // lanes) * lanes
 
 
 def in_vain(pixels: int, heights: tuple[int, ...]) -> int:

@@ -81,5 +81,23 @@ def least_steps(g: Geometry) -> Geometry:
     return replace(g, stride=stride, dilation=dilation)
 
 
+def joined(g: Geometry, strides: tuple[int, ...]) -> tuple[Geometry, tuple[int, ...]]:
+    """The same convolution of an input with these strides, rows that follow one another in memory as one long row.
+
+    Where windows are one pixel along both axes, so that no row ends anywhere.
+    """
+    sizes, steps, last = list(g.input_size), list(strides), g.rank
+
+    def is_free(axis: int) -> bool:
+        return (g.kernel_size[axis - 1], g.stride[axis - 1], g.padding[axis - 1]) == (1, 1, (0, 0))
+
+    for axis in range(last - 1, 0, -1):
+        # Sizes begin with the channels, strides with the batch.
+        if not (is_free(last) and is_free(axis)) or steps[axis + 1] != sizes[last] * steps[last + 1]:
+            break
+        sizes[axis], sizes[last] = 1, sizes[axis] * sizes[last]
+    return replace(g, input_size=tuple(sizes)), tuple(steps)
+
+
 def activation_name(activation: Activation) -> str:
     return "linear" if activation is None else f"{activation[0]}{activation[1]!r}"

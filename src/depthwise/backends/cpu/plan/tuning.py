@@ -7,7 +7,7 @@ A row is found by what a machine is (`Machine.kind`), never by its name.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 
 from ..machine import Machine
@@ -80,7 +80,7 @@ _WIDE = Tuning(
     few_taps=(7,),
     many_taps=((14, 7), (7,)),
     columns_to_planes=16,
-    direct_shares={9: (0.6, 0.7), 25: (0.85, 0.95), MOST_DIRECT: (0.7, 0.8)},
+    direct_shares={4: (0.6, 0.6), 9: (0.6, 0.7), 25: (0.85, 0.95), MOST_DIRECT: (0.7, 0.8)},
     tiles={
         1: ((14, 13, 12), (5, 4)),
         2: ((14, 13, 12), (5, 4)),
@@ -91,7 +91,7 @@ _WIDE = Tuning(
 
 ROWS: dict[str, Tuning] = {
     "avx512": _WIDE,
-    "avx512 in halves": _WIDE,
+    "avx512 in halves": replace(_WIDE, far_planes=16),
     "avx2": Tuning(
         few_taps=(6,),
         many_taps=((6,), (5,)),

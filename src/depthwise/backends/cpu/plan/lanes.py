@@ -1,0 +1,19 @@
+"""How wide vectors of channels are."""
+
+from __future__ import annotations
+
+from ..machine import Machine
+from .sizes import lanes_below
+from .tuning import tuning_of
+
+
+def lanes_for(channels: int, machine: Machine) -> int:
+    """Lanes of the widest vectors that the channels fill, or of narrow ones that are as fast and waste fewer."""
+    lanes, narrow = (lanes_below(channels, most) for most in (machine.vector_lanes, machine.narrow_lanes))
+    worth = (1 - tuning_of(machine).lanes_in_vain) * _whole(channels, lanes)
+    return narrow if _whole(channels, narrow) <= worth else lanes
+
+
+def _whole(channels: int, lanes: int) -> int:
+    """Channels, some of them twice, in whole vectors."""
+    return -(-channels // lanes) * lanes
