@@ -56,8 +56,8 @@ def answer(result: DemoResult) -> list[Line]:
             kept = tuple(f"{result.promise_kept(each, size, operators):.2f}" for each in separable)
             found.append(Line(f"kept {whose}, batch {size}", "", kept))
     trained, distilled = (each.training for each in separable), (each.distilling for each in separable)
-    found.append(Line("s an epoch, training", seconds(dense.training), tuple(map(seconds, trained))))
-    found.append(Line("s an epoch, distill", "", tuple(map(seconds, distilled))))
+    found.append(Line("s an epoch, ours / torch's", seconds(dense.training), tuple(map(seconds, trained))))
+    found.append(Line("s to distill, ours / torch's", "", tuple(map(seconds, distilled))))
     return found
 
 
@@ -113,9 +113,9 @@ def seconds(epoch: Epoch) -> str:
     """Of an epoch, and what PyTorch's operators take.
 
     >>> seconds(Epoch(1.25, 2.5))
-    '1.2, PyTorch 2.5'
+    '1.2 / 2.5'
     """
-    return f"{epoch.accelerated:.1f}, PyTorch {epoch.torch:.1f}"
+    return f"{epoch.accelerated:.1f} / {epoch.torch:.1f}"
 
 
 def layouts(timings: Mapping[int, Timing]) -> str:
