@@ -22,9 +22,10 @@ test-slow: $(VENV)/.dev $(WEB) ## stress, long fuzzing, the wheel in a bare envi
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "slow and not alone"
 	$(BIN)/python -m pytest -q -m alone
 
-bench: $(VENV)/.test         ## layers and whole networks against this machine's peak and other libraries; writes benchmarks/results/
+bench: $(VENV)/.test         ## layers, whole networks and training against this machine's peak and other libraries; writes benchmarks/results/
 	$(BIN)/python -m benchmarks $(ARGS)
 	$(if $(ARGS),,$(BIN)/python -m benchmarks.whole)
+	$(if $(ARGS),,$(BIN)/python -m benchmarks.training)
 
 check: $(VENV)/.dev $(WEB)   ## lint, format, types, floors, lengths and circles; writes nothing
 	$(BIN)/ruff check .

@@ -2,7 +2,7 @@
 
 A file of `benchmarks/results/`, one for a kind of machine and a day, holds figures: what was measured, when, at which
 commit, and a list of numbers for each heading of the tables that show them. Runs are the JSON files that `python -m
-benchmarks`, `python -m benchmarks.whole` and `depthwise demo --json` write.
+benchmarks`, `python -m benchmarks.whole`, `python -m benchmarks.training` and `depthwise demo --json` write.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from statistics import geometric_mean
 from typing import Any
 
 from depthwise.bench.rows import DENSE, OURS, TORCH
+from depthwise.bench.training.rows import KINDS, Kind
 from depthwise.errors import DepthwiseError
 
 from .cases import ODD
 from .run import RESULTS
 
 HEADINGS = ("ours", "PyTorch's operators")
+RATIO = "PyTorch ÷ ours"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +37,13 @@ class Figure:
 
 
 def figures_of(run: Mapping[str, Any]) -> Iterator[Figure]:
-    """What is kept of one run, whichever of the three it is."""
+    """What is kept of one run, whichever of the four it is."""
     date, commit = str(run["date"])[:10], run.get("commit", "unknown")
     at = date, (commit["sha"] if isinstance(commit, dict) else commit)[:7]
     if "separable" in run:
         yield from _demo(run, *at)
+    elif "training" in run:
+        yield from _training(run["training"], *at)
     elif any("engine" in taken for row in run["rows"] for taken in row.get("taken", ())):
         for row in run["rows"]:
             what = (
@@ -98,6 +102,36 @@ def _promises(row: Mapping[str, Any]) -> tuple[float, float] | None:
         return None
     assert {OURS, TORCH, DENSE} <= {timing["candidate"] for timing in row["timings"]}
     return ours["promise_kept"], ours["promise_kept"] / ours["speedup"]
+
+
+def _training(rows: Sequence[Mapping[str, Any]], date: str, commit: str) -> Iterator[Figure]:
+    """Of each thing, and in geometric mean over a kind: PyTorch's time, or memory, over ours, and shares of a bound."""
+    for kind in KINDS:
+        found: dict[str, dict[int, Mapping[str, Any]]] = {}
+        for row in rows:
+            if row["kind"] == kind.name:
+                found.setdefault(row["name"], {})[row["threads"]] = row
+        threads = sorted({count for own in found.values() for count in own})
+        whole = {
+            name: _by_threads(kind, [own[count] for count in threads])
+            for name, own in found.items()
+            if len(own) == len(threads)
+        }
+        heading = f"{kind.name}, {' / '.join(map(str, threads))} threads"
+        if len(whole) > 1:
+            columns = {key: [own[key] for own in whole.values()] for key in next(iter(whole.values()))}
+            means = {key: [geometric_mean(each) for each in zip(*own, strict=True)] for key, own in columns.items()}
+            yield Figure(f"{heading}, geometric mean of {len(whole)}", date, commit, means)
+        for name, values in whole.items():
+            yield Figure(f"{heading}, {name}", date, commit, values)
+
+
+def _by_threads(kind: Kind, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    found = {RATIO: [row["torch"] / row["ours"] for row in rows]}
+    if kind.share and all(row["share"] is not None for row in rows):
+        found[kind.share] = [row["share"] for row in rows]
+        found[f"PyTorch's {kind.share}"] = [row["torch_share"] for row in rows]
+    return found
 
 
 def _demo(run: Mapping[str, Any], date: str, commit: str) -> Iterator[Figure]:

@@ -9,19 +9,23 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_model
 from torch.nn import Identity
 
-from depthwise import cli, count, explain, separated_like
+from depthwise import DepthwiseError, cli, count, explain, separated_like
 from depthwise.backends.cpu import inspection, machine
 from depthwise.backends.cpu.run import store
 from depthwise.bench import run as bench_run
 from depthwise.bench.cases import MOBILENET_V1
+from depthwise.bench.training.rows import TrainingResult
 from depthwise.blocks import MobileNetV1Block
 from depthwise.demo.run import QUICK as QUICK_DEMO
+from depthwise.doctor import machine_report
 from depthwise.geometry import geometry
 from depthwise.measure.turns import Effort
 from depthwise.separate import Separation
@@ -398,6 +402,30 @@ def test_bench(depthwise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert ran.code == 0
     assert "promise" in ran.out
     assert "roofline:" not in ran.out
+
+
+def test_bench_of_training(depthwise: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def run(_: Console, build: Any, **options: Any) -> TrainingResult:
+        asked.append((build, options))
+        return TrainingResult((), options.get("absent", ()), machine_report(), "today")
+
+    monkeypatch.setattr("depthwise.bench.training.run", run)
+    monkeypatch.setattr("depthwise.cli.load_model", lambda name: name)
+    ran = depthwise("bench", "--training", "--compile", "--json")
+    assert json.loads(ran.out)["training"] == []
+    build, options = asked.pop()
+    assert (build("x"), options) == ("timm:x", {"compiled": True})
+
+    def missing(name: str) -> None:
+        raise DepthwiseError(f"{name} does not load")
+
+    monkeypatch.setattr("depthwise.cli.load_model", missing)
+    assert depthwise("bench", "--training").code == 0
+    assert asked == [
+        (None, {"absent": ("no steps of whole networks: timm:mobilenetv1_100 does not load",), "compiled": False})
+    ]
 
 
 @pytest.mark.parametrize(

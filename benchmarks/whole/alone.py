@@ -5,14 +5,11 @@ python -m benchmarks.whole.alone ENGINE NETWORK BATCH SIZE THREADS      # writes
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import json
 import os
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
 
@@ -20,6 +17,7 @@ import torch
 
 from tests.support.whole import real_model
 
+from ..memory import forget_the_peak, resident
 from .engines import ENGINES, OURS
 
 EAGER = "eager, channels-last"
@@ -74,39 +72,16 @@ def alone(engine: str, network: str, batch: int, size: int, threads: int) -> Alo
     x = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
     model = real_model(network)
     with torch.no_grad():
-        before = _resident("VmRSS")
+        before = resident("VmRSS")
         start = perf_counter()
         call = build(model, x, threads)
         call()
         seconds = perf_counter() - start
-        _forget_the_peak()
+        forget_the_peak()
         for _ in range(CALLS):
             call()
-        peak = _resident("VmHWM")
+        peak = resident("VmHWM")
     return Alone(seconds, None if before is None or peak is None else peak - before)
-
-
-def _resident(name: str) -> int | None:
-    """Bytes of this process in memory now, VmRSS, or at most, VmHWM; None where Linux does not tell."""
-    _give_back()
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return None
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), None)
-
-
-def _forget_the_peak() -> None:
-    """Let VmHWM begin anew, at what there is."""
-    _give_back()
-    # proc(5): 5 resets the peak.
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-
-def _give_back() -> None:
-    """Let nothing count that is free."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -23,6 +23,9 @@ from .errors import DepthwiseError, said
 from .files import check_writable, write_text
 from .loading import is_untrained, load_model
 from .version import __version__
+
+if TYPE_CHECKING:
+    from .bench.training.rows import TrainingResult
 
 # Results go to standard output; progress and errors do not mix with them.
 stdout, stderr = Console(), Console(stderr=True)
@@ -321,7 +324,10 @@ def bench(
     ),
     no_plot: Annotated[bool, typer.Option("--no-plot", help="Draw nothing.")] = False,
     in_training: Annotated[
-        bool, typer.Option("--training", help="Forward and backward with batch norms instead, batch 4; no picture.")
+        bool, typer.Option("--training", help="Forward and backward, norms and steps of networks instead; no picture.")
+    ] = False,
+    through_compiler: Annotated[
+        bool, typer.Option("--compile", help="With --training: PyTorch's ways through torch.compile too.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -335,12 +341,26 @@ def bench(
 
     depthwise bench --training
     """
-    from .bench import run, training
+    from .bench import run
 
     console = stderr if as_json else stdout
-    result = training.run(console) if in_training else run(console, None if no_plot else plot)
+    found = _training(console, compiled=through_compiler) if in_training else run(console, None if no_plot else plot)
     if as_json:
-        typer.echo(json.dumps(result.to_dict(), indent=2))
+        typer.echo(json.dumps(found.to_dict(), indent=2))
+
+
+def _training(console: Console, *, compiled: bool) -> TrainingResult:
+    from .bench import training
+
+    def build(network: str) -> nn.Module:
+        return load_model(f"timm:{network}")
+
+    # Asked now, not after minutes.
+    try:
+        build(training.networks.NETWORKS[0].network)
+    except DepthwiseError as error:
+        return training.run(console, None, absent=(f"no steps of whole networks: {error}",), compiled=compiled)
+    return training.run(console, build, compiled=compiled)
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -102,6 +103,34 @@ def test_gradients_are_accumulated() -> None:
             weighted(model(image(4, 8, 9, 9))).backward()
 
     assert_same(*pair(), run)
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_gradients_are_set_to_zero_or_none_between_steps(set_to_none: bool) -> None:
+    def run(model: nn.Module) -> None:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+        for _ in range(3):
+            optimizer.zero_grad(set_to_none=set_to_none)
+            weighted(model(image(4, 8, 9, 9))).backward()
+            optimizer.step()
+
+    assert_same(*pair(), run)
+
+
+def test_threads_that_train_copies_get_the_bits_of_one() -> None:
+    mine, _ = pair()
+    x = image(4, 8, 9, 9)
+
+    def trained(_: int) -> list[Tensor]:
+        model = copy.deepcopy(mine)
+        for _ in range(5):
+            (model(x) * x).sum().backward()
+        return gradients(model)
+
+    expected = trained(0)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(trained, range(8)):
+            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_frozen_parameters_get_no_gradient() -> None:

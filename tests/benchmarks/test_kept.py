@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.cases import ODD
 from benchmarks.kept import main
+from depthwise.bench.training.rows import NORMS, STEPS
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -114,8 +115,16 @@ def test_what_is_kept_of_runs(tmp_path: Path) -> None:
         "dense": {"multiplications": 100},
         "separable": [{"multiplications": 29, "promises": promises}],
     }
+    steps = [
+        {"kind": STEPS.name, "name": name, "threads": threads, "ours": 1.0, "torch": times * threads, "share": None}
+        for name, times in (("small", 1.0), ("large", 4.0))
+        for threads in (1, 2)
+    ]
+    shares = {"ours": 2.0, "torch": 4.0, "share": 0.5, "torch_share": 0.25}
+    steps.append({"kind": NORMS.name, "name": "norm", "threads": 1, **shares})
+    training = {"date": "2026-11-30 11:30", "commit": {"sha": "0123456789"}, "machine": MACHINE, "training": steps}
     paths = []
-    for number, run in enumerate((layers, whole, demo)):
+    for number, run in enumerate((layers, whole, training, demo)):
         paths.append(tmp_path / f"{number}.json")
         paths[-1].write_text(json.dumps(run))
     written = main("zen4", [str(path) for path in paths], tmp_path)
@@ -127,5 +136,13 @@ def test_what_is_kept_of_runs(tmp_path: Path) -> None:
         "Net, promise kept, 1 / 2 threads, x": {"ours": [1.0, 1.0], "PyTorch's operators": [0.5, 0.5]},
         "Net, promise kept, 1 / 2 threads, y": {"ours": [4.0, 4.0], "PyTorch's operators": [2.0, 2.0]},
         "net, 224 pixels, batch 1, 1 threads, milliseconds": {"ours": [8.35]},
+        "a training step, 1 / 2 threads, geometric mean of 2": {"PyTorch ÷ ours": [2.0, 4.0]},
+        "a training step, 1 / 2 threads, small": {"PyTorch ÷ ours": [1.0, 2.0]},
+        "a training step, 1 / 2 threads, large": {"PyTorch ÷ ours": [4.0, 8.0]},
+        "batch norm and activation, batch 8, 1 threads, norm": {
+            "PyTorch ÷ ours": [2.0],
+            "of memcpy": [0.5],
+            "PyTorch's of memcpy": [0.25],
+        },
         "make demo, promise kept at 29%, ours, batch 1 / 64": {"promise kept": [0.4, 0.5]},
     }

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from depthwise.measure.turns import Effort, take_turns
+from depthwise.measure.turns import Effort, take_single_turns, take_turns
 
 
 def test_the_candidates_take_turns() -> None:
@@ -25,3 +25,11 @@ def test_the_candidates_take_turns() -> None:
 def test_no_new_round_after_the_limit_but_two_rounds_at_least() -> None:
     samples = take_turns({("A", "contiguous"): lambda: torch.zeros(1)}, Effort(100, 0, 0), lambda: None)
     assert [len(taken) for taken in samples.values()] == [2]
+
+
+def test_single_turns() -> None:
+    called: list[str] = []
+    calls = {(name, ""): lambda name=name: called.append(name) for name in "AB"}
+    assert [len(taken) for taken in take_single_turns(calls, 3, 10.0).values()] == [3, 3]
+    assert "".join(called) == "ABABAB"
+    assert [len(taken) for taken in take_single_turns(calls, 9, 0.0).values()] == [2, 2]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from depthwise.demo.results import Accuracies, DemoResult, DenseResult, LayerResult, SeparableResult, Timing
+from depthwise.demo.results import Accuracies, DemoResult, DenseResult, Epoch, LayerResult, SeparableResult, Timing
 from depthwise.doctor import MachineReport
 from depthwise.separate import Separation
 
@@ -26,6 +26,8 @@ def made_up_result() -> DemoResult:
         optimized={1: timing(2.0), 64: timing(0.5)},
         timings={1: timing(3.0), 64: timing(0.75)},
         eager={1: timing(4.0), 64: timing(1.0)},
+        training=Epoch(2.0, 4.0),
+        distilling=Epoch(3.0, 4.5),
     )
     larger = replace(
         smaller,
@@ -34,7 +36,10 @@ def made_up_result() -> DemoResult:
         layers=(LayerResult("conv 1: 1 → 32", 8_000_000, 0, 0, 4_000_000),),
     )
     return DemoResult(
-        dense=DenseResult(0.98, 4000, 8_000_000, {1: timing(1.0), 64: timing(2.0)}, {1: timing(0.8), 64: timing(1.5)}),
+        dense=DenseResult(
+            *(0.98, 4000, 8_000_000, {1: timing(1.0), 64: timing(2.0)}, {1: timing(0.8), 64: timing(1.5)}),
+            training=Epoch(5.0, 6.0),
+        ),
         separable=(larger, smaller),
         machine=MachineReport("0.1.0", "2.13", "3.11", "Linux", "a <cpu>", 2, None, ()),
         ran_on=("PyTorch's own operators",),

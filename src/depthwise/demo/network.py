@@ -45,6 +45,18 @@ def trained(digits: Digits, epochs: int, on_step: Callable[[], object] = lambda:
     return model.eval()
 
 
+def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
+
+
+def step_(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> None:
+    """One step of a training."""
+    loss = F.cross_entropy(model(images), labels)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
 def steps_of(digits: Digits, epochs: int) -> int:
     """How many steps a training takes."""
     return epochs * -(-len(digits.train_labels) // TRAIN_BATCH)
@@ -81,13 +93,10 @@ class OnEager(nn.Module):
 
 def _fit(model: nn.Module, digits: Digits, epochs: int, on_step: Callable[[], object]) -> None:
     images, labels = digits.train_images, digits.train_labels
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
+    optimizer = optimizer_of(model)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps_of(digits, epochs))
     for _ in range(epochs):
         for batch in torch.randperm(len(labels)).split(TRAIN_BATCH):
-            loss = F.cross_entropy(model(images[batch]), labels[batch])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            step_(model, optimizer, images[batch], labels[batch])
             schedule.step()
             on_step()

@@ -75,7 +75,8 @@ def _answer(result: DemoResult) -> str:
 {_table(result, answer(result))}
 <p class="note">A budget is the most that the convolutions may keep of their multiplications; the shares here are those
 of the whole network, which has a linear layer and batch norms too. “PyTorch's” are the same networks on PyTorch's own
-operators. One digit is {1 / result.test_size:.1%} of the test digits: differences of a few digits are chance.</p>
+operators. An epoch is that of the network after <code>accelerate_</code>, and on PyTorch's operators, each reckoned
+from a few steps. One digit is {1 / result.test_size:.1%} of the test digits: a few more or fewer are chance.</p>
 """
 
 

@@ -27,6 +27,14 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
+class Epoch:
+    """Seconds of an epoch after `accelerate_`, and on PyTorch's operators, each in the layout that was faster."""
+
+    accelerated: float
+    torch: float
+
+
+@dataclass(frozen=True, slots=True)
 class LayerResult:
     """Where a layer's multiplications went: all of them in the dense network, step by step in the separable one.
 
@@ -46,13 +54,17 @@ class LayerResult:
 
 @dataclass(frozen=True, slots=True)
 class DenseResult:
-    """The network that was trained; `timings` by batch size on PyTorch's operators, and through `optimize`."""
+    """The network that was trained; `timings` by batch size on PyTorch's operators, and through `optimize`.
+
+    training: of its training
+    """
 
     accuracy: float
     parameters: int
     multiplications: int
     timings: Mapping[int, Timing]
     optimized: Mapping[int, Timing]
+    training: Epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +88,9 @@ class SeparableResult:
     """The network within one budget; its times by batch size through `optimize`, on the backends here layer by layer,
     and on PyTorch's operators.
 
-    budget: share of the dense multiplications, over the convolutions with a choice
+    budget:     share of the dense multiplications, over the convolutions with a choice
+    training:   of a training as the dense one's
+    distilling: of `distill` from the dense network
     """
 
     budget: float
@@ -88,6 +102,8 @@ class SeparableResult:
     optimized: Mapping[int, Timing]
     timings: Mapping[int, Timing]
     eager: Mapping[int, Timing]
+    training: Epoch
+    distilling: Epoch
 
     @property
     def name(self) -> str:
@@ -157,6 +173,7 @@ class DemoResult:
                 "multiplications": self.dense.multiplications,
                 "timings": _by_batch(self.dense.timings),
                 "optimized": _by_batch(self.dense.optimized),
+                "training": asdict(self.dense.training),
             },
             "separable": [self._separable_dict(each) for each in self.separable],
             "machine": self.machine.to_dict(),
@@ -188,6 +205,8 @@ class DemoResult:
             "multiplications": each.multiplications,
             "layers": [asdict(layer) for layer in each.layers],
             "timings": {operators: _by_batch(each.on(operators)) for operators in (OPTIMIZED, OURS, EAGER)},
+            "training": asdict(each.training),
+            "distilling": asdict(each.distilling),
             "promised_speedup": self.promised_speedup(each),
             "promises": promises,
         }

@@ -18,10 +18,11 @@ from ..measure.turns import Effort
 from ..optimize.frozen import optimize
 from . import report
 from .data import IMAGE_SIZE, Digits, check_extra, load_digits
+from .epochs import epochs
 from .example import arithmetic, example
 from .multiplications import by_layer
 from .network import OnEager, accuracy, dense_twin, steps_of, trained
-from .results import DemoResult, DenseResult, SeparableResult, Timing
+from .results import DemoResult, DenseResult, Epoch, SeparableResult, Timing
 from .separation import Separated, separated
 from .table import console_table
 from .timing import time_networks
@@ -38,10 +39,11 @@ class Settings:
     epochs: int
     calibration_size: int
     effort: Effort
+    training_rounds: int
 
 
-FULL = Settings(None, 5, 256, Effort(rounds=50, sample_seconds=0.03, limit_seconds=20))
-QUICK = Settings(256, 1, 64, Effort(rounds=2, sample_seconds=0.002, limit_seconds=1))
+FULL = Settings(None, 5, 256, Effort(rounds=50, sample_seconds=0.03, limit_seconds=20), 5)
+QUICK = Settings(256, 1, 64, Effort(rounds=2, sample_seconds=0.002, limit_seconds=1), 1)
 
 
 def run(console: Console, report_path: Path, *, quick: bool = False) -> DemoResult:
@@ -57,7 +59,8 @@ def run(console: Console, report_path: Path, *, quick: bool = False) -> DemoResu
         dense = trained(digits, settings.epochs, _bar(progress, "train the dense network", steps))
         found = {budget: _separate(dense, digits, budget, settings, progress) for budget in BUDGETS}
         timings = _time(dense, found, digits, settings, progress)
-    result = _result(dense, found, timings, digits, settings, report_path)
+        training = _time_training(dense, found, digits, settings, progress)
+    result = _result(dense, found, timings, training, digits, settings, report_path)
     report.write(result, report_path)
     console.print()
     console.print(console_table(result))
@@ -100,10 +103,24 @@ def _time(
     return timings
 
 
+def _time_training(
+    dense: nn.Module, found: Mapping[float, Separated], digits: Digits, settings: Settings, progress: Progress
+) -> tuple[dict[str, Epoch], dict[str, Epoch]]:
+    """Seconds of an epoch by network: of training it, and of distilling it."""
+    bar = _bar(progress, "time a few steps of training", 2)
+    separable = {_ours(budget): each.network for budget, each in found.items()}
+    trained = epochs({"dense": dense, **separable}, digits, settings.training_rounds)
+    bar()
+    distilled = epochs(separable, digits, settings.training_rounds, teacher=dense)
+    bar()
+    return trained, distilled
+
+
 def _result(
     dense: nn.Module,
     found: Mapping[float, Separated],
     timings: Mapping[int, Mapping[str, Timing]],
+    training: tuple[Mapping[str, Epoch], Mapping[str, Epoch]],
     digits: Digits,
     settings: Settings,
     report_path: Path,
@@ -123,6 +140,8 @@ def _result(
             optimized=timed(_optimized(budget)),
             timings=timed(_ours(budget)),
             eager=timed(_eager(budget)),
+            training=training[0][_ours(budget)],
+            distilling=training[1][_ours(budget)],
         )
 
     counted = count(dense, IMAGE_SIZE)
@@ -133,6 +152,7 @@ def _result(
             multiplications=counted.total.multiplications,
             timings=timed("dense"),
             optimized=timed("dense, optimized"),
+            training=training[0]["dense"],
         ),
         separable=tuple(separable(budget, each, counted) for budget, each in found.items()),
         machine=machine_report(),

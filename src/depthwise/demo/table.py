@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from .results import EAGER, OPTIMIZED, OURS, DemoResult, Timing
+from .results import EAGER, OPTIMIZED, OURS, DemoResult, Epoch, Timing
 
 SUFFIXES = {OPTIMIZED: "", OURS: ", layer by layer", EAGER: ", PyTorch's"}
 
@@ -55,6 +55,9 @@ def answer(result: DemoResult) -> list[Line]:
         for size in result.batch_sizes:
             kept = tuple(f"{result.promise_kept(each, size, operators):.2f}" for each in separable)
             found.append(Line(f"kept {whose}, batch {size}", "", kept))
+    trained, distilled = (each.training for each in separable), (each.distilling for each in separable)
+    found.append(Line("s an epoch, ours / torch's", seconds(dense.training), tuple(map(seconds, trained))))
+    found.append(Line("s to distill, ours / torch's", "", tuple(map(seconds, distilled))))
     return found
 
 
@@ -71,7 +74,7 @@ def console_table(result: DemoResult) -> Table:
         pad_edge=False,
         title=f"One network, dense and made separable; {result.machine.threads} threads",
         caption="dense on PyTorch, separable through optimize; budget: the most that the convolutions may keep of\n"
-        "their multiplications; shares are the whole network's\n"
+        "their multiplications; shares are the whole network's; epochs: after accelerate_, from a few steps\n"
         f"layer by layer they ran on: {'; '.join(result.ran_on)}",
         title_justify="left",
         caption_justify="left",
@@ -104,6 +107,15 @@ def times(ratio: float) -> str:
 def milliseconds(timing: Timing) -> str:
     """The median and, in parentheses, the quartiles."""
     return f"{timing.milliseconds:.3f} ({timing.lower:.3f}–{timing.upper:.3f})"
+
+
+def seconds(epoch: Epoch) -> str:
+    """Of an epoch, and what PyTorch's operators take.
+
+    >>> seconds(Epoch(1.25, 2.5))
+    '1.2 / 2.5'
+    """
+    return f"{epoch.accelerated:.1f} / {epoch.torch:.1f}"
 
 
 def layouts(timings: Mapping[int, Timing]) -> str:

@@ -17,6 +17,8 @@ from typing import Any
 
 Call = Callable[[], Any]
 Key = tuple[str, str]
+# A call that fills samples by itself, however cold it is.
+LONG_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +46,21 @@ def take_turns(calls: Mapping[Key, Call], effort: Effort, on_round: Callable[[],
     return samples
 
 
+def take_single_turns(calls: Mapping[Key, Call], rounds: int, limit_seconds: float) -> dict[Key, list[float]]:
+    """The same of calls so long, and all run before, that a sample is one and none is called in vain."""
+    samples: dict[Key, list[float]] = {key: [] for key in calls}
+    start = perf_counter()
+    for number in range(rounds):
+        if number >= 2 and perf_counter() - start > limit_seconds:
+            break
+        for key, call in calls.items():
+            samples[key].append(_seconds(call, 1))
+    return samples
+
+
 def _warm_seconds(call: Call) -> float:
-    return min(_seconds(call, 1) for _ in range(5))
+    first = _seconds(call, 1)
+    return first if first > LONG_SECONDS else min(first, *(_seconds(call, 1) for _ in range(4)))
 
 
 def _seconds(call: Call, repeats: int) -> float:

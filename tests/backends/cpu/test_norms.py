@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from depthwise import accelerate_
 from depthwise.activations import ACTIVATIONS
 from depthwise.backends.cpu import machine
 from depthwise.backends.cpu.lower.norms import NormProblem, backward_program, forward_program
@@ -140,9 +141,10 @@ def test_only_gradients_that_are_asked_for_come() -> None:
                 torch.testing.assert_close(mine.grad, other.grad, atol=2e-6, rtol=2e-5)
 
 
-def test_a_gradient_that_lies_otherwise_goes_by_torch() -> None:
+def test_a_gradient_that_lies_otherwise_is_laid_as_the_input(monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = leaves((2, 8, 3, 3), (8,), (8,), (2, 8, 3, 3))
-    for dy in (torch.randn(2, 8, 3, 3), torch.ones(1).expand(2, 8, 3, 3)):
+    monkeypatch.delattr("depthwise.backends.cpu.norms._by_torch")
+    for dy in (torch.randn(2, 8, 3, 3), torch.ones(1).expand(2, 8, 3, 3), torch.randn(2, 8, 1, 1).expand(2, 8, 3, 3)):
         mine = torch.autograd.grad(ours(*tensors), tensors, dy)
         other = torch.autograd.grad(theirs(*tensors), tensors, dy)
         torch.testing.assert_close(mine, other, atol=2e-6, rtol=2e-5)
@@ -205,12 +207,18 @@ def test_gradients_of_gradients_where_one_input_leads_to_another() -> None:
     torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)
 
 
-def test_statistics_move_in_the_sight_of_versions() -> None:
-    running, counted = (torch.zeros(8), torch.ones(8)), torch.tensor(0)
+def test_versions_move_as_torchs_do() -> None:
     x = torch.randn(2, 8, 3, 3).contiguous(memory_format=LAST)
-    computed(x, None, None, None, 1e-5, None, running, 0.5, counted)
-    assert [tensor._version for tensor in (*running, counted)] == [1, 1, 1]
-    torch.testing.assert_close(running[0], x.mean((0, 2, 3)) * 0.5, atol=1e-6, rtol=1e-5)
+    mine, theirs = nn.BatchNorm2d(8, momentum=0.5), nn.BatchNorm2d(8, momentum=0.5)
+    accelerate_(mine)
+    for norm in (mine, theirs):
+        out = norm.eval()(x)
+        norm.train()(x)
+        out.sum().backward()
+    versions = [[tensor._version for tensor in norm.buffers()] for norm in (mine, theirs)]
+    assert versions[0] == versions[1]
+    torch.testing.assert_close(mine.running_mean, theirs.running_mean, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(mine.weight.grad, theirs.weight.grad)
 
 
 def test_nothing_moves_where_there_is_no_code(monkeypatch: pytest.MonkeyPatch) -> None:

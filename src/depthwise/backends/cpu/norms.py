@@ -180,7 +180,8 @@ class NormActivation(torch.autograd.Function):
         if running is not None:
             # Here: what a checkpoint computes again ends where the last tensor is saved.
             rows = statistics.unbind()
-            torch._foreach_lerp_(running, (rows[MEAN], rows[UNBIASED]), momentum)
+            # As torch moves them, their versions stay: backward through an earlier evaluation is no error.
+            torch._foreach_lerp_([each.data for each in running], (rows[MEAN], rows[UNBIASED]), momentum)
         ctx.save_for_backward(x, weight, bias, residual, statistics)
         ctx.norm = norm
         ctx.mark_non_differentiable(statistics)
@@ -192,7 +193,7 @@ class NormActivation(torch.autograd.Function):
         if dy is None:
             return (None,) * 7
         saved = ctx.saved_tensors
-        return (*ctx.norm.backward(saved, dy, ctx.needs_input_grad[:4]), None, None, None)
+        return (*ctx.norm.backward(saved, _laid_as(dy, saved[0]), ctx.needs_input_grad[:4]), None, None, None)
 
 
 def _like(x: Tensor) -> Tensor:
@@ -201,6 +202,14 @@ def _like(x: Tensor) -> Tensor:
     if size >= memory.LEAST_HUGE_BYTES:
         memory.ask_for_huge_pages(out, size)
     return out
+
+
+def _laid_as(dy: Tensor, x: Tensor) -> Tensor:
+    """A gradient as its input lies: a mean over pixels gives one that is expanded."""
+    last = _DIMENSIONS.get(x.dim())
+    if dy.stride() == x.stride() or last is None or not are_plain(dy):
+        return dy
+    return dy.contiguous(memory_format=last)
 
 
 def _is_as_planned(problem: NormProblem, saved: Sequence[Tensor | None], dy: Tensor) -> bool:
