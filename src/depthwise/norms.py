@@ -35,7 +35,7 @@ def batch_norm(
 ) -> Tensor | None:
     """`x` normalised with its own mean and variance by channel, `residual` added, activated; None where torch must.
 
-    x, residual, out: (batch, channels, *spatial) in float32, channels-last
+    x, residual, out: (batch, channels, *spatial) in float32, channels-last or contiguous
     running:          mean and variance, (channels,) each, which move by `momentum` to the batch's
     weight, bias:     (channels,) or None
     counted:          how many batches there were, one more afterwards
@@ -50,7 +50,7 @@ def batch_norm(
             return None
         from .backends.cpu.norms import norm_of
 
-        norm = norm_of(x.numel() // x.shape[1], x.shape[1], eps, activation, residual=residual is not None)
+        norm = norm_of(x, eps, activation, residual=residual is not None)
         if norm is None:
             return None
         _keep(key, x, tensors, norm)
@@ -96,8 +96,8 @@ def refusal(
     """Why torch's operators compute a batch norm in training mode, or None where kernels of ours do."""
     if torch.compiler.is_compiling() or is_listened_to():
         return "something sees or rewrites operators"
-    if not isinstance(x, Tensor) or x.dim() not in _FORMATS or not x.is_contiguous(memory_format=_FORMATS[x.dim()]):
-        return "the input is not channels-last"
+    if not isinstance(x, Tensor) or x.dim() not in _FORMATS or not _is_dense(x):
+        return "the input is neither channels-last nor contiguous"
     if x.numel() <= x.shape[1]:
         return "there is one pixel, or none"
     if residual is not None and (residual.shape != x.shape or residual.stride() != x.stride()):
@@ -114,6 +114,10 @@ def refusal(
     if asked_backend() not in (None, "cpu"):
         return "another backend is asked for"
     return machine_refusal()
+
+
+def _is_dense(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=_FORMATS[x.dim()]) or x.is_contiguous()
 
 
 def _not_by_channel(tensor: Tensor, channels: int) -> str | None:

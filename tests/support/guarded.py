@@ -112,7 +112,11 @@ def check_norms(machine: Machine) -> None:
     """Batch norms forward and backward, every buffer guarded, whose results are exact."""
     for channels, pixels, side in product((1, 3, 8, 17, 33), (2, 32, 64), SIDES):
         for activation in (None, ("relu6", 0.0)):
-            assert_exact(NormProblem(pixels, channels, 3.0, activation, residual=True), machine, 1, Guarded(side))
+            problem = NormProblem(pixels, channels, 3.0, activation, residual=True)
+            # By columns, by chunks, and by planes.
+            assert_exact(problem, machine, 1, Guarded(side))
+            assert_exact(problem, replace(machine, l2_bytes=0), 1, Guarded(side))
+            assert_exact(replace(problem, plane=pixels // 2), machine, 1, Guarded(side))
 
 
 def check_fresh_weights(machine: Machine) -> None:

@@ -53,10 +53,11 @@ def run(problem: NormProblem, numbers: Given, machine: Machine, threads: int, me
     def placed(tensor: Tensor) -> Tensor:
         return memory.floats(tensor.numel()).view(tensor.shape).copy_(tensor)
 
-    size, channels = (problem.pixels, problem.channels), problem.channels
-    tensors = {name: placed(getattr(numbers, name)) for name in ("x", "dy", "weight", "bias", "residual")}
+    channels, pixels = problem.channels, ("x", "dy", "residual")
+    tensors = {name: placed(_laid_out(getattr(numbers, name), problem)) for name in pixels}
+    tensors |= {name: placed(getattr(numbers, name)) for name in ("weight", "bias")}
     for name in ("out", "dx", "dresidual"):
-        tensors[name] = memory.floats(problem.pixels * channels).view(size)
+        tensors[name] = memory.floats(problem.pixels * channels).view(tensors["x"].shape)
     for name in ("statistics", "gradients"):
         tensors[name] = memory.floats(4 * channels).view(4, channels)
     addresses = {name: tensor.data_ptr() for name, tensor in tensors.items()}
@@ -68,9 +69,20 @@ def run(problem: NormProblem, numbers: Given, machine: Machine, threads: int, me
     with patch.object(buffers, "scratch", scratch):
         Bound(forward_program(problem, machine, threads), 1.0).run(addresses)
         Bound(backward_program(problem, machine, threads, input_gradient=True), 1.0).run(addresses)
-    found = {name: tensors[name] for name in ("out", "dx", "statistics")}
+    found = {name: _as_pixels(tensors[name], problem) for name in ("out", "dx")}
+    found |= {"statistics": tensors["statistics"]}
     found |= {"dweight": tensors["gradients"][0], "dbias": tensors["gradients"][1]}
-    return found | ({"dresidual": tensors["dresidual"]} if problem.residual else {})
+    return found | ({"dresidual": _as_pixels(tensors["dresidual"], problem)} if problem.residual else {})
+
+
+def _laid_out(pixels: Tensor, problem: NormProblem) -> Tensor:
+    """(pixels, channels) as the problem has them: or (images, channels, pixels of a plane)."""
+    plane = problem.plane
+    return pixels.view(-1, plane, problem.channels).transpose(1, 2).contiguous() if plane else pixels
+
+
+def _as_pixels(laid: Tensor, problem: NormProblem) -> Tensor:
+    return laid.transpose(1, 2).reshape(-1, problem.channels) if problem.plane else laid
 
 
 def assert_exact(problem: NormProblem, machine: Machine, threads: int, memory: Memory) -> None:

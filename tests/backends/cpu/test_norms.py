@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -26,6 +27,8 @@ from tests.support.norms import assert_exact, assert_near, given, run
 
 pytestmark = pytest.mark.skipif(not HERE, reason="no generator serves this machine")
 LAST = torch.channels_last
+# Pixels, and pixels of a plane or 0.
+SHAPES = ((64, 0), (64, 32), (1 << 20, 0))
 # Below, equal to, a multiple of and above the lanes of every machine; one pixel more than tiles, chunks and teams have.
 CHANNELS = (1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 48)
 PIXELS = (2, 3, 5, 8, 33, 64, 67, 129)
@@ -34,7 +37,12 @@ ALL: list[Activation] = [None, *((name, SLOPES.get(name, 0.0)) for name in ACTIV
 EXACT: list[Activation] = [None, ("relu", 0.0), ("relu6", 0.0), ("leaky_relu", 0.25)]
 
 
-@pytest.mark.parametrize("target", HERE, ids=lambda target: target.isa)
+def small_cache(target: Machine) -> Machine:
+    """The same, as if no channel's pixels stayed in cache."""
+    return replace(target, l2_bytes=0)
+
+
+@pytest.mark.parametrize("target", [small_cache(target) for target in HERE] + HERE, ids=lambda target: target.isa)
 @pytest.mark.parametrize("channels", CHANNELS)
 def test_integers_are_exact(channels: int, target: Machine) -> None:
     for pixels in (2, 4, 8, 32, 64, 128):
@@ -43,14 +51,25 @@ def test_integers_are_exact(channels: int, target: Machine) -> None:
                 assert_exact(NormProblem(pixels, channels, 3.0, activation, residual), target, 1, Memory())
 
 
+@pytest.mark.parametrize("target", HERE, ids=lambda target: target.isa)
+@pytest.mark.parametrize("activation", EXACT, ids=str)
+def test_integers_in_planes_are_exact(activation: Activation, target: Machine) -> None:
+    for plane in (1, 2, 4, 8, 16, 32, 64, 128):
+        for residual in (False, True):
+            assert_exact(NormProblem(128, 3, 3.0, activation, residual, plane), target, 1, Memory())
+
+
 @pytest.mark.parametrize("activation", ALL, ids=str)
 @pytest.mark.parametrize("residual", [False, True])
 def test_random_numbers_are_near_float64(activation: Activation, residual: bool) -> None:
     torch.manual_seed(0)
-    for channels, pixels in zip((3, 8, 17, 33), (67, 129, 5, 2), strict=True):
-        problem = NormProblem(pixels, channels, 1e-3, activation, residual)
+    # Channels, images, pixels of each.
+    for channels, images, plane in ((3, 1, 67), (8, 3, 43), (17, 5, 1), (33, 2, 77)):
+        problem = NormProblem(images * plane, channels, 1e-3, activation, residual)
         numbers = given(problem, torch.randn)
-        assert_near(problem, numbers, run(problem, numbers, HERE[0], 1, Memory()))
+        planes = replace(problem, plane=plane)
+        for each, target in ((problem, HERE[0]), (problem, small_cache(HERE[0])), (planes, HERE[0])):
+            assert_near(each, numbers, run(each, numbers, target, 1, Memory()))
 
 
 def test_any_number_of_pixels_and_threads_gives_the_same_bits() -> None:
@@ -58,14 +77,27 @@ def test_any_number_of_pixels_and_threads_gives_the_same_bits() -> None:
         for channels in (3, 40):
             problem = NormProblem(pixels, channels, 1e-5, ("silu", 0.0), residual=True)
             numbers = given(problem, torch.randn)
-            # As little work as this is one thread's, unless it is told otherwise.
-            alone = run(problem, numbers, HERE[0], 1, Memory())
-            for threads in (2, 3):
-                with pytest.MonkeyPatch.context() as patch:
-                    patch.setattr("depthwise.backends.cpu.plan.norm._SERIAL_ELEMENTS", 0)
-                    team = run(problem, numbers, HERE[0], threads, Memory())
-                assert forward_program(problem, HERE[0], threads).team == 1
-                assert all(torch.equal(team[name], alone[name]) for name in alone)
+            for each, target in (
+                (problem, HERE[0]),
+                (problem, small_cache(HERE[0])),
+                (replace(problem, plane=pixels), HERE[0]),
+            ):
+                # As little work as this is one thread's, unless it is told otherwise.
+                alone = run(each, numbers, target, 1, Memory())
+                for threads in (2, 3):
+                    with pytest.MonkeyPatch.context() as patch:
+                        patch.setattr("depthwise.backends.cpu.plan.norm._SERIAL_ELEMENTS", 0)
+                        team = run(each, numbers, target, threads, Memory())
+                    assert forward_program(each, target, threads).team == 1
+                    assert all(torch.equal(team[name], alone[name]) for name in alone)
+
+
+def test_channels_that_do_not_fit_in_cache_are_done_by_chunks_of_pixels() -> None:
+    small, large = NormProblem(128, 40, 1e-5), NormProblem(1 << 20, 40, 1e-5)
+    assert [len(forward_program(each, HERE[0], 2).stages) for each in (small, large)] == [1, 3]
+    assert [len(backward_program(each, HERE[0], 2, input_gradient=True).stages) for each in (small, large)] == [1, 3]
+    planes = replace(large, plane=1 << 10)
+    assert len(forward_program(planes, HERE[0], 2).stages) == 1
 
 
 def computed(
@@ -77,18 +109,19 @@ def computed(
     activation: Activation,
     *others: Any,
 ) -> tuple[Tensor, Tensor]:
-    norm = norm_of(x.numel() // x.shape[1], x.shape[1], eps, activation, residual=residual is not None)
+    norm = norm_of(x, eps, activation, residual=residual is not None)
     assert norm is not None
     return norm.run(x, weight, bias, residual, *others)
 
 
 def test_a_mean_a_thousand_times_the_deviation_over_ten_million_numbers() -> None:
     torch.manual_seed(0)
-    x = torch.randn(10, 2, 500, 1000).mul_(0.01).add_(10.0).contiguous(memory_format=LAST)
-    _, statistics = computed(x, None, None, None, 0.0, None)
-    var, mean = torch.var_mean(x.double(), (0, 2, 3))
-    torch.testing.assert_close(statistics[0].double(), mean, rtol=1e-6, atol=0)
-    torch.testing.assert_close(statistics[3].double(), var, rtol=1e-6, atol=0)
+    planes = torch.randn(10, 2, 500, 1000).mul_(0.01).add_(10.0)
+    var, mean = torch.var_mean(planes.double(), (0, 2, 3))
+    for x in (planes, planes.contiguous(memory_format=LAST)):
+        _, statistics = computed(x, None, None, None, 0.0, None)
+        torch.testing.assert_close(statistics[0].double(), mean, rtol=1e-6, atol=0)
+        torch.testing.assert_close(statistics[3].double(), var, rtol=1e-6, atol=0)
 
 
 def test_a_constant_channel_has_no_variance() -> None:
@@ -101,8 +134,9 @@ def test_a_constant_channel_has_no_variance() -> None:
 @pytest.mark.parametrize("target", [machine.neon(), machine.avx2()], ids=lambda target: target.isa)
 def test_code_for_every_machine_calls_nothing(target: Machine) -> None:
     wide = replace(target, isa="avx512", vector_lanes=16, vector_registers=32)
-    for activation in ALL:
-        problem = NormProblem(64, 48, 1e-5, activation, residual=True)
+    # By columns, by planes and by chunks in turn: the activation's code is the same.
+    for activation, (pixels, plane) in zip(ALL, cycle(SHAPES), strict=False):
+        problem = NormProblem(pixels, 48, 1e-5, activation, residual=True, plane=plane)
         for each in (target, *([wide] if target.isa == "avx2" else [])):
             programs = [forward_program(problem, each, 2), backward_program(problem, each, 2, input_gradient=True)]
             for kernel in (kernel for program in programs for kernel in program.kernels):
@@ -148,6 +182,21 @@ def test_a_gradient_that_lies_otherwise_is_laid_as_the_input(monkeypatch: pytest
         mine = torch.autograd.grad(ours(*tensors), tensors, dy)
         other = torch.autograd.grad(theirs(*tensors), tensors, dy)
         torch.testing.assert_close(mine, other, atol=2e-6, rtol=2e-5)
+
+
+def test_contiguous_images_go_by_their_planes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("depthwise.backends.cpu.norms._by_torch", None)
+    for size in ((2, 8, 3, 7), (2, 3, 2, 3, 5)):
+        channels = (size[1],)
+        tensors = [torch.randn(each).requires_grad_() for each in (size, channels, channels, size)]
+        out, expected = ours(*tensors), theirs(*tensors)
+        assert out.stride() == expected.stride()
+        torch.testing.assert_close(out, expected, atol=2e-6, rtol=2e-5)
+        for dy in (torch.randn(size), torch.ones(1).expand(size)):
+            mine = torch.autograd.grad(out, tensors, dy, retain_graph=True)
+            other = torch.autograd.grad(expected, tensors, dy, retain_graph=True)
+            assert mine[0].is_contiguous()
+            torch.testing.assert_close(mine, other, atol=2e-6, rtol=2e-5)
 
 
 def test_gradients_of_gradients() -> None:

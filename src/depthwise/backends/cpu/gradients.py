@@ -177,7 +177,7 @@ def _input_gradient(
     size, strides = tuple(x.shape), dense_strides(g, channels_last=not planar)
 
     def run(gradient: Tensor, weight: Tensor) -> Tensor:
-        dx = memory.new_result(size, strides, _FLOAT32)
+        dx = memory.new_image(size, strides)
         bound.run({"x": gradient.data_ptr(), "weight": weight.data_ptr(), "out": dx.data_ptr()})
         return dx
 

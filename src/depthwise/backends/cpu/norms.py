@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -61,7 +62,7 @@ class Norm:
     ) -> tuple[Tensor, Tensor]:
         """The result, and the statistics of the batch: rows of its mean, its inverse deviation, and two more.
 
-        x:        dense channels-last pixels in float32, as are the others where they are there
+        x:        dense float32, channels-last or contiguous as the problem says, as are the others where they are there
         residual: is added before the activation
         running:  mean and variance, which move by `momentum` to the batch's
         counted:  how many batches there were, one more afterwards
@@ -90,7 +91,10 @@ class Norm:
 
     def backward(self, saved: Sequence[Tensor | None], dy: Tensor, wanted: tuple[bool, ...]) -> list[Tensor | None]:
         """The gradients that are wanted of x, weight, bias and residual, which were saved before the statistics."""
-        bound = self._known_to_read(saved, dy, wanted) or self._looked_at(saved, dy, wanted)
+        bound = self._known_to_read(saved, dy, wanted)
+        if bound is None:
+            dy = _laid_out(dy, self.problem)
+            bound = self._known_to_read(saved, dy, wanted) or self._looked_at(saved, dy, wanted)
         if bound is None:
             return _by_torch(saved, dy, self.problem, wanted)
         x, _, bias, residual, statistics = saved
@@ -150,12 +154,14 @@ class _Backward(NamedTuple):
     bound: Bound
 
 
-def norm_of(pixels: int, channels: int, eps: float, activation: Activation, *, residual: bool) -> Norm | None:
-    """The batch norm of so many pixels; None where the code for it could not be made.
+def norm_of(x: Tensor, eps: float, activation: Activation, *, residual: bool) -> Norm | None:
+    """The batch norm of dense `x`, channels-last or contiguous; None where the code for it could not be made.
 
     residual: something is added before the activation
     """
-    problem = NormProblem(pixels, channels, eps, activation, residual)
+    channels = x.shape[1]
+    plane = 0 if x.is_contiguous(memory_format=_DIMENSIONS[x.dim()]) else prod(x.shape[2:])
+    problem = NormProblem(x.numel() // channels, channels, eps, activation, residual, plane)
 
     def make() -> Norm | None:
         bound = _bound(forward_program, problem)
@@ -197,11 +203,18 @@ class NormActivation(torch.autograd.Function):
 
 
 def _like(x: Tensor) -> Tensor:
-    out = memory.new_result(tuple(x.shape), x.stride(), _FLOAT32)
-    size = x.numel() * FLOAT_BYTES
-    if size >= memory.LEAST_HUGE_BYTES:
-        memory.ask_for_huge_pages(out, size)
-    return out
+    return memory.new_image(tuple(x.shape), x.stride())
+
+
+def _laid_out(dy: Tensor, problem: NormProblem) -> Tensor:
+    """The same as the problem's tensors lie, where it may be copied: the gradient of a mean is one number, expanded."""
+    if dy.dim() not in _DIMENSIONS or not are_plain(dy):
+        return dy
+    return dy.contiguous(memory_format=_format(dy, problem))
+
+
+def _format(tensor: Tensor, problem: NormProblem) -> torch.memory_format:
+    return torch.contiguous_format if problem.plane else _DIMENSIONS[tensor.dim()]
 
 
 def _laid_as(dy: Tensor, x: Tensor) -> Tensor:
@@ -227,7 +240,8 @@ def _is_as_planned(problem: NormProblem, saved: Sequence[Tensor | None], dy: Ten
     first, channels = images[0], problem.channels
     return (
         first.dim() in _DIMENSIONS
-        and first.is_contiguous(memory_format=_DIMENSIONS[first.dim()])
+        and first.is_contiguous(memory_format=_format(first, problem))
+        and problem.plane in (0, prod(first.shape[2:]))
         and (first.shape[1], first.numel()) == (channels, problem.pixels * channels)
         and all(each.shape == first.shape for each in images)
         and all(same_strides(first.shape, each.stride(), first.stride()) for each in images)

@@ -90,6 +90,9 @@ def _gelu(dy: Vec, z: Vec, _: float) -> Vec:
     return dy * near.fma(density, z.fma(0.0, share))
 
 
+# Those that take longer than writing what they give, and reading it again, does in cache.
+LONG = frozenset({"silu", "sigmoid", "gelu", "elu"})
+
 GRADIENTS: dict[str, Callable[[Vec, Vec, float], Vec]] = {
     "relu": _relu,
     "relu6": _relu6,

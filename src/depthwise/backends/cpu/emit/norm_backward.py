@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from .derivatives import through
 from .ir import Block, Int, Ptr, Vec
 from .norm_forward import INVERSE, Channel, NormKernel, added, clear, each_vector, statistic
-from .norm_tiles import Tile, chunks, sums_of, write_chunk
+from .norm_tiles import Spot, Tile, chunks, sums_of, write_chunk
 from .wide import CELLS, load_wide, narrowed, of_count, store_wide, widened
 
 WEIGHT, BIAS, SHIFT, TURN = range(4)
@@ -28,33 +28,62 @@ GRADIENTS = 4
 
 
 @dataclass(frozen=True)
-class _OverPixels(NormKernel):
-    """What the two that read every pixel share."""
+class OverPixels(NormKernel):
+    """What those that read every pixel share."""
 
-    def fetched(self, e: Block, *written: str) -> list[Ptr]:
-        """What they read and write pixel by pixel."""
+    @property
+    def kept(self) -> str:
+        """Where g is written to be read again, or nowhere."""
+        return ("dresidual" if self.plan.residual else "dx") if self.plan.keeps else ""
+
+    def fetched(self, e: Block) -> list[Ptr]:
+        """What is read, and written, where g is computed."""
         residual = ["residual"] if self.plan.residual and self.plan.activation is not None else []
-        return [e.pointer(name) for name in ("x", "dy", *residual, *written)]
+        return [e.pointer(name) for name in ("x", "dy", *residual, *([self.kept] if self.kept else []))]
 
-    def centred_and_gradient(self, e: Block, channel: Channel, offset: Int) -> tuple[Vec, Vec]:
+    def fetched_again(self, e: Block) -> list[Ptr]:
+        """The same where the input's gradient is."""
+        written = [e.pointer(name) for name in ("dx", *(["dresidual"] if self.plan.residual else []))]
+        return [e.pointer("x"), *written] if self.kept else [*self.fetched(e), *written]
+
+    def centred_and_gradient(self, e: Block, channel: Channel, spot: Spot) -> tuple[Vec, Vec]:
         """X - mean and g of one vector."""
-        lanes = self.plan.lanes
-        dy = (e.pointer("dy") + offset).load(lanes)
-        centred = (e.pointer("x") + offset).load(lanes) - channel.mean
+        dy = spot.load(e.pointer("dy"))
+        centred = spot.load(e.pointer("x")) - channel.mean
         if self.plan.activation is None:
             return centred, dy
         z = centred.fma(channel.scale, channel.bias)
         if self.plan.residual:
-            z = z + (e.pointer("residual") + offset).load(lanes)
+            z = z + spot.load(e.pointer("residual"))
         return centred, through(dy, z, self.plan.activation)
+
+    def sums(self, e: Block, channel: Channel, tile: Tile) -> tuple[Vec, Vec]:
+        """Of g, and of g · (x - mean), over a tile."""
+        first = second = e.constant(0.0, self.plan.lanes)
+        for spot in tile.spots:
+            centred, g = self.centred_and_gradient(e, channel, spot)
+            first, second = first + g, g.fma(centred, second)
+            if self.kept:
+                spot.store(e.pointer(self.kept), g)
+        return first, second
+
+    def write_gradients(self, e: Block, channel: Channel, shift: Vec, turn: Vec, tile: Tile) -> None:
+        for spot in tile.spots:
+            if self.kept:
+                centred, g = spot.load(e.pointer("x")) - channel.mean, spot.load(e.pointer(self.kept))
+            else:
+                centred, g = self.centred_and_gradient(e, channel, spot)
+            if self.plan.residual and not self.kept:
+                spot.store(e.pointer("dresidual"), g)
+            spot.store(e.pointer("dx"), (-centred).fma(turn, g - shift) * channel.scale)
 
 
 @dataclass(frozen=True)
-class GradientSumsKernel(_OverPixels):
+class GradientSumsKernel(OverPixels):
     kind = "gradient_sums"
-    pointers = ("x", "dy", "bias", "statistics", "residual", "sums")
+    pointers = ("x", "dy", "bias", "statistics", "residual", "sums", "dx", "dresidual")
     numbers = ("pixels", "channels", "chunks", "sum_channels")
-    writes = ("sums",)
+    writes = ("sums", "dx", "dresidual")
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
         lanes = self.plan.lanes
@@ -62,15 +91,11 @@ class GradientSumsKernel(_OverPixels):
             totals, along = (sums_of(e, chunk[0], which) for which in (0, 1))
             clear(e, lanes, totals, along)
 
-            def body(tile: Tile) -> None:
+            def body(tile: Tile, slot: Int) -> None:
                 tile.fetch(*self.fetched(e))
-                channel = Channel.load(e, lanes, tile.channel)
-                first = second = e.constant(0.0, lanes)
-                for offset in tile.offsets:
-                    centred, g = self.centred_and_gradient(e, channel, offset)
-                    first, second = first + g, g.fma(centred, second)
-                for place, sums in ((totals, first), (along, second)):
-                    here = place + tile.slot * CELLS
+                channel = Channel.load(e, tile.channel, lambda place: place.load(lanes))
+                for place, sums in zip((totals, along), self.sums(e, channel, tile), strict=True):
+                    here = place + slot * CELLS
                     store_wide(here, load_wide(here, lanes) + widened(sums))
 
             write_chunk(e, lanes, chunk, body)
@@ -85,18 +110,23 @@ class CoefficientsKernel(NormKernel):
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
         lanes = self.plan.lanes
-        count = of_count(e.number("pixels"), lanes)
         with each_vector(e, lanes, thread, threads) as (channel, slot):
-            total, along = added(e, lanes, slot)
-            inverse = widened((statistic(e, INVERSE) + channel).load(lanes))
-            weight = along * inverse
-            rows = ((WEIGHT, weight), (BIAS, total), (SHIFT, total / count), (TURN, weight * inverse / count))
-            for row, value in rows:
-                (_gradient(e, row) + channel).store(narrowed(value))
+            write_coefficients(e, channel, *added(e, lanes, slot))
+
+
+def write_coefficients(e: Block, channel: Int, total: Vec, along: Vec) -> None:
+    """Those of some channels, whose sums these are."""
+    lanes = total.lanes
+    count = of_count(e.number("pixels"), lanes)
+    inverse = widened((statistic(e, INVERSE) + channel).load(lanes))
+    weight = along * inverse
+    rows = ((WEIGHT, weight), (BIAS, total), (SHIFT, total / count), (TURN, weight * inverse / count))
+    for row, value in rows:
+        (gradient(e, row) + channel).store(narrowed(value))
 
 
 @dataclass(frozen=True)
-class NormGradientKernel(_OverPixels):
+class NormGradientKernel(OverPixels):
     kind = "input_gradient"
     pointers = ("x", "dy", "bias", "statistics", "residual", "gradients", "dx", "dresidual")
     numbers = ("pixels", "channels", "chunks")
@@ -105,19 +135,17 @@ class NormGradientKernel(_OverPixels):
     def write(self, e: Block, thread: Int, threads: Int) -> None:
         lanes = self.plan.lanes
 
-        def body(tile: Tile) -> None:
-            tile.fetch(*self.fetched(e, "dx", *(["dresidual"] if self.plan.residual else [])))
-            channel = Channel.load(e, lanes, tile.channel)
-            shift, turn = ((_gradient(e, row) + tile.channel).load(lanes) for row in (SHIFT, TURN))
-            for offset in tile.offsets:
-                centred, g = self.centred_and_gradient(e, channel, offset)
-                if self.plan.residual:
-                    (e.pointer("dresidual") + offset).store(g)
-                (e.pointer("dx") + offset).store((-centred).fma(turn, g - shift) * channel.scale)
+        def load(place: Ptr) -> Vec:
+            return place.load(lanes)
+
+        def body(tile: Tile, _: Int) -> None:
+            tile.fetch(*self.fetched_again(e))
+            shift, turn = (load(gradient(e, row) + tile.channel) for row in (SHIFT, TURN))
+            self.write_gradients(e, Channel.load(e, tile.channel, load), shift, turn, tile)
 
         with chunks(e, thread, threads, backwards=True) as chunk:
             write_chunk(e, lanes, chunk, body)
 
 
-def _gradient(e: Block, row: int) -> Ptr:
+def gradient(e: Block, row: int) -> Ptr:
     return e.pointer("gradients") + e.number("channels") * row

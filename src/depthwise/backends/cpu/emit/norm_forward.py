@@ -14,6 +14,7 @@ channels-last pixels. statistics: rows of mean, inverse, scale and unbiased, one
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -48,13 +49,13 @@ class MomentsKernel(NormKernel):
             totals, squares = (sums_of(e, chunk[0], which) for which in (0, 1))
             clear(e, lanes, totals, squares)
 
-            def body(tile: Tile) -> None:
+            def body(tile: Tile, slot: Int) -> None:
                 tile.fetch(x)
-                here = tile.slot * CELLS
+                here = slot * CELLS
                 total: Vec = load_wide(totals + here, lanes)
                 square: Vec = load_wide(squares + here, lanes)
-                for offset in tile.offsets:
-                    value = widened((x + offset).load(lanes))
+                for spot in tile.spots:
+                    value = widened(spot.load(x))
                     total, square = total + value, value.fma(value, square)
                 store_wide(totals + here, total)
                 store_wide(squares + here, square)
@@ -70,18 +71,23 @@ class StatisticsKernel(NormKernel):
     writes = ("statistics",)
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
-        lanes, pixels = self.plan.lanes, e.number("pixels")
-        count, eps = of_count(pixels, lanes), of_bits(e.number("eps_bits"), lanes)
-        bessel = count / of_count(pixels - 1, lanes)
+        lanes = self.plan.lanes
         with each_vector(e, lanes, thread, threads) as (channel, slot):
-            total, squares = added(e, lanes, slot)
-            mean = total / count
-            # Rounding may leave less than nothing.
-            variance = (mean * -1.0).fma(mean, squares / count).at_least(0.0)
-            inverse = constant(e, 1.0, lanes) / root(variance + eps)
-            scale = inverse * widened((e.pointer("weight") + channel).load(lanes))
-            for row, value in ((MEAN, mean), (INVERSE, inverse), (SCALE, scale), (UNBIASED, variance * bessel)):
-                (statistic(e, row) + channel).store(narrowed(value))
+            write_statistics(e, channel, *added(e, lanes, slot))
+
+
+def write_statistics(e: Block, channel: Int, total: Vec, squares: Vec) -> None:
+    """Those of some channels, whose sums these are."""
+    lanes, pixels = total.lanes, e.number("pixels")
+    count, eps = of_count(pixels, lanes), of_bits(e.number("eps_bits"), lanes)
+    bessel = count / of_count(pixels - 1, lanes)
+    mean = total / count
+    # Rounding may leave less than nothing.
+    variance = (mean * -1.0).fma(mean, squares / count).at_least(0.0)
+    inverse = constant(e, 1.0, lanes) / root(variance + eps)
+    scale = inverse * widened((e.pointer("weight") + channel).load(lanes))
+    for row, value in ((MEAN, mean), (INVERSE, inverse), (SCALE, scale), (UNBIASED, variance * bessel)):
+        (statistic(e, row) + channel).store(narrowed(value))
 
 
 @dataclass(frozen=True)
@@ -93,14 +99,10 @@ class NormalizeKernel(NormKernel):
     def write(self, e: Block, thread: Int, threads: Int) -> None:
         lanes, x, out = self.plan.lanes, e.pointer("x"), e.pointer("out")
 
-        def body(tile: Tile) -> None:
+        def body(tile: Tile, _: Int) -> None:
             tile.fetch(x, out, *([e.pointer("residual")] if self.plan.residual else []))
-            channel = Channel.load(e, lanes, tile.channel)
-            for offset in tile.offsets:
-                z = channel.normalized((x + offset).load(lanes))
-                if self.plan.residual:
-                    z = z + (e.pointer("residual") + offset).load(lanes)
-                (out + offset).store(activated(z, self.plan.activation))
+            channel = Channel.load(e, tile.channel, lambda place: place.load(lanes))
+            write_normalized(e, self.plan, channel, tile)
 
         with chunks(e, thread, threads, backwards=True) as chunk:
             write_chunk(e, lanes, chunk, body)
@@ -115,12 +117,20 @@ class Channel:
     bias: Vec
 
     @classmethod
-    def load(cls, e: Block, lanes: int, channel: Int) -> Channel:
-        mean, scale = ((statistic(e, row) + channel).load(lanes) for row in (MEAN, SCALE))
-        return cls(mean, scale, (e.pointer("bias") + channel).load(lanes))
+    def load(cls, e: Block, channel: Int, load: Callable[[Ptr], Vec]) -> Channel:
+        mean, scale = (load(statistic(e, row) + channel) for row in (MEAN, SCALE))
+        return cls(mean, scale, load(e.pointer("bias") + channel))
 
     def normalized(self, x: Vec) -> Vec:
         return (x - self.mean).fma(self.scale, self.bias)
+
+
+def write_normalized(e: Block, plan: NormPlan, channel: Channel, tile: Tile) -> None:
+    for spot in tile.spots:
+        z = channel.normalized(spot.load(e.pointer("x")))
+        if plan.residual:
+            z = z + spot.load(e.pointer("residual"))
+        spot.store(e.pointer("out"), activated(z, plan.activation))
 
 
 def statistic(e: Block, row: int) -> Ptr:

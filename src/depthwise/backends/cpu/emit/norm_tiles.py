@@ -14,24 +14,47 @@ from dataclasses import dataclass
 
 from ..machine import FLOAT_BYTES
 from ..plan.norm import FETCHED_ELEMENTS, TILE_PIXELS
-from .ir import Block, Int, Ptr, ceil_div, least
+from .ir import Block, Int, Ptr, Vec, ceil_div, least
+from .masks import load_first, store_first
 from .wide import CELLS
 
 LINE_ELEMENTS = 64 // FLOAT_BYTES
 
 
 @dataclass(frozen=True, slots=True)
-class Tile:
-    """Some pixels and one vector of their channels.
+class Spot:
+    """A vector of what is normalised, `offset` elements from the first of all.
 
-    offsets: in elements, of each pixel's vector from the first element of all
-    channel: the first one; slot: its place among sums
-    ahead:   of lines that a later tile reads: tile by tile they come in the order of memory
+    count: of its lanes that there are, where that is not all
     """
 
-    offsets: Sequence[Int]
+    lanes: int
+    offset: Int
+    count: Int | None = None
+
+    def load(self, base: Ptr) -> Vec:
+        """Zeros in the place of what is not there."""
+        place = base + self.offset
+        return place.load(self.lanes) if self.count is None else load_first(place, self.count, self.lanes)
+
+    def store(self, base: Ptr, vector: Vec) -> None:
+        place = base + self.offset
+        if self.count is None:
+            place.store(vector)
+        else:
+            store_first(place, self.count, vector)
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Some vectors of the same channels.
+
+    channel: the first one
+    ahead:   in elements from the first of all, of lines that a later tile reads
+    """
+
+    spots: Sequence[Spot]
     channel: Int
-    slot: Int
     ahead: Sequence[Int]
 
     def fetch(self, *places: Ptr) -> None:
@@ -52,7 +75,11 @@ def chunks(e: Block, thread: Int, threads: Int, *, backwards: bool = False) -> I
         yield chunk, chunk * tiles // count, (chunk + 1) * tiles // count
 
 
-def write_chunk(e: Block, lanes: int, chunk: tuple[Int, Int, Int], body: Callable[[Tile], None]) -> None:
+# What is done to a tile, whose sums are at a place among those of its chunk.
+ChunkBody = Callable[[Tile, Int], None]
+
+
+def write_chunk(e: Block, lanes: int, chunk: tuple[Int, Int, Int], body: ChunkBody) -> None:
     """`body` for each tile of the chunk."""
     number, begin, end = chunk
     channels, pixels = e.number("channels"), e.number("pixels")
@@ -65,13 +92,14 @@ def write_chunk(e: Block, lanes: int, chunk: tuple[Int, Int, Int], body: Callabl
         _write_vectors(e, lanes, pixel.index * channels, 1, body)
 
 
-def _write_vectors(e: Block, lanes: int, start: Int, pixels: int, body: Callable[[Tile], None]) -> None:
+def _write_vectors(e: Block, lanes: int, start: Int, pixels: int, body: ChunkBody) -> None:
     channels = e.number("channels")
     rows = [start + channels * row for row in range(pixels)]
     with vectors(e, lanes, e.whole(0), ceil_div(channels, lanes)) as (channel, slot):
         ahead = start + slot * pixels + FETCHED_ELEMENTS
         lines = [ahead + line for line in range(0, lanes * pixels, LINE_ELEMENTS)]
-        body(Tile([row + channel for row in rows], channel, slot, lines))
+        # Tile by tile they come in the order of memory.
+        body(Tile([Spot(lanes, row + channel) for row in rows], channel, lines), slot)
 
 
 @contextmanager

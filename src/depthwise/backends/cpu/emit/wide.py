@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 
 from .ir import Block, Int, Ptr, Vec
 
@@ -21,6 +22,10 @@ class Wide(Vec):
 
     def like(self, value: str) -> Wide:
         return Wide(self.block, value, self.lanes)
+
+    def merged(self, other: Vec, lanes: Sequence[int]) -> Wide:
+        found = super().merged(other, lanes)
+        return Wide(self.block, found.value, found.lanes)
 
     def _constant_or(self, other: float | Vec) -> Vec:
         return other if isinstance(other, Vec) else constant(self.block, other, self.lanes)
@@ -75,6 +80,15 @@ def narrowed(vector: Vec) -> Vec:
     """Each lane rounded to float32."""
     e = vector.block
     return Vec(e, e.value(f"fptrunc {vector.kind} {vector.value} to <{vector.lanes} x float>"), vector.lanes)
+
+
+def added_up(vector: Wide) -> Wide:
+    """The sum of all lanes, in one: of halves, and of their halves."""
+    while vector.lanes > 1:
+        half = vector.lanes // 2
+        low, high = (vector.merged(vector, range(first, first + half)) for first in (0, half))
+        vector = Wide(vector.block, (low + high).value, half)
+    return vector
 
 
 def load_wide(place: Ptr, lanes: int) -> Wide:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...base import Activation
-from ..machine import Machine
+from ..machine import FLOAT_BYTES, Machine
 from .constants import Plan
-from .cut import Cut
+from .cut import Cut, balance
 from .tuning import tuning_of
 
 # Of a tile whose rows go side by side: the sums of one block of channels are read and written once for each.
-TILE_PIXELS = 2
+TILE_PIXELS = 4
 # From what a tile reads to what is fetched meanwhile.
 FETCHED_ELEMENTS = 512
+# Of a tile of a column, whose sums are added up in float32 first.
+COLUMN_VECTORS = 4
+# From a pixel of a column to one that is fetched meanwhile.
+FETCHED_PIXELS = 16
 # Of a chunk, at least: its sums are written, and read again, once for so many pixels.
 _CHUNK_PIXELS = 32
 _MOST_CHUNKS = 64
@@ -26,17 +30,24 @@ _SERIAL_ELEMENTS = 16_384
 class NormPlan(Plan):
     """The constants of the loops over pixels.
 
-    lanes: channels of a vector; the last vector overlaps the one before
+    lanes:   channels of a vector; the last vector overlaps the one before. Of planes: pixels
+    vectors: of channels that are done together
+    planar:  channels are planes, else side by side
+    keeps:   gradients behind the activation are written where results go, and read again
     """
 
     lanes: int
     activation: Activation = None
     residual: bool = False
+    vectors: int = 1
+    planar: bool = False
+    keeps: bool = False
 
     @property
     def name(self) -> str:
         label = "" if self.activation is None else f"_{self.activation[0]}{self.activation[1] or ''}"
-        return f"f32_v{self.lanes}{label}{'_r' * self.residual}"
+        vectors = f"x{self.vectors}" if self.vectors > 1 else ""
+        return f"f32_v{self.lanes}{vectors}{label}{'_r' * self.residual}{'_planar' * self.planar}{'_k' * self.keeps}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +69,28 @@ def norm_plan(channels: int, activation: Activation, machine: Machine, *, residu
     while lanes > channels:
         lanes //= 2
     return NormPlan(lanes, activation, residual)
+
+
+def column_plan(
+    size: tuple[int, int], activation: Activation, machine: Machine, threads: int, *, residual: bool, read_again: int
+) -> NormPlan | None:
+    """The plan of a norm of (pixels, channels) that goes by columns of channels; None where these do not stay in cache.
+
+    read_again: tensors that are read twice, the second time from L2
+    """
+    pixels, channels = size
+    plain = norm_plan(channels, activation, machine, residual=residual)
+    most = machine.l2_bytes // 2 // (read_again * FLOAT_BYTES * pixels * plain.lanes)
+    if not most:
+        return None
+    count = -(-channels // plain.lanes)
+    choices = [n for n in (2, 3, 1) if count % n == 0 and n <= most]
+    return replace(plain, vectors=max(choices, key=lambda n: balance(count // n, threads)))
+
+
+def plane_plan(activation: Activation, machine: Machine, *, residual: bool) -> NormPlan:
+    """The plan of a norm of planes."""
+    return NormPlan(machine.vector_lanes, activation, residual, planar=True)
 
 
 def norm_cut(pixels: int, channels: int, lanes: int, eps: float, machine: Machine, threads: int) -> NormCut:

@@ -53,6 +53,14 @@ def ask_for_huge_pages(out: Tensor, size: int) -> None:
         advise(start, (out.data_ptr() + size - start) // _PAGE_BYTES * _PAGE_BYTES, _MADV_HUGEPAGE)
 
 
+def new_image(size: tuple[int, ...], strides: tuple[int, ...]) -> Tensor:
+    """A dense float32 tensor without values, on huge pages where it is large."""
+    out = new_result(size, strides, torch.float32)
+    if out.nbytes >= LEAST_HUGE_BYTES:
+        ask_for_huge_pages(out, out.nbytes)
+    return out
+
+
 def scratch(size: int) -> Buffer:
     """At least `size` bytes for one call of this thread: kept, and grown where they are too few."""
     if size > MOST_KEPT_BYTES:
