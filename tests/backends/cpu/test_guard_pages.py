@@ -31,6 +31,7 @@ def run_guarded(target: Machine, what: str) -> subprocess.CompletedProcess[str]:
         "tails",
         "network",
         "dense",
+        "excited",
         "expanded",
         "fresh",
         "images",

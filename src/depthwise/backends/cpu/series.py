@@ -27,6 +27,7 @@ from .parts import Part, parts_of, reading, written
 from .run import threads
 from .run.bound import Bound
 from .run.program import SCRATCH, ZEROS, Program, Stage
+from .sums import with_sums
 
 # Packs by what they are made of and the order that they are in: programs of several batches share them.
 Packs = MutableMapping[Hashable, Pack]
@@ -45,6 +46,7 @@ class Plan:
 
 def plan(series: Series, target: Machine, team: int) -> Plan:
     """The program of a series, for so many threads."""
+    series = with_sums(series, target)
     names = _in_place(series)
     programs = [lower(step.problem, target, team).program for step in series.steps]
     parts = parts_of(series, programs)

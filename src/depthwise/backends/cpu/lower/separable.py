@@ -11,7 +11,7 @@ from ....geometry import Geometry
 from ...formats import Strides
 from ...problem import Activation, Problem
 from ..emit.boxes import BoxedDepthwiseKernel
-from ..emit.depthwise import DepthwiseKernel
+from ..emit.depthwise import DepthwiseKernel, SummedDepthwiseKernel
 from ..emit.direct import DirectKernel
 from ..emit.fused import BoxedFusedKernel, FusedKernel
 from ..emit.kernel import Kernel
@@ -38,7 +38,7 @@ def lower_separable(problem: Problem, machine: Machine, threads: int) -> Decisio
     g, batch, layout = least_steps(problem.geometry), problem.batch, layout_of(problem)
     strides = strides_of(problem) if layout.copied is None else dense_strides(g, channels_last=not layout.planar_in)
     team = team_of(g, batch, machine, threads)
-    call = _Call(g, batch, strides, problem.activations, problem.residual is not None, machine, team)
+    call = _Call(g, batch, strides, problem.activations, problem.residual is not None, problem.summed, machine, team)
     separable = g.out_channels is not None
     if layout.planar_in and runs_direct(g, machine):
         program = _direct(call)
@@ -82,6 +82,7 @@ class _Call:
     strides: Strides
     activations: tuple[Activation, Activation]
     residual: bool
+    summed: bool
     machine: Machine
     threads: int
 
@@ -133,8 +134,10 @@ def _boxed_separable(call: _Call, layout: Layout) -> Program:
 
 
 def _depthwise(call: _Call) -> Program:
-    d = call.depthwise(planar=False)
-    return Program((call.stage(DepthwiseKernel(call.machine, d, d.filters), strips_cut(*call.sizes), call.zeros(d)),))
+    d = replace(call.depthwise(planar=False), summed=call.summed)
+    kind = SummedDepthwiseKernel if call.summed else DepthwiseKernel
+    cut = strips_cut(*call.sizes, whole_rows=call.summed)
+    return Program((call.stage(kind(call.machine, d, d.filters), cut, call.zeros(d)),))
 
 
 def _separable(call: _Call) -> Program:
