@@ -140,7 +140,8 @@ def _write_tile(e: Block, k: PointwisePlan, band: Band, panel: Panel, tile: Tile
     with e.loop(0, k.group_inputs, carried=sums) as c:
         weights = panel.weight + c.index * (vectors * k.lanes)
         columns = [(weights + j * k.lanes).load(k.lanes) for j in range(vectors)]
-        for j in range(vectors):
+        # For a single pixel weights are read as fast as they come, one after another: asked for, they come more slowly.
+        for j in range(vectors if rows > 1 else 0):
             (weights + (PREFETCH_INPUTS * vectors + j) * k.lanes).prefetch(1)
         fetch(c.index)
         for i in range(rows):
