@@ -29,6 +29,7 @@ ROOMS = [
     "norms",
     "gradients",
     "parts",
+    "sums",
     "series",
     "inspection",
     "peak",

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from depthwise import DepthwiseError
 from depthwise.folding import scale_and_shift_of
 from depthwise.optimize import frozen
-from depthwise.optimize.graph import Node
+from depthwise.optimize.graph import Node, Value
 from depthwise.optimize.network import Network, Rewriting
-from depthwise.optimize.passes import PASSES, activations, branches, norms, padding, separable
+from depthwise.optimize.passes import PASSES, activations, branches, gates, norms, padding, separable
 from tests.support.networks import Calls
 from tests.support.whole import difference, randomised
 
@@ -39,6 +39,8 @@ def model() -> nn.Module:
         "depthwise": nn.Sequential(conv(8, 8, 3, padding=2, dilation=2, groups=8), nn.BatchNorm2d(8)),
         "pointwise": nn.Sequential(conv(8, 8, 1), nn.BatchNorm2d(8)),
         "late": conv(8, 8, 3, padding=1),
+        "excite": conv(8, 8, 1),
+        "project": conv(8, 8, 1),
         "read_twice": conv(8, 8, 1),
         "late_norm": nn.BatchNorm2d(8),
     }
@@ -49,6 +51,7 @@ def model() -> nn.Module:
         x = p["second_norm"](p["shared"](F.relu(p["first_norm"](p["shared"](x)))))
         x = F.relu6(p["pointwise"](F.hardswish(p["depthwise"](x))) + x)
         x = F.relu(p["late"](x)) + x
+        x = p["project"](x * torch.sigmoid(p["excite"](x.mean((2, 3), keepdim=True)))) + x
         twice = p["read_twice"](x)
         return p["late_norm"](twice) * 2, twice
 
@@ -67,7 +70,7 @@ def test_without_a_fault_all_is_well() -> None:
     found = frozen.optimize(network, torch.zeros(1, 4, 13, 12))
     assert difference(found, network, torch.randn(2, 4, 13, 12)) <= 1
     saved = dict(found.report.saved)
-    assert all(saved[name] for name in ("norms", "padding", "branches", "activations", "separable", "layout"))
+    assert all(saved[name] for name in ("norms", "padding", "branches", "activations", "separable", "layout", "gates"))
 
 
 def residual_dropped(patch: pytest.MonkeyPatch) -> None:
@@ -165,6 +168,40 @@ def dilation_lost(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(separable, "_joined", joined)
 
 
+def gate_forgotten(patch: pytest.MonkeyPatch) -> None:
+    def fuse(network: Network) -> Network:
+        rewriting = Rewriting(network)
+        for node in rewriting.each():
+            found = node.operator == "mul" and gates._image_and_gate(node, rewriting)
+            if found:
+                rewriting.skip(node, found[0].name)
+        return rewriting.done()
+
+    patch.setitem(PASSES, "gates", fuse)
+
+
+def gated_by_its_mean(patch: pytest.MonkeyPatch) -> None:
+    whole = gates._image_and_gate
+
+    def other(product: Node, rewriting: Rewriting) -> Any:
+        found = whole(product, rewriting)
+        mean = next(node.name for node in rewriting.nodes.values() if node.operator == "mean")
+        return found and (found[0], Value(mean))
+
+    patch.setattr(gates, "_image_and_gate", other)
+
+
+def residual_of_a_gate_dropped(patch: pytest.MonkeyPatch) -> None:
+    whole = gates.fuse_gates
+
+    def fuse(network: Network) -> Network:
+        graph = (found := whole(network)).graph
+        nodes = (node.changed(residual=None) if node.operator == "gated" else node for node in graph.nodes)
+        return replace(found, graph=replace(graph, nodes=tuple(nodes)))
+
+    patch.setitem(PASSES, "gates", fuse)
+
+
 def factor_ignored(patch: pytest.MonkeyPatch) -> None:
     def drop(network: Network) -> Network:
         rewriting = Rewriting(network)
@@ -194,6 +231,9 @@ def factor_ignored(patch: pytest.MonkeyPatch) -> None:
         padding_of_the_other_axis,
         middle_activation_lost,
         dilation_lost,
+        gate_forgotten,
+        gated_by_its_mean,
+        residual_of_a_gate_dropped,
         factor_ignored,
     ],
     ids=lambda plant: plant.__name__,

@@ -6,6 +6,7 @@ python -m tests.support.guarded ISA series     # a network's block in one progra
 python -m tests.support.guarded ISA norms      # batch norms in training mode
 python -m tests.support.guarded ISA fresh      # pointwise weights packed by generated code
 python -m tests.support.guarded ISA dense      # dense convolutions and poolings
+python -m tests.support.guarded ISA excited    # sums beside depthwise results, gates within pointwise convolutions
 python -m tests.support.guarded ISA images     # resized images, norms over groups, factors by pixel
 python -m tests.support.guarded ISA network    # a whole network likewise
 python -m tests.support.guarded ISA planted    # kernels told wrong numbers or pointers, each of which must die
@@ -40,6 +41,7 @@ from depthwise.backends.pixels import AveragePool, MaxPool
 from depthwise.geometry import pool_geometry
 from tests.support import convolutions
 from tests.support.cases import small_integers
+from tests.support.excited import GATED, SUMMED, check_gated, check_summed
 from tests.support.expanded import check_expanded, tried
 from tests.support.fresh import SIZES, check_fresh
 from tests.support.kernels import (
@@ -226,6 +228,14 @@ def check_expansions(target: Machine) -> None:
         check_expanded(case, target, team, bands, Guarded(side))
 
 
+def check_excited(target: Machine) -> None:
+    for side in SIDES:
+        for summed in SUMMED:
+            check_summed(summed, target, 2, Guarded(side))
+        for gated in GATED:
+            check_gated(gated, target, 2, Guarded(side))
+
+
 def check_planted(target: Machine) -> None:
     faulthandler.disable()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -249,6 +259,7 @@ CHECKS: dict[str, Callable[[Machine], None]] = {
     "dense": check_dense,
     "images": check_pixels,
     "dense told wrong": lambda target: check_dense(target, wider=1),
+    "excited": check_excited,
     "expanded": check_expansions,
     "planted": check_planted,
 }

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from depthwise.backends.base import DepthwiseTensors, PointwiseTensors, Weights
 from depthwise.backends.cpu import series as module
 from depthwise.backends.cpu.machine import Machine
-from depthwise.backends.cpu.pack import Pack
+from depthwise.backends.cpu.pack import Pack, Shelf
 from depthwise.backends.cpu.run.program import ZEROS, Program
 from depthwise.backends.pixels import Copy, Elementwise, Mean, PixelProblem, Term
 from depthwise.backends.problem import Activation, Operation, Problem
@@ -67,7 +67,7 @@ def run_series(
     packs: dict[Hashable, Pack] = {}
     buffers = {name: memory.place(tensor) for name, tensor in {**tensors, **series.constants}.items()}
     for number, own in found.packings.items():
-        pack = module._packed(series.steps[number], own, packs)
+        pack = module._packed(series.steps[number], own, packs, Shelf(0))
         for name in pack.addresses:
             buffers[f"#{number}.{name}"] = memory.place(getattr(pack, name))
     out = {name: memory.floats(series.elements[name]) for name in series.gives}

@@ -57,7 +57,10 @@ class Elementwise:
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """The mean over the pixels of each image. Buffers: x, (images, pixels, channels); out, (images, channels)."""
+    """The mean over the pixels of each image. Buffers: x, (images, pixels, channels); out, (images, channels).
+
+    sums: x holds sums of pixels instead, so many rows of them for each image; 0: it does not
+    """
 
     operation: ClassVar[str] = "mean"
     in_place: ClassVar[tuple[str, ...]] = ()
@@ -65,6 +68,7 @@ class Mean:
     images: int
     pixels: int
     channels: int
+    sums: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,8 @@ class Problem:
     differentiable: a gradient of the result may be asked for
     traced:         the call is being written into a program
     foreign:        which tensor is no plain memory of this process, and what it is instead, or None
+    gated:          a pointwise convolution's input is first multiplied by a number for each channel of each image: gate
+    summed:         beside its result a depthwise convolution leaves the sums of each row of it: sums
     in_place:       buffers that its result may lie in
     """
 
@@ -48,6 +50,8 @@ class Problem:
     differentiable: bool = False
     traced: bool = False
     foreign: str | None = None
+    gated: bool = False
+    summed: bool = False
 
     @property
     def output_size(self) -> tuple[int, ...]:

@@ -92,6 +92,15 @@ OWN = {
         "residual": "Optional[value]",
         "activation": "activation",
     },
+    "gated": {
+        "input": "value",
+        "gate": "value",
+        "weight": "value",
+        "bias": "Optional[value]",
+        "groups": "step",
+        "residual": "Optional[value]",
+        "activation": "activation",
+    },
     "separable": {
         "input": "value",
         "depthwise_weight": "value",
@@ -235,6 +244,20 @@ def conv(
     return finished(y, residual, activation)
 
 
+def gated(
+    x: Tensor,
+    gate: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    groups: int,
+    residual: Tensor | None,
+    activation: Activation,
+) -> Tensor:
+    """The pointwise convolution of an image times a number for each channel of it."""
+    y = CONVOLUTIONS[x.dim() - 2](x * gate, weight, bias, groups=groups)
+    return finished(y, residual, activation)
+
+
 def separable(
     x: Tensor,
     depthwise_weight: Tensor,
@@ -270,5 +293,6 @@ _OWN_RUNNERS: dict[str, Callable[..., Any]] = {
     "affine": affine,
     "layout": layout,
     "conv": conv,
+    "gated": gated,
     "separable": separable,
 }

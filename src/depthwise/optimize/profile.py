@@ -148,7 +148,8 @@ def _timing(
 
 def macs_of(node: Node, shapes: Mapping[str, Shapes]) -> int:
     """Multiply-adds of a convolution or a linear layer, each tap of each output one; 0 for other nodes."""
-    keys = {"conv": ("weight",), "linear": ("weight",), "separable": ("depthwise_weight", "pointwise_weight")}
+    one = dict.fromkeys(("conv", "gated", "linear"), ("weight",))
+    keys = {**one, "separable": ("depthwise_weight", "pointwise_weight")}
     out = shapes.get(node.name)
     weights = [shapes.get(node[key].name) for key in keys.get(node.operator, ())]
     if not weights or not out or None in weights:

@@ -11,7 +11,7 @@ from ..backends.series import Figures
 from ..page.table import text_table
 from .planning import Plan
 
-CONVOLUTIONS = {"conv": 1, "separable": 2}
+CONVOLUTIONS = {"conv": 1, "gated": 1, "separable": 2}
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,6 +95,14 @@ def _separable(a: Arguments) -> Shape:
     return _checked((x[0], last[0], *_window(a, x, first)), a)
 
 
+def _gated(a: Arguments) -> Shape:
+    x, gate, weight = a["input"], a["gate"], a["weight"]
+    is_gate = gate == (*x[:2], *(1,) * (len(x) - 2))
+    if len(x) < 3 or len(x) != len(weight) or not is_gate or x[1] != weight[1] * a["groups"] or prod(weight[2:]) != 1:
+        raise ValueError(f"weights of {weight} in {a['groups']} groups and a gate of {gate} for an input of {x}")
+    return _checked((x[0], weight[0], *x[2:]), a)
+
+
 def _window(a: Arguments, x: Shape, weight: Shape) -> Shape:
     sizes = out_spatial(x[2:], weight[2:], a["stride"], a["padding"], a["dilation"])
     if any(size < 1 for size in sizes):
@@ -355,6 +363,7 @@ RULES: dict[str, Callable[[Arguments], Shapes]] = {
     "expand": _expand,
     "expand_as": lambda a: broadcast(a["self"], a["other"]),
     "flatten": _flatten,
+    "gated": _gated,
     "getitem": _getitem,
     "group_norm": _per_channel("weight"),
     "index": _index,

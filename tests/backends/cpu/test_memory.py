@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
 
@@ -44,3 +45,18 @@ def test_large_scratch_is_not_kept(monkeypatch: pytest.MonkeyPatch, more: int, k
     monkeypatch.setattr(memory, "_buffers", threading.local())
     buffer = memory.scratch(10_000 + more)
     assert (memory.scratch(10) is buffer) is kept
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux is asked for huge pages")
+def test_lasting_memory_begins_with_a_huge_page() -> None:
+    for elements in (1, 1 << 19, (1 << 19) + 1):
+        found = memory.lasting(elements)
+        assert found is not None
+        assert (found.numel(), found.data_ptr() % memory.HUGE_PAGE_BYTES) == (elements, 0)
+        found.fill_(1.0)
+        assert found.sum() == elements
+
+
+def test_lasting_memory_is_not_asked_of_other_systems(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_advise", lambda: None)
+    assert memory.lasting(1) is None

@@ -18,6 +18,7 @@ from depthwise.backends.base import DepthwiseTensors, Norm, SeparableTensors
 from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.cpu.pack import (
     Pack,
+    Shelf,
     pack_depthwise,
     pack_of,
     pack_pointwise,
@@ -26,6 +27,7 @@ from depthwise.backends.cpu.pack import (
 )
 from depthwise.backends.cpu.plan.pointwise import PointwisePlan
 from depthwise.backends.cpu.plan.sizes import lanes_below
+from depthwise.backends.cpu.run import memory
 from depthwise.functional import pointwise_conv
 from tests.support.cases import normals
 from tests.support.fresh import SIZES, check_fresh
@@ -238,3 +240,27 @@ def test_denormal_numbers_of_a_call_that_trains_become_zeros() -> None:
     x, weight = torch.ones(1, 8, 2, 2).contiguous(memory_format=torch.channels_last), torch.full((8, 8, 1, 1), 1e-39)
     out = pointwise_conv(2, x, weight.requires_grad_(), None)
     assert torch.equal(out, torch.zeros_like(out))
+
+
+def test_packs_are_moved_side_by_side_as_long_as_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "HUGE_PAGE_BYTES", 64)
+    monkeypatch.setattr(memory, "lasting", lambda elements: torch.full((elements,), torch.nan))
+    packs = [Pack(pointwise_weight=torch.randn(3, size), pointwise_bias=torch.randn(size)) for size in (5, 7, 30)]
+    shelf = Shelf(16 * 6)
+    moved = [shelf.moved(pack) for pack in packs]
+    weights = [pack.pointwise_weight for pack in moved]
+    assert all(weight is not None for weight in weights)
+    first, second, third = (weight.data_ptr() for weight in weights if weight is not None)
+    # A weight and a bias take a line each, and of 21 numbers two; of 90 there is none left.
+    assert second - first == 4 * 32
+    assert third == packs[2].addresses["pointwise_weight"]
+    for before, after in zip(packs, moved, strict=True):
+        assert before.pointwise_weight is not None
+        assert after.pointwise_weight is not None
+        assert torch.equal(before.pointwise_weight, after.pointwise_weight)
+        assert after.depthwise_weight is None
+
+
+def test_few_weights_stay_where_they_are() -> None:
+    pack = Pack(pointwise_weight=torch.randn(3, 5))
+    assert Shelf(100).moved(pack).addresses == pack.addresses

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 import torch
@@ -10,10 +10,13 @@ from torch import Tensor
 
 from ...folding import scale_and_shift_of
 from ..base import DepthwiseTensors, Norm, PointwiseTensors, Weights
+from .machine import FLOAT_BYTES
 from .plan.dense import DensePlan
 from .plan.filters import tap_stride
 from .plan.pointwise import PointwisePlan
 from .plan.product import Product
+from .plan.sizes import LINE_ELEMENTS
+from .run import memory
 
 NAMES = ("depthwise_weight", "depthwise_bias", "pointwise_weight", "pointwise_bias")
 
@@ -43,6 +46,34 @@ class Pack:
         """Of those there are, by the kernels' names of pointers to them."""
         tensors = {name: getattr(self, name) for name in NAMES}
         return {name: tensor.data_ptr() for name, tensor in tensors.items() if tensor is not None}
+
+
+class Shelf:
+    """Memory that packs are moved to, one after another, in huge pages; where there is little to move they stay.
+
+    elements: of all that are expected
+    """
+
+    def __init__(self, elements: int) -> None:
+        is_worth_it = elements * FLOAT_BYTES >= memory.HUGE_PAGE_BYTES
+        self._left = memory.lasting(elements) if is_worth_it else None
+
+    def moved(self, pack: Pack) -> Pack:
+        return replace(
+            pack,
+            depthwise_weight=self._moved(pack.depthwise_weight),
+            depthwise_bias=self._moved(pack.depthwise_bias),
+            pointwise_weight=self._moved(pack.pointwise_weight),
+            pointwise_bias=self._moved(pack.pointwise_bias),
+        )
+
+    def _moved(self, tensor: Tensor | None) -> Tensor | None:
+        left = self._left
+        if tensor is None or left is None or left.numel() < tensor.numel():
+            return tensor
+        elements = -(-tensor.numel() // LINE_ELEMENTS) * LINE_ELEMENTS
+        self._left = left[elements:]
+        return left[: tensor.numel()].view(tensor.shape).copy_(tensor)
 
 
 class Fresh:

@@ -22,11 +22,13 @@ from .launch import compiles, machine, most_seconds
 from .lower import lower
 from .lower.expanded import lower_expanded
 from .machine import FLOAT_BYTES, Machine
-from .pack import NAMES, Pack, pack_of
+from .pack import NAMES, Pack, Shelf, pack_of
 from .parts import Part, parts_of, reading, written
+from .plan.sizes import LINE_ELEMENTS
 from .run import threads
 from .run.bound import Bound
 from .run.program import SCRATCH, ZEROS, Program, Stage
+from .sums import with_sums
 
 # Packs by what they are made of and the order that they are in: programs of several batches share them.
 Packs = MutableMapping[Hashable, Pack]
@@ -45,6 +47,7 @@ class Plan:
 
 def plan(series: Series, target: Machine, team: int) -> Plan:
     """The program of a series, for so many threads."""
+    series = with_sums(series, target)
     names = _in_place(series)
     programs = [lower(step.problem, target, team).program for step in series.steps]
     parts = parts_of(series, programs)
@@ -159,8 +162,9 @@ class Ready(Compiled):
     def __init__(self, series: Series, found: Plan, packs: Packs) -> None:
         self.program = found.program
         fixed = {name: tensor.data_ptr() for name, tensor in series.constants.items()}
+        shelf = Shelf(sum(map(_most_packed, series.steps)))
         for number, program in found.packings.items():
-            pack = _packed(series.steps[number], program, packs)
+            pack = _packed(series.steps[number], program, packs, shelf)
             fixed |= {f"#{number}.{name}": address for name, address in pack.addresses.items()}
         seconds = sum(_most_seconds(step) for step in series.steps)
         # What stays is held by the packs, and by the series.
@@ -171,14 +175,20 @@ class Ready(Compiled):
         self._bound.run(addresses)
 
 
-def _packed(step: Step, program: Program, packs: Packs) -> Pack:
+def _most_packed(step: Step) -> int:
+    """Elements that a step's weights are packed into at most: the last vector may hold as much twice."""
+    weights = step.weights.weights if step.weights is not None else ()
+    return sum(2 * tensor.numel() + LINE_ELEMENTS for tensor in weights if tensor is not None)
+
+
+def _packed(step: Step, program: Program, packs: Packs, shelf: Shelf) -> Pack:
     weights = step.weights
     if weights is None:
         raise RuntimeError("only weights are packed")
     key = (*(None if tensor is None else id(tensor) for tensor in weights.weights), program.packing)
     found = packs.get(key)
     # Two threads may both have packed: what is bound to is what is kept.
-    return packs.setdefault(key, pack_of(weights, program.pointwise)) if found is None else found
+    return packs.setdefault(key, shelf.moved(pack_of(weights, program.pointwise))) if found is None else found
 
 
 # An activation of one number, on a slow machine.

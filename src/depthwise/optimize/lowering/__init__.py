@@ -11,7 +11,7 @@ from ..graph import Node, follows_batch
 from ..network import Network
 from ..rules import Shapes
 from .context import Lie, Lowering, RefusedError
-from .convolutions import is_dense, lower_conv, lower_linear, lower_separable
+from .convolutions import is_dense, lower_conv, lower_gated, lower_linear, lower_separable
 from .elementwise import lower_activation, lower_affine, lower_binary
 from .fusing import fused
 from .moving import (
@@ -47,6 +47,7 @@ LOWERED: Mapping[str, Callable[[Node, Lowering], tuple[Step, ...]]] = {
     "avg_pool2d": lower_average_pool,
     "cat": lower_cat,
     "conv": lower_conv,
+    "gated": lower_gated,
     "getitem": lower_getitem,
     "group_norm": lower_group_norm,
     "layer_norm": lower_layer_norm,

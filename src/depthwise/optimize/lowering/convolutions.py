@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 
 from torch import Tensor
 
@@ -14,6 +15,9 @@ from ...geometry import Geometry, geometry
 from ..graph import Node
 from ..operators import DTYPES, FORMATS, dtype_name
 from .context import Lie, Lowering, RefusedError, step, usual_inner
+
+# Pixels of an image, for each output channel, from which on it takes longer to multiply them than the weights.
+GATED_FROM = 4
 
 
 def lower_conv(node: Node, into: Lowering) -> tuple[Step, ...]:
@@ -47,6 +51,22 @@ def _dense(node: Node, weight: Tensor, into: Lowering) -> tuple[Step, ...]:
     g = _window(node, x, weight, 1, out_channels=weight.shape[0], groups=node["groups"])
     tensors = DenseTensors(weight, _optional(node, "bias", into), node["activation"])
     return _with_residual(node, _problem("dense", g, x, weight, tensors.activations), tensors, x, into)
+
+
+def lower_gated(node: Node, into: Lowering) -> tuple[Step, ...]:
+    x, gate, weight = into.along(node["input"], 1), into.value(node["gate"]), _tensor(node, "weight", into)
+    g = geometry(x.shape[1:], 1, out_channels=weight.shape[0], groups=node["groups"])
+    tensors = PointwiseTensors(weight, _optional(node, "bias", into), node["activation"])
+    problem, pixels = _problem("pointwise", g, x, weight, tensors.activations), prod(x.shape[2:])
+    if pixels >= GATED_FROM * weight.shape[0]:
+        return _with_residual(node, replace(problem, gated=True), tensors, x, into, gate=gate.buffer)
+    gated = Lie(f"{node.name}.gated", x.shape, 1)
+    into.elements[gated.buffer] = gated.elements
+    product = Elementwise(x.shape[0], pixels, x.shape[1], (Term("mul", "image"),))
+    return (
+        step(product, x=x.buffer, operand_0=gate.buffer, out=gated.buffer),
+        *_with_residual(node, problem, tensors, gated, into),
+    )
 
 
 def lower_separable(node: Node, into: Lowering) -> tuple[Step, ...]:
@@ -98,8 +118,10 @@ def _depthwise(node: Node, x: Lie, into: Lowering) -> tuple[Step, ...]:
     )
 
 
-def _with_residual(node: Node, problem: Problem, tensors: Weights, x: Lie, into: Lowering) -> tuple[Step, ...]:
-    buffers = {"x": x.buffer}
+def _with_residual(
+    node: Node, problem: Problem, tensors: Weights, x: Lie, into: Lowering, **others: str
+) -> tuple[Step, ...]:
+    buffers = {"x": x.buffer, **others}
     if node["residual"] is not None:
         added = into.along(node["residual"], usual_inner(x.shape))
         buffers["residual"] = added.buffer

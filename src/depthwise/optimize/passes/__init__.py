@@ -13,6 +13,7 @@ from .activations import fuse_activations
 from .branches import merge_branches
 from .classifiers import order_classifiers
 from .constants import fold_constants
+from .gates import fuse_gates
 from .identities import drop_identities
 from .layout import choose_layout
 from .norms import fold_norms
@@ -30,6 +31,7 @@ PASSES: dict[str, Pass] = {
     "activations": fuse_activations,
     "separable": join_separable,
     "layout": choose_layout,
+    "gates": fuse_gates,
     "classifiers": order_classifiers,
 }
 

@@ -13,7 +13,7 @@ def join_separable(network: Network) -> Network:
     """Join each depthwise convolution with its pointwise one."""
     rewriting = Rewriting(network)
     for node in rewriting.each():
-        if node.operator != "conv" or not _is_pointwise(node, rewriting):
+        if node.operator != "conv" or not is_pointwise(node, rewriting):
             continue
         first = rewriting.maker(node["input"])
         if first is not None and rewriting.uses(first.name) == 1 and _is_depthwise(first, rewriting):
@@ -21,7 +21,8 @@ def join_separable(network: Network) -> Network:
     return rewriting.done()
 
 
-def _is_pointwise(conv: Node, rewriting: Rewriting) -> bool:
+def is_pointwise(conv: Node, rewriting: Rewriting) -> bool:
+    """Whether a convolution mixes the channels of each pixel alone."""
     weight = rewriting.constant(conv["weight"])
     if weight is None or any(size != 1 for size in weight.shape[2:]):
         return False

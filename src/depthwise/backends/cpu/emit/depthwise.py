@@ -16,16 +16,17 @@ code: what is computed twice has the same bits. Domain: any window, any multipli
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import product
 from operator import and_
-from typing import Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 from ..plan.constants import Plan
 from ..plan.depthwise import TAPS_AT_ONCE, DepthwisePlan, usual_edges
 from ..plan.filters import PixelFilters
 from ..plan.sizes import seen
+from . import row_sums
 from .activations import activated
 from .ir import Block, Bool, Int, Ptr, Vec, ceil_div, greatest, least
 from .kernel import VIEW, Kernel
@@ -49,6 +50,7 @@ class Rows:
     tap:    pointer to column 0 of the input row under that tap; it may lie outside the image and is then not read
     z_stride, y_stride, x_stride: elements to the next input plane, row and column
     packed: the input holds one block of filters, lane by lane; else pixels of all input channels
+    sums:   where those of the first row go, or None
     """
 
     count: Int
@@ -61,6 +63,7 @@ class Rows:
     start: Int
     stop: Int
     packed: bool = False
+    sums: Ptr | None = None
 
 
 class Place(Protocol):
@@ -96,7 +99,7 @@ class DepthwiseKernel(Kernel):
     out_stride: elements from one pixel of the result to the next
     """
 
-    pointers = (*POINTERS, "out")
+    pointers: ClassVar[tuple[str, ...]] = (*POINTERS, "out")
     numbers = (*VIEW, *UNITS, *FETCHED, "chunks")
 
     depthwise: DepthwisePlan
@@ -121,6 +124,14 @@ class DepthwiseKernel(Kernel):
             blocks = chunk.index * k.blocks // chunks, (chunk.index + 1) * k.blocks // chunks
             out = Pixels(e.pointer("out"), self.out_stride).after(first_pixel(e, k, first))
             write_units(e, k, (first, last), blocks, out)
+
+
+@dataclass(frozen=True)
+class SummedDepthwiseKernel(DepthwiseKernel):
+    """The sums of each row beside it; units are rows."""
+
+    pointers = (*DepthwiseKernel.pointers, "sums")
+    writes = ("out", "sums")
 
 
 def first_pixel(e: Block, k: DepthwisePlan, unit: Int) -> Int:
@@ -169,7 +180,8 @@ def _rows_from(e: Block, k: DepthwisePlan, unit: Int, count: Int) -> Rows:
     y, plane = row % e.number("out_y"), row // e.number("out_y")
     z, n = plane % e.number("out_z"), plane // e.number("out_z")
     columns = segment * width // segments, (segment + 1) * width // segments
-    return image_rows(e, k, (n, z, y), count, columns)
+    rows = image_rows(e, k, (n, z, y), count, columns)
+    return replace(rows, sums=e.pointer("sums") + row * k.sum_elements) if k.summed else rows
 
 
 def first_unseen(e: Block, k: DepthwisePlan, unit: Int) -> Ptr:
@@ -200,6 +212,8 @@ def image_rows(e: Block, k: PixelFilters, place: tuple[Int, Int, Int], count: In
 def write_rows(e: Block, k: DepthwisePlan, rows: Rows, blocks: tuple[Int, Int], out: Place) -> None:
     """The blocks [first, last) of some rows; `out` is the place of the first row's column `start`."""
     width, apart = rows.stop - rows.start, k.dilation[2]
+    if rows.sums is not None:
+        row_sums.clear(e, k, rows.sums, rows.count, blocks)
     if not k.dilated_columns:
         _write_columns(e, k, rows, blocks, out, (e.whole(0), 1))
         return
@@ -229,11 +243,12 @@ def _write_columns(
     def write_tiles(columns: int) -> None:
         with e.loop(block, last, k.strip_blocks) as chunk, e.loop(0, ceil_div(count, columns)) as tile:
             some = chunk.index, least(chunk.index + k.strip_blocks, last)
-            column = first + least(tile.index * columns, count - columns) * apart
+            begin = least(tile.index * columns, count - columns)
+            column = first + begin * apart
             ix = (rows.start + column) * k.stride[2] - e.number("pad_x")
 
             def write(edges: Edges) -> None:
-                strip = Strip(ix, columns, apart, edges, rows.x_stride, rows.packed)
+                strip = Strip(ix, columns, apart, edges, rows.x_stride, rows.packed, tile.index * columns - begin)
                 _write_strip(e, k, rows, strip, some, out.after(column))
 
             if columns > 1 and k.evenly:
@@ -308,7 +323,11 @@ def _write_strip(e: Block, k: DepthwisePlan, rows: Rows, strip: Strip, blocks: t
                     later = out.after((row.index + further * apart + planes * e.number("out_y")) * width)
                     _fetch_rows_ahead(e, k, rows, strip, start + o // k.multiplier, later, o)
             tile = sums(e, k, strip, taps, o) if written_out is None else sums_of_rows(e, k, strip, written_out, o)
-            place.put([activated(vector, k.activation) for vector in tile], o, strip.apart)
+            results = [activated(vector, k.activation) for vector in tile]
+            place.put(results, o, strip.apart)
+            if rows.sums is not None:
+                sums_of_row = rows.sums + (row.index * k.sum_elements + block.index * k.lanes)
+                row_sums.add(e, sums_of_row, results, strip.seen)
 
 
 def _ahead(e: Block, k: DepthwisePlan) -> tuple[Int, Int]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..plan.constants import Plan
 from ..plan.depthwise import DepthwisePlan
@@ -73,7 +74,8 @@ class ExpandedKernel(Kernel):
             moved = rolled + is_next.pick(task.first - before.first, 0) * row_elements
             self._move(e, moved, rolled, (held - task.first) * e.number("in_x"))
             self._expand(e, task, held, rolled + (held - task.first) * row_elements)
-            iy = task.start * self.depthwise.stride[1] - e.number("pad_y")
+            k, iy = self.depthwise, task.start * self.depthwise.stride[1] - e.number("pad_y")
+            first_row = image * e.number("out_y") + task.start
             rows = Rows(
                 count=task.stop - task.start,
                 z=e.whole(0),
@@ -84,6 +86,7 @@ class ExpandedKernel(Kernel):
                 x_stride=self.expand.out_channels,
                 start=e.whole(0),
                 stop=e.number("out_x"),
+                sums=e.pointer("sums") + first_row * k.sum_elements if k.summed else None,
             )
             self.write_band(e, task, rows, rolled + e.number("rolled_elements"))
 
@@ -119,7 +122,7 @@ def _pixel(e: Block, task: Task) -> Int:
 
 @dataclass(frozen=True)
 class ExpandedDepthwiseKernel(ExpandedKernel):
-    pointers = (*READ, "out", "scratch")
+    pointers: ClassVar[tuple[str, ...]] = (*READ, "out", "scratch")
     numbers = (*NUMBERS, "rolled_elements")
 
     @property
@@ -130,6 +133,14 @@ class ExpandedDepthwiseKernel(ExpandedKernel):
         k = self.depthwise
         out = Pixels(e.pointer("out"), k.filters).after(_pixel(e, task))
         write_rows(e, k, rows, (e.whole(0), e.whole(k.blocks)), out)
+
+
+@dataclass(frozen=True)
+class ExpandedSummedKernel(ExpandedDepthwiseKernel):
+    """The sums of each row beside it."""
+
+    pointers = (*ExpandedDepthwiseKernel.pointers, "sums")
+    writes = ("out", "sums")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ Weights come packed panel by panel (pack.py). Domain: lanes <= outputs of a grou
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..plan.pointwise import PointwisePlan
 from ..plan.sizes import LINE_ELEMENTS
@@ -40,11 +40,20 @@ class Ahead:
 
 
 @dataclass(frozen=True, slots=True)
+class Gate:
+    """A factor for each input channel, and memory for a panel of weights."""
+
+    factors: Ptr
+    panel: Ptr
+
+
+@dataclass(frozen=True, slots=True)
 class Band:
     """Neighbouring pixels: what is multiplied, their number, and where result and residual lie.
 
     ahead: what is fetched meanwhile, or None
     weights: the pointers to what it is multiplied with
+    gate: what is first multiplied into each panel of them, or None
     """
 
     a: Ptr
@@ -53,6 +62,7 @@ class Band:
     residual: Ptr
     ahead: Ahead | None = None
     weights: tuple[str, str] = WEIGHTS
+    gate: Gate | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +103,25 @@ def write_product(e: Block, k: PointwisePlan, band: Band, panels: tuple[Int, Int
     if k.pixels_first:
         tiles(lambda tile: in_panels(lambda panel: _write_tile(e, k, band, panel, tile)))
     else:
-        in_panels(lambda panel: tiles(lambda tile: _write_tile(e, k, band, panel, tile)))
+        in_panels(lambda panel: _write_tiles(e, k, band, panel, tiles))
+
+
+def _write_tiles(
+    e: Block, k: PointwisePlan, band: Band, panel: Panel, tiles: Callable[[Callable[[Tile], None]], None]
+) -> None:
+    gated = panel if band.gate is None else _gated(e, k, band.gate, panel)
+    tiles(lambda tile: _write_tile(e, k, band, gated, tile))
+
+
+def _gated(e: Block, k: PointwisePlan, gate: Gate, panel: Panel) -> Panel:
+    """The panel with each input channel's weights multiplied by its factor: far fewer numbers than the pixels are."""
+    width = panel.vectors * k.lanes
+    with e.loop(0, k.group_inputs) as c:
+        factor = e.splat(gate.factors + (panel.first_input + c.index), k.lanes)
+        for j in range(panel.vectors):
+            place = c.index * width + j * k.lanes
+            (gate.panel + place).store((panel.weight + place).load(k.lanes) * factor)
+    return replace(panel, weight=gate.panel)
 
 
 def _write_tile(e: Block, k: PointwisePlan, band: Band, panel: Panel, tile: Tile) -> None:
@@ -112,7 +140,8 @@ def _write_tile(e: Block, k: PointwisePlan, band: Band, panel: Panel, tile: Tile
     with e.loop(0, k.group_inputs, carried=sums) as c:
         weights = panel.weight + c.index * (vectors * k.lanes)
         columns = [(weights + j * k.lanes).load(k.lanes) for j in range(vectors)]
-        for j in range(vectors):
+        # For a single pixel weights are read as fast as they come, one after another: asked for, they come more slowly.
+        for j in range(vectors if rows > 1 else 0):
             (weights + (PREFETCH_INPUTS * vectors + j) * k.lanes).prefetch(1)
         fetch(c.index)
         for i in range(rows):

@@ -47,6 +47,7 @@ class Strip:
     apart:   from one output column to the next
     x_stride: elements from one input column to the next
     packed:  the input holds one block of filters, lane by lane; else pixels of all input channels
+    seen:    how many columns the tile before it has too
     """
 
     ix: Int
@@ -55,6 +56,7 @@ class Strip:
     edges: Edges
     x_stride: int | Int
     packed: bool
+    seen: Int
 
 
 @dataclass(frozen=True, slots=True)

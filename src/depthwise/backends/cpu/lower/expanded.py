@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...problem import Problem
-from ..emit.expanded import ExpandedDepthwiseKernel, ExpandedFusedKernel, ExpandedKernel
+from ..emit.expanded import ExpandedDepthwiseKernel, ExpandedFusedKernel, ExpandedKernel, ExpandedSummedKernel
 from ..machine import Machine
 from ..plan.cut import team_of
 from ..plan.depthwise import depthwise_plan
@@ -39,8 +39,9 @@ def lower_expanded(first: Problem, last: Problem, machine: Machine, threads: int
         pixel_stride=first.geometry.in_channels,
     )
     d = depthwise_plan(g, last.activations[0], machine, planar=False, pixel_stride=g.in_channels, distance=strides[-1])
-    d = replace(d, fetches=False, fetches_out=False)
-    kernel: ExpandedKernel = ExpandedDepthwiseKernel(machine, expand, d)
+    d = replace(d, fetches=False, fetches_out=False, summed=last.summed)
+    kind = ExpandedSummedKernel if last.summed else ExpandedDepthwiseKernel
+    kernel: ExpandedKernel = kind(machine, expand, d)
     if g.out_channels is not None:
         p = pointwise_plan(
             g,

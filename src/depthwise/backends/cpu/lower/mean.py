@@ -13,8 +13,7 @@ from .decision import Decision, of_pixels
 
 
 def lower_mean(problem: Mean, machine: Machine, threads: int) -> Decision:
-    plan = mean_plan(problem.channels, machine)
-    elements = problem.images * problem.pixels * problem.channels
-    team = shared_by(elements, problem.images * plan.blocks, threads)
-    cut = Images(threads=team, images=problem.images, image_rows=problem.pixels)
+    plan, rows = mean_plan(problem.channels, machine, of_sums=problem.sums > 0), problem.sums or problem.pixels
+    team = shared_by(problem.images * rows * problem.channels, problem.images * plan.blocks, threads)
+    cut = Images(threads=team, images=problem.images, image_rows=rows, pixels=problem.pixels)
     return of_pixels(Program((Stage(MeanKernel(machine, plan), View(), cut),)))

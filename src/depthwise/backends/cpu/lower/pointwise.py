@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 from ....geometry import Geometry
 from ...problem import Activation, Problem
+from ..emit.gated import GatedKernel
 from ..emit.pointwise import PointwiseKernel
 from ..machine import Machine
 from ..plan.cut import team_of
-from ..plan.panels import panels_cut
+from ..plan.panels import images_cut, panels_cut
 from ..plan.pointwise import pointwise_plan
+from ..plan.product import vectors_of
 from ..plan.view import view_of
 from ..run.program import Program, Stage
 from .decision import Decision, Layout, dense_strides
@@ -19,6 +22,10 @@ from .decision import Decision, Layout, dense_strides
 def lower_pointwise(problem: Problem, machine: Machine, threads: int) -> Decision:
     """The stage of a pointwise convolution alone, of dense channels-last images."""
     g, residual = problem.geometry, problem.residual is not None
+    if problem.gated:
+        return Decision(
+            _gated(problem, machine, threads), Layout(planar_in=False, planar_out=False), problem.memory_format
+        )
     program = pointwise_program(
         g, problem.batch, g.in_channels, problem.activations[1], residual=residual, machine=machine, threads=threads
     )
@@ -44,3 +51,21 @@ def pointwise_program(
     p = pointwise_plan(g, activation, machine, residual=residual, pixels=cut.tile_pixels, pixel_stride=pixel_stride)
     view = view_of(g, batch, dense_strides(g, channels_last=True))
     return Program((Stage(PointwiseKernel(machine, p), view, cut),))
+
+
+def _gated(problem: Problem, machine: Machine, threads: int) -> Program:
+    """The stage of one whose input is multiplied by factors of each image's own."""
+    g, batch = problem.geometry, problem.batch
+    lanes, vectors, _ = vectors_of(g, machine)
+    elements = g.in_channels // g.groups * vectors * lanes
+    cut = images_cut(g, machine, team_of(g, batch, machine, threads), batch, elements)
+    p = pointwise_plan(
+        g,
+        problem.activations[1],
+        machine,
+        residual=problem.residual is not None,
+        pixels=cut.tile_pixels,
+        pixel_stride=g.in_channels,
+    )
+    kernel = GatedKernel(machine, replace(p, pixels_first=False, fetched_lines=0))
+    return Program((Stage(kernel, view_of(g, batch, dense_strides(g, channels_last=True)), cut),))

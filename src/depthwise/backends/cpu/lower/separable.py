@@ -11,7 +11,7 @@ from ....geometry import Geometry
 from ...formats import Strides, same_strides
 from ...problem import Activation, Problem
 from ..emit.boxes import BoxedDepthwiseKernel, PackedDepthwiseKernel
-from ..emit.depthwise import DepthwiseKernel
+from ..emit.depthwise import DepthwiseKernel, SummedDepthwiseKernel
 from ..emit.direct import DirectKernel
 from ..emit.fused import BoxedFusedKernel, FusedKernel
 from ..emit.kernel import Kernel
@@ -40,7 +40,7 @@ def lower_separable(problem: Problem, machine: Machine, threads: int) -> Decisio
     strides = strides_of(problem) if layout.copied is None else dense_strides(g, channels_last=not layout.planar_in)
     g, strides = joined(g, strides)
     team = team_of(g, batch, machine, threads)
-    call = _Call(g, batch, strides, problem.activations, problem.residual is not None, machine, team)
+    call = _Call(g, batch, strides, problem.activations, problem.residual is not None, problem.summed, machine, team)
     separable = g.out_channels is not None
     if layout.planar_in and runs_direct(g, machine):
         program = _direct(call)
@@ -93,6 +93,7 @@ class _Call:
     strides: Strides
     activations: tuple[Activation, Activation]
     residual: bool
+    summed: bool
     machine: Machine
     threads: int
 
@@ -144,11 +145,13 @@ def _boxed_separable(call: _Call, layout: Layout) -> Program:
 
 
 def _depthwise(call: _Call) -> Program:
-    d = call.depthwise(planar=False)
-    if comes_packed(call.g, call.batch, call.machine, call.strides[-1]):
+    d = replace(call.depthwise(planar=False), summed=call.summed)
+    if not call.summed and comes_packed(call.g, call.batch, call.machine, call.strides[-1]):
         d = replace(d, fetches=False, fetches_out=False)
         return Program((call.stage(PackedDepthwiseKernel(call.machine, d), packed_cut(*call.sizes), call.zeros(d)),))
-    return Program((call.stage(DepthwiseKernel(call.machine, d, d.filters), strips_cut(*call.sizes), call.zeros(d)),))
+    kind = SummedDepthwiseKernel if call.summed else DepthwiseKernel
+    cut = strips_cut(*call.sizes, whole_rows=call.summed)
+    return Program((call.stage(kind(call.machine, d, d.filters), cut, call.zeros(d)),))
 
 
 def _separable(call: _Call) -> Program:

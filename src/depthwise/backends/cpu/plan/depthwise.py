@@ -33,6 +33,7 @@ class DepthwisePlan(PixelFilters):
     fetches: the input of later rows, or of the next block of a sequence, is fetched ahead where the cut says so
     fetches_out: the place of later rows' result too
     to_planes: the results of a sequence whose pixels lie together go to planes from registers
+    summed:  the sums of each row of the result are left beside it
     """
 
     columns: tuple[int, ...]
@@ -44,15 +45,21 @@ class DepthwisePlan(PixelFilters):
     fetches: bool
     fetches_out: bool
     to_planes: bool
+    summed: bool = False
 
     @property
     def name(self) -> str:
         layout = "_planar" if self.planar else f"p{self.pixel_stride or 0}"
         tile = "x".join(map(str, (f"v{self.lanes}", *self.columns)))
         tile += "e" * self.evenly + "".join(f"d{n}" for n in self.dilated_columns)
-        flags = f"{'f' * self.fetches}{'o' * self.fetches_out}{'r' * self.to_planes}"
+        flags = f"{'f' * self.fetches}{'o' * self.fetches_out}{'r' * self.to_planes}{'s' * self.summed}"
         nest = f"t{self.taps}{'u' * self.rows_unrolled}b{self.strip_blocks}{flags}"
         return f"{self.window_name}_{tile}{nest}{layout}"
+
+    @property
+    def sum_elements(self) -> int:
+        """Of the sums of a row: blocks one after another."""
+        return self.blocks * self.lanes
 
     def zero_elements(self, distance: int) -> int:
         """How many zeros a tile may read in the place of an input row of pixels that lie `distance` apart."""

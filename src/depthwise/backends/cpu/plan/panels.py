@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 from ....geometry import Geometry
 from ..machine import Machine
@@ -21,6 +22,30 @@ class Panels(Cut):
     panel_chunks: int
     bands: int
     tile_pixels: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImagePanels(Panels):
+    """Images are dealt out, and in each chunks of panels and bands of its pixels.
+
+    image_pixels: of one
+    """
+
+    image_pixels: int
+
+
+def images_cut(g: Geometry, machine: Machine, threads: int, images: int, panel_elements: int) -> ImagePanels:
+    """panel_elements: of each thread's own, for a panel of weights"""
+    pixels = prod(g.out_spatial)
+    each = panels_cut(g, machine, threads if images % threads else 1, pixels)
+    return ImagePanels(
+        threads=threads,
+        scratch_elements=panel_elements,
+        panel_chunks=each.panel_chunks,
+        bands=each.bands,
+        tile_pixels=each.tile_pixels,
+        image_pixels=pixels,
+    )
 
 
 def panels_cut(g: Geometry, machine: Machine, threads: int, pixels: int) -> Panels:

@@ -35,9 +35,11 @@ class Strips(Cut):
     fetch_blocks: int = 0
 
 
-def strips_cut(g: Geometry, batch: int, machine: Machine, threads: int) -> Strips:
+def strips_cut(g: Geometry, batch: int, machine: Machine, threads: int, *, whole_rows: bool = False) -> Strips:
+    """whole_rows: units are no pieces of rows"""
     rows, height = batch * prod(g.out_spatial[:-1]), three(g.out_spatial, 1)[1]
-    segments, blocks = segments_of(g.out_spatial[-1], rows, threads, g.out_spatial[-1]), filter_blocks(g, machine)
+    pieces = 1 if whole_rows else segments_of(g.out_spatial[-1], rows, threads, g.out_spatial[-1])
+    segments, blocks = pieces, filter_blocks(g, machine)
     is_uneven = balance(rows * segments, threads) < tuning_of(machine).least_balance
     chunks = min(threads, blocks) if is_uneven else 1
     cut = Strips(threads=threads, segments=segments, chunks=chunks, plane_rows=height, strip_rows=height)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import sys
 import threading
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..machine import FLOAT_BYTES
+
 MIB = 2**20
 # Named at every allocation: the default may be another one (torch.set_default_device).
 CPU = torch.device("cpu")
@@ -20,6 +23,7 @@ LEAST_HUGE_BYTES = 32 * MIB
 # A larger buffer is asked of torch anew at each call, rather than kept for every thread that ever called.
 MOST_KEPT_BYTES = 64 * MIB
 _PAGE_BYTES = 4096
+HUGE_PAGE_BYTES = 2 * MIB
 _MADV_HUGEPAGE = 14
 
 # new_result(size, stride, dtype), what torch's own generated code calls: `torch.empty_strided` reads its arguments in
@@ -76,6 +80,23 @@ def _buffer(size: int) -> Buffer:
     if size >= LEAST_HUGE_BYTES:
         ask_for_huge_pages(tensor, size)
     return Buffer(size, tensor.data_ptr(), tensor)
+
+
+def lasting(elements: int) -> Tensor | None:
+    """Memory for so many numbers that stay, in huge pages where the system has them; None where it is not asked.
+
+    Weights are read once in a call, from far away: the address of every small page would have to be looked up.
+    """
+    advise = _advise()
+    if advise is None:
+        return None
+    size = -(-elements * FLOAT_BYTES // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
+    # Of its own, and not of memory that was in use before, whose small pages would stay.
+    held = mmap.mmap(-1, size + HUGE_PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(held))
+    start = -address % HUGE_PAGE_BYTES
+    advise(address + start, size, _MADV_HUGEPAGE)
+    return torch.frombuffer(held, dtype=torch.float32, count=elements, offset=start)
 
 
 def zeros(elements: int) -> Tensor:
