@@ -6,14 +6,15 @@ from ...pixels import Mean
 from ..emit.mean import MeanKernel
 from ..machine import Machine
 from ..plan.elementwise import shared_by
-from ..plan.mean import Images, mean_plan
+from ..plan.mean import Images, TotalPlan, mean_plan
 from ..plan.view import View
 from ..run.program import Program, Stage
 from .decision import Decision, of_pixels
 
 
 def lower_mean(problem: Mean, machine: Machine, threads: int) -> Decision:
-    plan = mean_plan(problem.channels, machine)
+    blocks = mean_plan(problem.channels, machine)
+    plan = TotalPlan(blocks.channels, blocks.lanes, blocks.vectors, problem.result)
     elements = problem.images * problem.pixels * problem.channels
     team = shared_by(elements, problem.images * plan.blocks, threads)
     cut = Images(threads=team, images=problem.images, image_rows=problem.pixels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ..machine import Machine
 from .constants import Plan
@@ -37,6 +38,17 @@ class Images(Cut):
 
     images: int
     image_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class TotalPlan(MeanPlan):
+    """The same, and what is made of the pixels: their mean, their sum, or the root of the sum of their squares."""
+
+    result: Literal["mean", "sum", "norm"]
+
+    @property
+    def name(self) -> str:
+        return f"c{self.channels}_v{self.lanes}x{self.vectors}{'' if self.result == 'mean' else f'_{self.result}'}"
 
 
 def mean_plan(channels: int, machine: Machine) -> MeanPlan:
