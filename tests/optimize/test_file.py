@@ -188,6 +188,7 @@ def argue(operator: str, **arguments: Any) -> Callable[[Any, Any], None]:
     [
         (lambda n, m: n.pop("batch"), "a network is batch, gives_last, graph, is_sized"),
         (lambda n, m: n.update(why_fixed=3), "why_fixed is a str; got 3"),
+        (lambda n, m: n.update(least=-1), "the least batch is a whole number; got -1"),
         (lambda n, m: n.update(is_sized=0), "is_sized is a bool; got 0"),
         (lambda n, m: n.update(takes_last="no"), "takes_last is a bool; got no"),
         (lambda n, m: n.update(gives_last=[True]), "gives_last is 3 of true and false"),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from depthwise.optimize.frozen import optimized
 from depthwise.optimize.lowering import Lie, lower_graph
-from depthwise.optimize.lowering.context import strides_of
+from depthwise.optimize.lowering.context import order_of, strides_of
 from depthwise.optimize.module import Optimized
 from tests.support.networks import Calls
 from tests.support.whole import difference, randomised
@@ -70,26 +70,86 @@ TAKEN: dict[str, tuple[Function, tuple[int, ...]]] = {
     "layer norm": (lambda x: F.layer_norm(x, (12,)) + x, TOKENS),
     "layer norm of pixels": (lambda x: F.layer_norm(x.permute(0, 2, 3, 1), (12,)).permute(0, 3, 1, 2) + x, IMAGE),
     "moved and back": (lambda x: x.relu().permute(0, 2, 3, 1).reshape(-1, 30, 12).transpose(1, 2) * 2, IMAGE),
+    "factors of columns": (
+        lambda x: x * x[:, :, :1].softmax(2) - x.mean(2, keepdim=True) * x.mean(3, keepdim=True),
+        IMAGE,
+    ),
+    "divided by pixels": (lambda x: x.mean((2, 3), keepdim=True) / (x * x + 1), IMAGE),
+    "divided by images": (lambda x: x.mean((2, 3)) / (x[:, :, 1, 1].relu() + 1), IMAGE),
+    "another order": (lambda x: x.relu().transpose(2, 3) + x.relu(), (1, 12, 5, 5)),
+    "a multiple": (lambda x: x.add(x.relu(), alpha=2) - torch.sub(x[:, :1], x, alpha=0.5), IMAGE),
+    "rows of pieces": (lambda x: [one.relu() for one in x.relu().split(5, 2)], IMAGE),
+    "steps": (lambda x: x[:, ::2] + x[:, 1::2, :, 1:2], IMAGE),
+    "cat of images' rows": (lambda x: torch.cat([x, x.relu()[:, :, 1:]], 2), IMAGE),
+    "sums": (
+        lambda x: (x.sum(1), x.sum((1, 3), keepdim=True), x.mean(3), x.sum(2), x.sum((1, 2, 3))),
+        IMAGE,
+    ),
+    "groups of channels": (
+        lambda x: (lambda y: (y * y.sum(1).mean((2, 3), keepdim=True)[:, None].softmax(2)).sum(1))(
+            x.relu().reshape(-1, 2, 6, *x.shape[2:])
+        ),
+        IMAGE,
+    ),
+    "stacked": (lambda x: (torch.stack([x, x.relu()], 1) * x.sigmoid()[:, None]).sum(1), IMAGE),
+    "stacked last": (lambda x: torch.stack([x, x.relu()], -1).softmax(-1), IMAGE),
+    "softmax of moved channels": (
+        lambda x: x.mean((2, 3)).view(-1, 2, 3, 2).transpose(1, 2).softmax(1).reshape(-1, 12),
+        IMAGE,
+    ),
+    "norms": (
+        lambda x: (lambda n: torch.addcmul(NUMBERS, NUMBERS + 1, x * n / (n.mean(-1, keepdim=True) + 1e-6)))(
+            x.norm(2, (1, 2), keepdim=True)
+        ),
+        (1, 6, 5, 12),
+    ),
+    "products added": (
+        lambda x: (
+            torch.addcmul(x, x.mean((2, 3), keepdim=True), x, value=0.5)
+            + torch.addcmul(x, x[:, :1].relu(), x[:, :, :1].relu())
+        ),
+        IMAGE,
+    ),
+    "zeros around": (lambda x: F.pad(x.relu(), (1, 2, 0, 1)) + F.pad(x, (4, -1, 2, -1), value=1.5), IMAGE),
+    "channels around": (lambda x: F.pad(x, (0, 0, 0, 0, 1, 2)), IMAGE),
+    "mirrored": (lambda x: F.pad(x, (1, 2, 3, 0), mode="reflect"), IMAGE),
+    "edges": (lambda x: F.pad(x, (1, 2, 3, 0), mode="replicate") + F.pad(x, (1, 2, 3, 0), mode="circular"), IMAGE),
+    "blocks into channels": (
+        lambda x: x.reshape(-1, 12, 3, 2, 5, 1).permute(0, 3, 5, 1, 2, 4).reshape(-1, 24, 3, 5),
+        IMAGE,
+    ),
+    "repeated": (lambda x: x[:, :1].expand(-1, 5, -1, -1).softmax(1) + x[:, :, :1].expand_as(x)[:, :5], IMAGE),
+    "one by one": (lambda x: sum(a.relu() for a in x.unbind(2)) + x.select(2, -1), IMAGE),
+    "copied": (lambda x: x.permute(0, 2, 1).contiguous().reshape_as(x).clone(), TOKENS),
     "a view is given": (lambda x: (x.relu().permute(0, 2, 3, 1), x), IMAGE),
     "used twice": (lambda x: (lambda y: (y + y, y * y, y))(x.relu()), IMAGE),
 }
 LEFT: dict[str, tuple[Function, tuple[int, ...], str]] = {
-    "repeated": (lambda x: x * x[:, :, :1].softmax(2), IMAGE, "is repeated over"),
-    "both repeated": (lambda x: x.mean(2, keepdim=True) * x.mean(3, keepdim=True), IMAGE, "a mean is taken over all"),
-    "divided by": (lambda x: x.mean((2, 3), keepdim=True) / x, IMAGE, "its first operand is not of the result's shape"),
-    "another order": (lambda x: x.relu().transpose(2, 3) + x.relu(), (1, 12, 5, 5), "its numbers would lie elsewhere"),
-    "a multiple": (lambda x: x.add(x.relu(), alpha=2), IMAGE, "a multiple of a tensor is added"),
     "a dtype": (lambda x: x.mean((2, 3), dtype=torch.float64), IMAGE, "its result is of another dtype"),
     "whole numbers": (lambda x: x.argmax(1) + 1, IMAGE, "argmax"),
     "no kernel": (lambda x: x.relu().tanh(), IMAGE, "tanh has no kernel of ours"),
-    "pieces": (lambda x: x.relu().split(5, 2), IMAGE, "does not lie innermost"),
     "gelu by tanh": (lambda x: F.gelu(x, approximate="tanh"), IMAGE, "no code is generated for this gelu"),
     "larger by a part": (lambda x: F.interpolate(x.relu(), scale_factor=1.5), IMAGE, "larger by whole factors"),
     "half a norm": (lambda x: F.group_norm(x.relu(), 2, NUMBERS), IMAGE, "a norm has a weight and a bias, or neither"),
-    "steps": (lambda x: x[:, ::2], IMAGE, "it takes every so many"),
-    "cat of images": (lambda x: torch.cat([x, x.relu()]), ROWS, "the batch does not lie innermost"),
+    "cat of images": (lambda x: torch.cat([x, x.relu()]), ROWS, "images are put beside images"),
+    "stacked images": (lambda x: torch.stack([x, x.relu()]), ROWS, "images are put beside images"),
+    "stacked numbers": (lambda x: torch.stack([x.sum(), x.sum() * 2]), (1,), "of no dimension"),
+    "sum of images": (lambda x: x.sum(0, keepdim=True) + x, ROWS, "images are taken together"),
+    "images around images": (lambda x: F.pad(x.relu(), (0, 0, 1, 0)), ROWS, "images are put beside images"),
+    "images last": (lambda x: x.relu().permute(1, 2, 3, 0), IMAGE, "the batch does not lie outermost"),
+    "another root": (lambda x: x.norm(1, dim=1), IMAGE, "a norm is the root of a sum of squares"),
+    "two repeats": (
+        lambda x: torch.addcmul(x.mean((2, 3), keepdim=True), x, x.mean((1, 2, 3), keepdim=True)),
+        IMAGE,
+        "repeated along several dimensions",
+    ),
+    "many dimensions": (
+        lambda x: x.reshape(-1, 2, 2, 3, 2, 3, 5).permute(0, 6, 5, 4, 3, 2, 1).reshape(-1, 360),
+        IMAGE,
+        "numbers of 7 dimensions change places",
+    ),
     "softmax of images": (lambda x: x.relu().softmax(0), ROWS, "the batch does not lie innermost"),
-    "some images": (lambda x: x.relu()[:1] + x, ROWS, "the batch does not lie innermost"),
+    "some images": (lambda x: x.relu()[:1] + x, ROWS, "images are put beside images"),
     "the batch itself": (lambda x: x.relu() + len(x), IMAGE, "its arguments depend on the batch"),
     "half of the images": (
         lambda x: torch.cat([x, x * 2]).relu().chunk(2)[1],
@@ -167,7 +227,7 @@ def test_what_goes_along_the_batch(name: str, size: tuple[int, ...]) -> None:
 def test_a_plan_is_for_any_batch(batch: int) -> None:
     # Of one image alone the sum's operands are of one shape.
     found = optimized(Calls(lambda x: x.relu()[:1] + x.relu()), torch.zeros(batch, 12))
-    assert {layer.operator for layer in found.report.layers if layer.engine == "torch"} == {"slice", "add"}
+    assert {layer.operator for layer in found.report.layers if layer.engine == "torch"} == {"slice"}
 
 
 def flat(result: Any) -> list[Tensor]:
@@ -232,10 +292,17 @@ def _inner(found: Optimized) -> int:
 
 
 def test_how_values_lie() -> None:
-    assert strides_of((2, 3, 4, 5), 1) == (60, 1, 15, 3)
-    assert strides_of((2, 3, 4, 5), 3) == (60, 20, 5, 1)
-    assert strides_of((), 0) == ()
-    pixel = Lie("x", (2, 3, 1, 1), 1)
-    assert pixel.lies_along(3)
-    assert not Lie("x", (2, 3, 1, 2), 1).lies_along(3)
+    last, natural = (0, 2, 3, 1), (0, 1, 2, 3)
+    assert strides_of((2, 3, 4, 5), last) == (60, 1, 15, 3)
+    assert strides_of((2, 3, 4, 5), natural) == (60, 20, 5, 1)
+    assert strides_of((), ()) == ()
+    pixel = Lie("x", (2, 3, 1, 1), last)
+    assert pixel.lies_as(natural)
+    assert not Lie("x", (2, 3, 1, 2), last).lies_as(natural)
     assert pixel.elements == 6
+    assert order_of((2, 3, 4, 5), (60, 1, 15, 3)) == last
+    assert order_of((2, 2, 3, 4, 5), (120, 3, 1, 30, 6)) == (0, 3, 4, 1, 2)
+    assert order_of((2, 3, 1), (3, 1, 7)) == (0, 1, 2)
+    # With gaps between, or the batch inside.
+    assert order_of((2, 3), (4, 1)) is None
+    assert order_of((2, 3), (1, 2)) is None

@@ -9,6 +9,7 @@ import signal
 import threading
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import depthwise
-from depthwise import DepthwiseError, SeparableConv2d, optimize
+from depthwise import DepthwiseError, SeparableConv2d, load_optimized, optimize
 from depthwise.optimize import module
 from depthwise.optimize.frozen import optimized
 from depthwise.optimize.module import MOST_CAPTURES, MOST_PLANS, Optimized
@@ -306,6 +307,35 @@ def test_the_profile_tells_each_nodes_time(pair: Pair) -> None:
     assert len(profile.timings) == len(found.report.layers)
     assert all(timing.seconds > 0 for timing in profile.timings)
     assert profile.batch == 2
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_batches_smaller_than_what_is_sliced_off(images: int, tmp_path: Path) -> None:
+    """The forward reads how many images it has sliced off: both captures have the same number, smaller batches none."""
+
+    def forward(x: Tensor) -> Tensor:
+        first = x.relu()[:images]
+        return first.reshape(first.shape[0], 27).repeat(2, 1)
+
+    model = Calls(forward).eval()
+    found = optimize(model, torch.zeros(1, 3, 3, 3))
+    for batch in (0, 1, 2, 3):
+        x = torch.randn(batch, 3, 3, 3)
+        assert torch.equal(found(x), model(x))
+    assert f"batches below {images} run on the model as it is: it slices so many images off" in str(found.report)
+    found.save(tmp_path / "model.safetensors")
+    read = load_optimized(tmp_path / "model.safetensors")
+    x = torch.randn(images, 3, 3, 3)
+    assert torch.equal(read(x), model(x))
+    with pytest.raises(DepthwiseError, match=rf"slices {images} images off its batch, and got {images - 1}; a network"):
+        read(x[1:])
+
+
+def test_results_of_small_batches_are_no_views() -> None:
+    model = Calls(lambda x: x[:2].reshape(-1, 3)).eval()
+    found, x = optimize(model, torch.zeros(1, 3)), torch.zeros(1, 3)
+    found(x).fill_(1.0)
+    assert torch.equal(x, torch.zeros(1, 3))
 
 
 @pytest.mark.parametrize(

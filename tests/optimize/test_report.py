@@ -44,7 +44,7 @@ def test_the_text(network: Optimized) -> None:
     assert lines[10:] == [
         "3 of 3 convolutions on our kernels, 2 segments",
         "precision float32; weights 0.0 MiB",
-        "nodes saved by pass: norms 2, activations 1, separable 1, layout -1",
+        "nodes saved by pass: norms 2, activations 1, separable 1; added: layout 1",
         "4 stages, 0 barriers; arenas 0.02 MiB",
         "by torch: tanh (1)",
     ]

@@ -59,7 +59,7 @@ from tests.support.kernels import (
     run,
 )
 from tests.support.norms import assert_exact
-from tests.support.pixels import check_bilinear, check_group_norm, check_pixel_factors
+from tests.support.pixels import check_bilinear, check_group_norm, check_pixel_factors, check_rearranged, check_totals
 from tests.support.series import check_beside, check_example, check_network, run_problem
 
 Side = Literal["before", "after"]
@@ -244,8 +244,9 @@ def check_planted(target: Machine) -> None:
 
 
 def check_pixels(target: Machine) -> None:
-    """Resized images, norms over groups, factors by pixel."""
-    for check, side in product((check_bilinear, check_group_norm, check_pixel_factors), SIDES):
+    """Resized images, norms over groups, factors by pixel, sums, numbers at other places."""
+    checks = check_bilinear, check_group_norm, check_pixel_factors, check_totals, check_rearranged
+    for check, side in product(checks, SIDES):
         check(target, Guarded(side))
 
 

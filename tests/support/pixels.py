@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
+from math import prod
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from depthwise.backends.cpu.machine import Machine
-from depthwise.backends.pixels import Bilinear, Elementwise, GroupNorm, Term
+from depthwise.backends.pixels import Bilinear, Elementwise, GroupNorm, Mean, Rearrange, Term
 from tests.support.cases import small_integers
 from tests.support.kernels import HEAP, Memory, assert_same
 from tests.support.series import run_problem
@@ -60,3 +63,47 @@ def check_pixel_factors(target: Machine, memory: Memory = HEAP) -> None:
         problem = Elementwise(2, 5, channels, (Term("mul", "pixel"),))
         out = run_problem(problem, {"x": x, "operand_0": factors}, tuple(x.shape), target, team, memory)
         assert_same(out, x * factors[..., None], f"{channels} channels, {team} threads")
+
+
+def check_totals(target: Machine, memory: Memory = HEAP) -> None:
+    """Sums over pixels, and roots of sums of squares."""
+    for channels, pixels, team in zip(CHANNELS, (1, 2, 3, 7, 50) * 3, TEAMS * 5, strict=False):
+        x = small_integers(0)((2, pixels, channels))
+        expected = {"sum": x.sum(1), "norm": x.double().square().sum(1).sqrt().float()}
+        for result, numbers in expected.items():
+            problem = Mean(2, pixels, channels, result)  # type: ignore[arg-type]
+            out = run_problem(problem, {"x": x}, (2, channels), target, team, memory)
+            assert_same(out, numbers, f"{result} of {pixels} x {channels}, {team} threads")
+
+
+# How x of this shape is seen, and the dimensions of that in the order in which they are written.
+BOXES: dict[str, tuple[tuple[int, ...], Callable[[Tensor], Tensor], tuple[int, ...]]] = {
+    "as it is": ((2, 5, 7), lambda x: x, (0, 1, 2)),
+    "transposed": ((2, 9, 17), lambda x: x.mT, (0, 1, 2)),
+    "written transposed": ((2, 9, 17), lambda x: x, (0, 2, 1)),
+    "part of rows": ((3, 4, 33), lambda x: x[:, 1:3, 2:31], (0, 1, 2)),
+    "every other": ((3, 4, 33), lambda x: x[:, ::2, 1::3], (0, 1, 2)),
+    "repeated": ((3, 1, 18), lambda x: x.expand(3, 4, 18), (0, 1, 2)),
+    "one number": ((1, 1), lambda x: x.expand(3, 40), (0, 1)),
+    "six axes": ((2, 2, 3, 2, 3, 5), lambda x: x.permute(0, 5, 1, 3, 2, 4), (0, 1, 2, 3, 4, 5)),
+}
+
+
+def check_rearranged(target: Machine, memory: Memory = HEAP) -> None:
+    """Boxes of numbers at other places, and filled ones."""
+    for (name, (shape, view, order)), team in product(BOXES.items(), TEAMS):
+        x = torch.arange(float(prod(shape))).view(shape)
+        seen = view(x)
+        out = torch.empty(tuple(seen.shape[n] for n in order)).permute(tuple(order.index(n) for n in range(len(order))))
+        steps = tuple(zip(seen.stride(), out.stride(), strict=True))
+        axes = [(seen.shape[n], steps[n]) for n in order]
+        sizes, distances = tuple(size for size, _ in axes), tuple(step for _, step in axes)
+        problem = Rearrange(sizes, (int(seen.storage_offset()), 0), distances)
+        result = run_problem(problem, {"x": x}, sizes, target, team, memory)
+        assert_same(result, seen.permute(order), f"{name}, {team} threads")
+        filled = run_problem(replace(problem, fill=2.5), {"x": x}, sizes, target, team, memory)
+        assert_same(filled, torch.full(sizes, 2.5), f"{name}, filled, {team} threads")
+        mirrored = tuple((-step, out_step) for step, out_step in distances)
+        last = int(seen.storage_offset()) + sum((size - 1) * step for size, (step, _) in axes)
+        result = run_problem(Rearrange(sizes, (last, 0), mirrored), {"x": x}, sizes, target, team, memory)
+        assert_same(result, seen.permute(order).flip([*range(len(order))]), f"{name}, mirrored, {team} threads")

@@ -14,6 +14,8 @@ from .problem import Activation
 
 # Of one elementwise problem.
 MOST_OPERANDS = 4
+# Of a box that is rearranged, where neighbours that are one axis in both places count as one.
+MOST_AXES = 6
 
 # Beside x: one number for each of its own, for each channel of each image, each pixel, each channel; or one for all.
 Operand = Literal["each", "image", "pixel", "channel", "number"]
@@ -57,8 +59,9 @@ class Elementwise:
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """The mean over the pixels of each image. Buffers: x, (images, pixels, channels); out, (images, channels).
+    """The mean over the pixels of each image, or their sum, or the root of the sum of their squares.
 
+    Buffers: x, (images, pixels, channels); out, (images, channels).
     sums: x holds sums of pixels instead, so many rows of them for each image; 0: it does not
     """
 
@@ -68,6 +71,7 @@ class Mean:
     images: int
     pixels: int
     channels: int
+    result: Literal["mean", "sum", "norm"] = "mean"
     sums: int = 0
 
 
@@ -85,6 +89,25 @@ class Copy:
     channels: int
     starts: tuple[int, int]
     steps: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Rearrange:
+    """A box of numbers, from places in x to places in out. Buffers: x, out.
+
+    sizes:  along each axis, the outermost first
+    starts: in x and in out, the place of the first number
+    steps:  along each axis, elements from one number to the next, in x and in out; those in x may be 0 or negative
+    fill:   a number for all places in out, and nothing is read; None: those of x
+    """
+
+    operation: ClassVar[str] = "rearrange"
+    in_place: ClassVar[tuple[str, ...]] = ()
+
+    sizes: tuple[int, ...]
+    starts: tuple[int, int]
+    steps: tuple[tuple[int, int], ...]
+    fill: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +221,7 @@ class AveragePool:
 
 
 Pool = MaxPool | AveragePool
-PixelProblem = Elementwise | Mean | Copy | Nearest | Bilinear | GroupNorm | LayerNorm | Softmax | Pool
+PixelProblem = Elementwise | Mean | Copy | Rearrange | Nearest | Bilinear | GroupNorm | LayerNorm | Softmax | Pool
 
 
 def activations_of(problem: PixelProblem) -> tuple[Activation, ...]:

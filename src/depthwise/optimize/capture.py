@@ -138,6 +138,22 @@ def _irregular(one: Reading, other: Reading) -> str | None:
     return None
 
 
+def _least(node: Node, one: Reading, other: Reading) -> int:
+    """The batch from which a slice of it is as long as both captures have it: the forward may have read how long."""
+    if node.operator != "slice":
+        return 0
+    small, large = (reading.shapes[node["self"].name] for reading in (one, other))
+    (dim,) = axes_of(node["dim"], len(small))
+    images, rest = divmod(small[dim], SMALL)
+    if rest or large[dim] != LARGE * images or any(isinstance(node[key], Batch) for key in ("start", "end")):
+        return 0
+    taken = slice(node["start"], node["end"], node["step"])
+    lengths = [len(range(*taken.indices(images * batch))) for batch in range(LARGE + 1)]
+    if lengths[SMALL] != lengths[LARGE]:
+        return 0
+    return next(batch for batch, length in enumerate(lengths) if length == lengths[LARGE])
+
+
 def _of_one(model: nn.Module, call: Call, why: str) -> Network:
     """The network for the example's own batch and sizes alone."""
     found = _attempt(model, call, None, 0)
@@ -173,6 +189,7 @@ def _network(
         one.dtypes,
         takes_last=any(map(is_channels_last, call.tensors)),
         gives_last=tuple(one.last[name] for name in values_in(gives)),
+        least=max((_least(node, one, other) for node in nodes), default=0),
     )
     return pruned(network)
 

@@ -129,6 +129,7 @@ def to_bytes(network: Network, saved: dict[str, int]) -> bytes:
         "sizes": network.sizes,
         "takes_last": network.takes_last,
         "gives_last": network.gives_last,
+        "least": network.least,
         "saved": saved,
     }
     metadata = {"format": FORMAT, "version": str(VERSION), "network": json.dumps(content, allow_nan=False)}
@@ -186,7 +187,7 @@ def _check_nesting(item: Any, depth: int) -> None:
 
 
 def _network(content: Any, weights: dict[str, Tensor]) -> tuple[Network, dict[str, int]]:
-    fields = {"graph", "batch", "why_fixed", "is_sized", "sizes", "takes_last", "gives_last", "saved"}
+    fields = {"graph", "batch", "why_fixed", "is_sized", "sizes", "takes_last", "gives_last", "least", "saved"}
     if not isinstance(content, dict) or content.keys() != fields:
         raise DepthwiseError(f"a network is {', '.join(sorted(fields))}")
     graph = Graph.from_json(content["graph"])
@@ -202,6 +203,8 @@ def _network(content: Any, weights: dict[str, Tensor]) -> tuple[Network, dict[st
         raise DepthwiseError(f"gives_last is {returned} of true and false")
     if batch is not None and not (_is_whole(batch) and batch >= 0):
         raise DepthwiseError(f"the batch is a whole number or null; got {str(batch)[:40]}")
+    if not (_is_whole(content["least"]) and content["least"] >= 0):
+        raise DepthwiseError(f"the least batch is a whole number; got {str(content['least'])[:40]}")
     network = Network(
         graph,
         weights,
@@ -211,6 +214,7 @@ def _network(content: Any, weights: dict[str, Tensor]) -> tuple[Network, dict[st
         why_fixed=content["why_fixed"],
         takes_last=content["takes_last"],
         gives_last=tuple(gives_last),
+        least=content["least"],
     )
     _check_shapes(network)
     return network, _saved(content["saved"])

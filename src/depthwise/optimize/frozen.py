@@ -46,7 +46,7 @@ def optimized(
     with torch.inference_mode(mode=False):
         copy = frozen_copy(model)
         network, saved = apply_passes(capture(copy, call), without)
-    source = Source(copy, call, tuple(without)) if network.is_sized else None
+    source = Source(copy, call, tuple(without)) if network.is_sized or network.least else None
     return Optimized(network, saved, source)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from ..backends.forks import Lock
@@ -63,11 +64,26 @@ class Optimized(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         tensors = self._tensors(args, kwargs)
         batch = self._batch(tensors)
+        if batch < self._network.least:
+            return self._by_model(tensors, batch)
         found = self._plan(tensors, batch)
         autocast = torch.autocast("cpu", enabled=False) if torch.is_autocast_enabled("cpu") else nullcontext()
         with torch.no_grad(), autocast:
             values = found.run(tensors, batch)
             return self._results(found, values, tensors, batch)
+
+    def _by_model(self, tensors: tuple[Tensor, ...], batch: int) -> Any:
+        """What the model itself gives for a batch that is smaller than what it slices off."""
+        if self._source is None:
+            raise DepthwiseError(
+                f"the network slices {self._network.least} images off its batch, and got {batch}; a network from a "
+                f"file has no model for smaller batches: give it {self._network.least} images or more"
+            )
+        args, kwargs = Call(tensors, self._source.call.takes).tree(tensors)
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            found = self._source.model(*args, **kwargs)
+        # A view of an input is no result.
+        return pytree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, found)
 
     @property
     def report(self) -> NetworkReport:

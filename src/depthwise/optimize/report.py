@@ -40,8 +40,9 @@ class NetworkReport:
     """What runs where: `print` it for a table; a notebook shows one too.
 
     segments:     runs of nodes on one engine, in order: each is one call of it
-    saved:        nodes that each pass made unnecessary
+    saved:        nodes that each pass made unnecessary, less those that it added
     batch:        the only one, or None for any; why_fixed: why
+    least:        smaller batches run on the model as it is
     is_sized:     another height or width needs another capture
     weight_bytes: of all weights, tied ones once
     programs:     for each segment on our kernels, at the example's sizes and this many threads: the number of its
@@ -59,6 +60,7 @@ class NetworkReport:
     weight_bytes: int
     programs: tuple[Figures, ...] = ()
     precision: str = "float32"
+    least: int = 0
 
     @property
     def convolutions(self) -> tuple[int, int]:
@@ -81,11 +83,12 @@ class NetworkReport:
     def notes(self) -> list[str]:
         """Sentences on the whole."""
         torchs = Counter(layer.operator for layer in self.layers if layer.engine == "torch")
-        spent = ", ".join(f"{name} {count}" for name, count in self.saved if count)
+        spent = ", ".join(f"{name} {count}" for name, count in self.saved if count > 0)
+        added = ", ".join(f"{name} {-count}" for name, count in self.saved if count < 0)
         found = [
             self.summary,
             f"precision {self.precision}; weights {self.weight_bytes / 2**20:.1f} MiB",
-            f"nodes saved by pass: {spent or 'none'}",
+            f"nodes saved by pass: {spent or 'none'}{f'; added: {added}' if added else ''}",
         ]
         if self.programs:
             stages, barriers, arena_bytes = (sum(numbers) for numbers in zip(*map(astuple, self.programs), strict=True))
@@ -94,6 +97,8 @@ class NetworkReport:
             found.append(f"by torch: {', '.join(f'{name} ({count})' for name, count in torchs.most_common())}")
         if self.batch is not None:
             found.append(f"the batch is fixed to {self.batch}: {self.why_fixed}")
+        if self.least:
+            found.append(f"batches below {self.least} run on the model as it is: it slices so many images off")
         if self.is_sized:
             found.append("other sizes of the input are captured again, at their first call")
         return found
@@ -151,6 +156,7 @@ def report(plan: Plan, saved: dict[str, int]) -> NetworkReport:
         network.is_sized,
         network.bytes(),
         tuple(figures for program in plan.programs if (figures := program.figures()) is not None),
+        least=network.least,
     )
 
 

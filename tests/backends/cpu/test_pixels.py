@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from depthwise.backends.cpu.machine import Machine
+from depthwise.backends.cpu.plan.rearrange import merged
 from depthwise.backends.eager import activate
 from depthwise.backends.pixels import (
     Copy,
@@ -23,7 +24,7 @@ from depthwise.backends.pixels import (
 )
 from tests.support.cases import small_integers
 from tests.support.kernels import HERE, assert_same
-from tests.support.pixels import CHANNELS, TEAMS, check_bilinear, check_group_norm
+from tests.support.pixels import CHANNELS, TEAMS, check_bilinear, check_group_norm, check_rearranged, check_totals
 from tests.support.series import run_problem
 
 on_each_machine = pytest.mark.parametrize("target", HERE, ids=lambda target: target.isa)
@@ -98,6 +99,23 @@ def test_means(images: int, pixels: int, target: Machine) -> None:
         x = small_integers(0)((images, pixels, channels))
         out = run_problem(Mean(images, pixels, channels), {"x": x}, (images, channels), target, team)
         assert_same(out, x.sum(1) / pixels, f"{images} x {pixels} x {channels}, {team} threads")
+
+
+@on_each_machine
+def test_sums_and_roots_of_sums_of_squares(target: Machine) -> None:
+    check_totals(target)
+
+
+@on_each_machine
+def test_numbers_at_other_places(target: Machine) -> None:
+    check_rearranged(target)
+
+
+def test_axes_that_are_one_in_both_places() -> None:
+    assert merged((2, 3, 4), ((12, 12), (4, 4), (1, 1))) == ((24,), ((1, 1),))
+    assert merged((2, 3, 1, 4), ((12, 24), (4, 8), (5, 5), (1, 1))) == ((6, 4), ((4, 8), (1, 1)))
+    assert merged((2, 3), ((1, 3), (2, 1))) == ((2, 3), ((1, 3), (2, 1)))
+    assert merged((1, 1), ((1, 1), (1, 1))) == ((), ())
 
 
 @on_each_machine

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
 
-from ..pixels import AveragePool, Bilinear, Copy, Elementwise, GroupNorm, MaxPool, Mean, Nearest
+from ..pixels import AveragePool, Bilinear, Copy, Elementwise, GroupNorm, MaxPool, Mean, Nearest, Rearrange
 from ..problem import Problem
 from ..series import Compiled, Figures, Series, Step
 from .emit.expanded import EXPAND
@@ -207,5 +207,7 @@ def _most_seconds(step: Step) -> float:
     if isinstance(problem, Nearest):
         numbers = problem.rows * problem.down * problem.columns * problem.across * problem.channels
         return 1e-5 + numbers * _SECONDS_A_NUMBER
+    if isinstance(problem, Rearrange):
+        return 1e-5 + prod(problem.sizes) * _SECONDS_A_NUMBER
     rows = problem.images * problem.pixels if isinstance(problem, Elementwise | Mean | GroupNorm) else problem.rows
     return 1e-5 + rows * problem.channels * _SECONDS_A_NUMBER

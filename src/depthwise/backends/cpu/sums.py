@@ -15,7 +15,7 @@ from ..problem import Problem
 from ..series import Series, Step
 from .lower.separable import layout_of
 from .machine import Machine
-from .plan.mean import mean_plan
+from .plan.mean import total_plan
 
 
 def with_sums(series: Series, machine: Machine) -> Series:
@@ -54,7 +54,7 @@ def _rows(made: Problem) -> int:
 
 
 def _row_elements(made: Problem, machine: Machine) -> int:
-    return mean_plan(made.geometry.depthwise_channels, machine, of_sums=True).row_elements
+    return total_plan(made.geometry.depthwise_channels, machine, of_sums=True).row_elements
 
 
 def _with_sums(step: Step, found: Mapping[str, Problem]) -> Step:

@@ -12,18 +12,23 @@ from ..network import Network
 from ..rules import Shapes
 from .context import Lie, Lowering, RefusedError
 from .convolutions import is_dense, lower_conv, lower_gated, lower_linear, lower_separable
-from .elementwise import lower_activation, lower_affine, lower_binary
+from .elementwise import lower_activation, lower_addcmul, lower_affine, lower_binary
 from .fusing import fused
 from .moving import (
     lower_bilinear,
     lower_cat,
+    lower_expand,
     lower_getitem,
     lower_layout,
     lower_nearest,
     lower_pieces,
+    lower_select,
     lower_slice,
+    lower_stack,
+    lower_unbind,
     lower_view,
 )
+from .padding import lower_pad
 from .reductions import (
     lower_adaptive_pool,
     lower_average_pool,
@@ -31,7 +36,9 @@ from .reductions import (
     lower_layer_norm,
     lower_max_pool,
     lower_mean,
+    lower_norm,
     lower_softmax,
+    lower_sum,
 )
 
 LOWERED: Mapping[str, Callable[[Node, Lowering], tuple[Step, ...]]] = {
@@ -41,8 +48,13 @@ LOWERED: Mapping[str, Callable[[Node, Lowering], tuple[Step, ...]]] = {
         lower_activation,
     ),
     **dict.fromkeys(("chunk", "split", "split_with_sizes"), lower_pieces),
-    **dict.fromkeys(("flatten", "permute", "reshape", "squeeze", "transpose", "unsqueeze"), lower_view),
+    **dict.fromkeys(("expand", "expand_as"), lower_expand),
+    **dict.fromkeys(
+        ("clone", "contiguous", "flatten", "permute", "reshape", "reshape_as", "squeeze", "transpose", "unsqueeze"),
+        lower_view,
+    ),
     "adaptive_avg_pool2d": lower_adaptive_pool,
+    "addcmul": lower_addcmul,
     "affine": lower_affine,
     "avg_pool2d": lower_average_pool,
     "cat": lower_cat,
@@ -52,15 +64,23 @@ LOWERED: Mapping[str, Callable[[Node, Lowering], tuple[Step, ...]]] = {
     "group_norm": lower_group_norm,
     "layer_norm": lower_layer_norm,
     "layout": lower_layout,
+    "linalg_vector_norm": lower_norm,
     "linear": lower_linear,
     "max_pool2d": lower_max_pool,
     "mean": lower_mean,
+    "pad": lower_pad,
+    "select": lower_select,
     "separable": lower_separable,
     "slice": lower_slice,
     "softmax": lower_softmax,
+    "stack": lower_stack,
+    "sum": lower_sum,
+    "unbind": lower_unbind,
     "upsample_bilinear2d": lower_bilinear,
     "upsample_nearest2d": lower_nearest,
 }
+# What may have the batch among its arguments: it stands in no kernel.
+VIEWS = (lower_view, lower_expand)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +154,14 @@ def lowered(node: Node, into: Lowering) -> tuple[Step, ...] | str:
     if lower is None:
         return f"{node.operator} has no kernel of ours"
     # A view is made at the batch that it is lowered for; a kernel with another batch in it would be another kernel.
-    if follows_batch(node) and lower is not lower_view:
+    if follows_batch(node) and lower not in VIEWS:
         return "its arguments depend on the batch"
+    into.before = []
     try:
-        return lower(node, into)
+        steps = lower(node, into)
     except RefusedError as why:
         return str(why)
+    return (*into.before, *steps)
 
 
 __all__ = ["LOWERED", "Lie", "LoweredGraph", "fused", "lower_graph"]

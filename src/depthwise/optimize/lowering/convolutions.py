@@ -14,7 +14,7 @@ from ...backends.series import Step
 from ...geometry import Geometry, geometry
 from ..graph import Node
 from ..operators import DTYPES, FORMATS, dtype_name
-from .context import Lie, Lowering, RefusedError, step, usual_inner
+from .context import Lie, Lowering, RefusedError, step, strides_of, usual_order
 
 # Pixels of an image, for each output channel, from which on it takes longer to multiply them than the weights.
 GATED_FROM = 4
@@ -47,7 +47,8 @@ def is_dense(node: Node, weight: tuple[int, ...]) -> bool:
 def _dense(node: Node, weight: Tensor, into: Lowering) -> tuple[Step, ...]:
     """Of an image as it lies, channels-last or contiguous, to a channels-last one."""
     x = into.value(node["input"])
-    x = x if x.lies_along(len(x.shape) - 1) and not x.lies_along(1) else _image(node, into)
+    usual, planar = usual_order(len(x.shape)), tuple(range(len(x.shape)))
+    x = x if x.lies_as(planar) and not x.lies_as(usual) else _image(node, into)
     g = _window(node, x, weight, 1, out_channels=weight.shape[0], groups=node["groups"])
     tensors = DenseTensors(weight, _optional(node, "bias", into), node["activation"])
     return _with_residual(node, _problem("dense", g, x, weight, tensors.activations), tensors, x, into)
@@ -91,11 +92,11 @@ def lower_linear(node: Node, into: Lowering) -> tuple[Step, ...]:
     if inner < 0:
         raise RefusedError("its input has no dimension")
     x = into.along(node["input"], inner)
-    rows = Lie(x.buffer, (x.elements // x.shape[-1], x.shape[-1], 1, 1), 1)
+    rows = Lie(x.buffer, (x.elements // x.shape[-1], x.shape[-1], 1, 1), usual_order(4))
     g = geometry(rows.shape[1:], 1, out_channels=weight.shape[0])
     tensors = PointwiseTensors(weight, _optional(node, "bias", into))
     problem = _problem("pointwise", g, rows, weight, tensors.activations)
-    return (step(problem, tensors, x=x.buffer, out=into.made(node, inner).buffer),)
+    return (step(problem, tensors, x=x.buffer, out=into.made(node, x.order).buffer),)
 
 
 def _depthwise(node: Node, x: Lie, into: Lowering) -> tuple[Step, ...]:
@@ -104,10 +105,10 @@ def _depthwise(node: Node, x: Lie, into: Lowering) -> tuple[Step, ...]:
     tensors = DepthwiseTensors(weight, _optional(node, "bias", into))
     activation: Activation = None if residual is not None else node["activation"]
     problem = _problem("depthwise", g, x, weight, (activation, None))
-    out = into.made(node, usual_inner(x.shape))
+    out = into.made(node, usual_order(len(x.shape)))
     if residual is None:
         return (step(problem, tensors, x=x.buffer, out=out.buffer),)
-    added = into.along(residual, out.inner)
+    added = into.laid(residual, out.order)
     terms = (Term("add", "each"), *([Term("activation", activation=node["activation"])] * bool(node["activation"])))
     sums = Elementwise(1, 1, out.elements, terms)
     before = f"{node.name}.sums"
@@ -123,17 +124,17 @@ def _with_residual(
 ) -> tuple[Step, ...]:
     buffers = {"x": x.buffer, **others}
     if node["residual"] is not None:
-        added = into.along(node["residual"], usual_inner(x.shape))
+        added = into.laid(node["residual"], usual_order(len(x.shape)))
         buffers["residual"] = added.buffer
         problem = replace(problem, residual=problem.result)
-    return (step(problem, tensors, **buffers, out=into.made(node, usual_inner(x.shape)).buffer),)
+    return (step(problem, tensors, **buffers, out=into.made(node, usual_order(len(x.shape))).buffer),)
 
 
 def _problem(
     operation: str, g: Geometry, x: Lie, weight: Tensor, activations: tuple[Activation, Activation]
 ) -> Problem:
     size = (x.shape[0], *g.output_size)
-    result = Lie("", size, usual_inner(size)).strides
+    result = strides_of(size, usual_order(len(size)))
     return Problem(
         operation,  # type: ignore[arg-type]
         g,
@@ -165,7 +166,7 @@ def _image(node: Node, into: Lowering) -> Lie:
     shape = into.value(node["input"]).shape
     if len(shape) != len(node["stride"]) + 2:
         raise RefusedError("its input has no batch")
-    return into.along(node["input"], usual_inner(shape))
+    return into.laid(node["input"], usual_order(len(shape)))
 
 
 def _tensor(node: Node, key: str, into: Lowering) -> Tensor:

@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
+from typing import Literal
 
 from ...backends.pixels import AveragePool, GroupNorm, LayerNorm, MaxPool, Mean, Pool, Softmax
 from ...backends.series import Step
 from ...geometry import Geometry, pool_geometry
 from ..graph import Node
 from ..rules import axes_of, pair_of
-from .context import Lie, Lowering, RefusedError, step
+from .context import Lie, Lowering, RefusedError, step, usual_order
+
+Result = Literal["mean", "sum", "norm"]
 
 
 def lower_mean(node: Node, into: Lowering) -> tuple[Step, ...]:
+    return _reduced(node, "mean", into)
+
+
+def lower_sum(node: Node, into: Lowering) -> tuple[Step, ...]:
+    return _reduced(node, "sum", into)
+
+
+def lower_norm(node: Node, into: Lowering) -> tuple[Step, ...]:
+    if node["ord"] != 2:
+        raise RefusedError("a norm is the root of a sum of squares")
+    return _reduced(node, "norm", into)
+
+
+def _reduced(node: Node, result: Result, into: Lowering) -> tuple[Step, ...]:
     if node["dtype"] is not None:
         raise RefusedError("its result is of another dtype")
     x = into.value(node["self"])
-    kept = set(range(len(x.shape))) - axes_of(node["dim"], len(x.shape))
-    if kept != {0, x.inner} or x.inner == 0:
-        raise RefusedError("a mean is taken over all pixels of an image")
-    return _mean(node, x, into)
+    return _over(node, x, axes_of(node["dim"], len(x.shape)), result, into)
 
 
 def lower_adaptive_pool(node: Node, into: Lowering) -> tuple[Step, ...]:
@@ -27,14 +42,25 @@ def lower_adaptive_pool(node: Node, into: Lowering) -> tuple[Step, ...]:
     x, size = into.value(node["self"]), node["output_size"]
     if len(x.shape) != 4 or (size if isinstance(size, tuple) else (size,)) not in ((1, 1), (1,)):
         raise RefusedError("adaptive pooling is for one pixel")
-    return _mean(node, into.along(node["self"], 1), into)
+    return _over(node, x, {2, 3}, "mean", into)
 
 
-def _mean(node: Node, x: Lie, into: Lowering) -> tuple[Step, ...]:
-    images, channels = x.shape[0], x.shape[x.inner]
-    problem = Mean(images, x.elements // (images * channels), channels)
-    shape = into.shape(node.name)
-    return (step(problem, x=x.buffer, out=into.made(node, min(x.inner, len(shape) - 1)).buffer),)
+def _over(node: Node, x: Lie, gone: set[int], result: Result, into: Lowering) -> tuple[Step, ...]:
+    """One number for all along some dimensions, which lie side by side, or are brought there."""
+    if 0 in gone and len(x.shape) > 1:
+        raise RefusedError("images are taken together")
+    kept, shape = [n for n in x.order if n not in gone], into.shape(node.name)
+    axes = [n for n in x.order if x.shape[n] != 1]
+    first = next((place for place, n in enumerate(axes) if n in gone), len(axes))
+    outer = axes[:first]
+    inner = [n for n in axes[first:] if n not in gone]
+    if axes != [*outer, *(n for n in axes if n in gone), *inner]:
+        x = into.moved(x, (*(n for n in kept if n == 0), *(n for n in x.order if n in gone), *(n for n in kept if n)))
+        outer, inner = [0], [n for n in kept if n]
+    images, channels = (prod(x.shape[n] for n in part) for part in (outer, inner))
+    problem = Mean(images, x.elements // (images * channels), channels, result)
+    order = x.order if len(shape) == len(x.shape) else tuple(n - sum(one < n for one in gone) for n in kept)
+    return (step(problem, x=x.buffer, out=into.made(node, order).buffer),)
 
 
 def lower_max_pool(node: Node, into: Lowering) -> tuple[Step, ...]:
@@ -54,10 +80,10 @@ def _pool(
     shape = into.value(node["self"]).shape
     if len(shape) != 4:
         raise RefusedError("its input has no batch")
-    x, kernel = into.along(node["self"], 1), pair_of(node["kernel_size"])
+    x, kernel = into.laid(node["self"], usual_order(4)), pair_of(node["kernel_size"])
     windows = kernel, pair_of(node["stride"] or kernel), pair_of(node["padding"]), dilation
     g = pool_geometry(shape[1:], *windows, ceil_mode=node["ceil_mode"])
-    return (step(problem(shape[0], g), x=x.buffer, out=into.made(node, 1).buffer),)
+    return (step(problem(shape[0], g), x=x.buffer, out=into.made(node, x.order).buffer),)
 
 
 def lower_layer_norm(node: Node, into: Lowering) -> tuple[Step, ...]:
@@ -72,7 +98,7 @@ def lower_layer_norm(node: Node, into: Lowering) -> tuple[Step, ...]:
         raise RefusedError("a norm has a weight and a bias, or neither")
     problem = LayerNorm(x.elements // x.shape[-1], x.shape[-1], float(node["eps"]), all(given))
     buffers = {"scale": node["weight"].name, "shift": node["bias"].name} if all(given) else {}
-    return (step(problem, None, x=x.buffer, **buffers, out=into.made(node, x.inner).buffer),)
+    return (step(problem, None, x=x.buffer, **buffers, out=into.made(node, x.order).buffer),)
 
 
 def lower_group_norm(node: Node, into: Lowering) -> tuple[Step, ...]:
@@ -86,7 +112,7 @@ def lower_group_norm(node: Node, into: Lowering) -> tuple[Step, ...]:
     images, channels = x.shape[:2]
     problem = GroupNorm(images, x.elements // (images * channels), channels, groups, float(node["eps"]), affine)
     buffers = {"scale": node["weight"].name, "shift": node["bias"].name} if affine else {}
-    return (step(problem, None, x=x.buffer, **buffers, out=into.made(node, x.inner).buffer),)
+    return (step(problem, None, x=x.buffer, **buffers, out=into.made(node, x.order).buffer),)
 
 
 def lower_softmax(node: Node, into: Lowering) -> tuple[Step, ...]:
@@ -97,4 +123,4 @@ def lower_softmax(node: Node, into: Lowering) -> tuple[Step, ...]:
         raise RefusedError("its input has no dimension")
     x = into.along(node["self"], node["dim"] % len(shape))
     problem = Softmax(x.elements // x.shape[x.inner], x.shape[x.inner])
-    return (step(problem, x=x.buffer, out=into.made(node, x.inner).buffer),)
+    return (step(problem, x=x.buffer, out=into.made(node, x.order).buffer),)

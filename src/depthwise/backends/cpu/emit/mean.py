@@ -1,4 +1,4 @@
-"""The mean over the pixels of an image, whose channels lie side by side.
+"""The mean over the pixels of an image, whose channels lie side by side; or their sum, or the root of that of squares.
 
     for n, block of channels in images, blocks:
         total[c] = 0
@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..plan.mean import MeanPlan
+from ..plan.mean import TotalPlan
 from .ir import Block, Int, Ptr, Vec, least
 from .kernel import OnePlanKernel
 from .row_sums import pairwise
+from .wide import root
 
 # Pixels that are summed side by side, and one after another before the sums are added up.
 SIDE_BY_SIDE, AT_ONCE = 4, 64
@@ -31,7 +32,7 @@ class MeanKernel(OnePlanKernel):
     pointers = ("x", "out")
     numbers = ("images", "image_rows", "pixels")
 
-    plan: MeanPlan
+    plan: TotalPlan
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
         k = self.plan
@@ -42,25 +43,35 @@ class MeanKernel(OnePlanKernel):
             channel = least(block * width, k.channels - width)
             x = e.pointer("x") + (image * rows * k.row_elements + (block * width if k.of_sums else channel))
             total = _total(e, k, x, rows)
-            count = e.every(e.value(f"sitofp i64 {e.number('pixels').value} to float"), k.lanes)
             out = e.pointer("out") + (image * k.channels + channel)
             for j in range(k.vectors):
-                (out + j * k.lanes).store(total[j] / count)
+                (out + j * k.lanes).store(_result(e, k, total[j]))
 
 
-def _total(e: Block, k: MeanPlan, x: Ptr, pixels: Int) -> list[Vec]:
+def _result(e: Block, k: TotalPlan, total: Vec) -> Vec:
+    if k.result == "mean":
+        return total / e.every(e.value(f"sitofp i64 {e.number('pixels').value} to float"), k.lanes)
+    return total if k.result == "sum" else root(total)
+
+
+def _total(e: Block, k: TotalPlan, x: Ptr, rows: Int) -> list[Vec]:
     zero = e.constant(0.0, k.lanes)
-    with e.loop(0, pixels, AT_ONCE, carried=[zero] * k.vectors) as some:
-        stop = least(some.index + AT_ONCE, pixels)
+
+    def value(row: Int, j: int) -> Vec:
+        found = (x + (row * k.row_elements + j * k.lanes)).load(k.lanes)
+        return found * found if k.result == "norm" else found
+
+    with e.loop(0, rows, AT_ONCE, carried=[zero] * k.vectors) as some:
+        stop = least(some.index + AT_ONCE, rows)
         whole = some.index + (stop - some.index) // SIDE_BY_SIDE * SIDE_BY_SIDE
-        with e.loop(some.index, whole, SIDE_BY_SIDE, carried=[zero] * (k.vectors * SIDE_BY_SIDE)) as pixel:
+        with e.loop(some.index, whole, SIDE_BY_SIDE, carried=[zero] * (k.vectors * SIDE_BY_SIDE)) as row:
             for i in range(SIDE_BY_SIDE):
                 for j in range(k.vectors):
-                    value = (x + ((pixel.index + i) * k.row_elements + j * k.lanes)).load(k.lanes)
-                    pixel.values[i * k.vectors + j] = pixel.values[i * k.vectors + j] + value
-        sums = [pairwise(pixel.values[j :: k.vectors]) for j in range(k.vectors)]
+                    at = i * k.vectors + j
+                    row.values[at] = row.values[at] + value(row.index + i, j)
+        sums = [pairwise(row.values[j :: k.vectors]) for j in range(k.vectors)]
         with e.loop(whole, stop, carried=sums) as last:
             for j in range(k.vectors):
-                last.values[j] = last.values[j] + (x + (last.index * k.row_elements + j * k.lanes)).load(k.lanes)
+                last.values[j] = last.values[j] + value(last.index, j)
         some.values = [total + one for total, one in zip(some.values, last.values, strict=True)]
     return some.values

@@ -27,6 +27,7 @@ from .activations import exp_minus
 from .elementwise import AT_ONCE, each_channel
 from .ir import Block, Int, Ptr, Vec, select
 from .kernel import OnePlanKernel
+from .wide import root
 
 Fold = Callable[[Vec, Vec], Vec]
 
@@ -51,7 +52,7 @@ class LayerNormKernel(OnePlanKernel):
                 apart = (x + c).load(lanes) - mean.permuted([0] * lanes)
                 return apart * apart
 
-            factor = 1.0 / _root(_folded(e, k, square, _sum) / k.channels + k.eps)
+            factor = 1.0 / root(_folded(e, k, square, _sum) / k.channels + k.eps)
 
             def write(c: Int, lanes: int, x: Ptr = x, out: Ptr = out, mean: Vec = mean, factor: Vec = factor) -> None:
                 value = ((x + c).load(lanes) - mean.permuted([0] * lanes)) * factor.permuted([0] * lanes)
@@ -125,9 +126,3 @@ def _one(vector: Vec, fold: Fold) -> Vec:
         half = vector.lanes // 2
         vector = fold(vector.permuted(range(half)), vector.permuted(range(half, vector.lanes)))
     return vector
-
-
-def _root(x: Vec) -> Vec:
-    block = x.block
-    function = block.module.intrinsic(f"llvm.sqrt.v{x.lanes}f32", x.kind, [x.kind])
-    return x.like(block.value(f"call {x.kind} {function}({x.kind} {x.value})"))

@@ -18,6 +18,7 @@ from .mean import lower_mean
 from .nearest import lower_nearest
 from .pointwise import lower_pointwise
 from .pool import lower_pool
+from .rearrange import lower_rearrange
 from .rows import lower_layer_norm, lower_softmax
 from .separable import lower_separable
 
@@ -28,6 +29,7 @@ LOWERINGS: Mapping[str, Callable[[Any, Machine, int], Decision]] = {
     "elementwise": lower_elementwise,
     "mean": lower_mean,
     "copy": lower_copy,
+    "rearrange": lower_rearrange,
     "bilinear": lower_bilinear,
     "group_norm": lower_group_norm,
     "nearest": lower_nearest,
