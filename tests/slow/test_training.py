@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from functools import cache
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from depthwise import SeparableConv2d, accelerate_, backend, separate_
 from depthwise.backends.cpu import machine
-from depthwise.demo.data import load_digits
+from depthwise.demo.data import Digits, load_digits
 from depthwise.demo.network import small_cnn
 
 pytestmark = [
@@ -38,9 +39,14 @@ def losses(model: nn.Module, images: Tensor, labels: Tensor, batch: int) -> Tens
     return torch.tensor(found, dtype=torch.float64)
 
 
+@cache
+def digits() -> Digits:
+    return load_digits()
+
+
 def assert_same_within_noise(model: nn.Module, images: Tensor, batch: int) -> None:
     """No further from PyTorch's own training than that is from itself, its weights changed by a rounding."""
-    labels = load_digits().train_labels[: len(images)]
+    labels = digits().train_labels[: len(images)]
     theirs, nearby = copy.deepcopy(model), copy.deepcopy(model)
     with torch.no_grad():
         for weight in nearby.parameters():
@@ -58,10 +64,10 @@ def assert_same_within_noise(model: nn.Module, images: Tensor, batch: int) -> No
 def test_the_demos_network() -> None:
     torch.manual_seed(0)
     model = small_cnn().eval()
-    separate_(model, load_digits().train_images[:128], budget=0.3)
+    separate_(model, digits().train_images[:128], budget=0.3)
     assert any(isinstance(module, SeparableConv2d) for module in model.modules())
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    assert_same_within_noise(model, load_digits().train_images[:1600], 32)
+    assert_same_within_noise(model, digits().train_images[:1600], 32)
 
 
 def test_efficientnet_lite0_fine_tuned() -> None:
@@ -76,5 +82,5 @@ def test_efficientnet_lite0_fine_tuned() -> None:
     # Nothing that is drawn anew.
     settings: Any = model
     settings._dropout.p, settings._global_params = 0.0, settings._global_params._replace(drop_connect_rate=0.0)
-    images = F.interpolate(load_digits().train_images[:400], (32, 32), mode="bilinear").repeat(1, 3, 1, 1) * 2 - 1
+    images = F.interpolate(digits().train_images[:400], (32, 32), mode="bilinear").repeat(1, 3, 1, 1) * 2 - 1
     assert_same_within_noise(model, images, 8)
