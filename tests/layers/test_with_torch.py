@@ -87,7 +87,7 @@ def test_inductor_trains_a_strided_same_at_every_size() -> None:
     # A program for sizes of either parity and each remainder, of which the second and the third are new to it.
     for size in (33, 40, 47):
         x = torch.randn(2, 3, size, 9, dtype=torch.float64)
-        torch._dynamo.mark_dynamic(x, 2)  # type: ignore[attr-defined, no-untyped-call]
+        torch._dynamo.mark_dynamic(x, 2)
         actual = torch.autograd.grad(compiled(x).relu().square().sum(), list(net.parameters()))
         expected = torch.autograd.grad(net(x).relu().square().sum(), list(net.parameters()))
         for ours, theirs in zip(actual, expected, strict=True):

@@ -88,5 +88,10 @@ def test_the_prediction_adds_up_squares_and_counts_on_later_fits() -> None:
     assert predicted([dense, dense]) == 0
     # By the weights alone nothing is fitted.
     assert predicted([unseen, unseen]) == pytest.approx(0.3 * 2**0.5)
-    assert predicted([alone, dense]) < 0.2
+    assert predicted([alone, dense]) == pytest.approx(0.2)
     assert predicted([alone]) < predicted([alone, alone]) < 2**0.5 * predicted([alone])
+    # What is lost early is made up for, and more by a layer that comes nearer to its own.
+    near, rough = Option(form, 0.1, 0.01), Option(form, 0.9, 0.01)
+    assert predicted([alone, near]) < predicted([near, alone])
+    assert predicted([alone, near]) < predicted([alone, rough])
+    assert predicted([alone, dense]) < predicted([alone, rough])

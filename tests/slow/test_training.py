@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import textwrap
 import warnings
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from depthwise import SeparableConv2d, accelerate_, backend, separate_
 from depthwise.backends.cpu import machine
-from depthwise.demo.data import load_digits
+from depthwise.demo.data import Digits, load_digits
 from depthwise.demo.network import accuracy, small_cnn
 from tests.slow.test_cpu_stress import RESIDENT, forks, linux, run
 
@@ -42,9 +43,14 @@ def losses(model: nn.Module, images: Tensor, labels: Tensor, batch: int, steps: 
     return torch.tensor(found, dtype=torch.float64)
 
 
+@cache
+def digits() -> Digits:
+    return load_digits()
+
+
 def assert_same_within_noise(model: nn.Module, images: Tensor, test_images: Tensor, batch: int, steps: int) -> None:
     """No further from PyTorch's own training than that is from itself, its weights changed by a rounding."""
-    labels, test_labels = load_digits().train_labels[: len(images)], load_digits().test_labels[: len(test_images)]
+    labels, test_labels = digits().train_labels[: len(images)], digits().test_labels[: len(test_images)]
     theirs, nearby = copy.deepcopy(model), copy.deepcopy(model)
     with torch.no_grad():
         for weight in nearby.parameters():
@@ -66,10 +72,10 @@ def assert_same_within_noise(model: nn.Module, images: Tensor, test_images: Tens
 def test_the_demos_network() -> None:
     torch.manual_seed(0)
     model = small_cnn().eval()
-    separate_(model, load_digits().train_images[:128], budget=0.3)
+    separate_(model, digits().train_images[:128], budget=0.3)
     assert any(isinstance(module, SeparableConv2d) for module in model.modules())
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    assert_same_within_noise(model, load_digits().train_images[:1600], load_digits().test_images, 32, 150)
+    assert_same_within_noise(model, digits().train_images[:1600], digits().test_images, 32, 150)
 
 
 def test_efficientnet_lite0_fine_tuned() -> None:
@@ -84,10 +90,10 @@ def test_efficientnet_lite0_fine_tuned() -> None:
     # Nothing that is drawn anew.
     settings: Any = model
     settings._dropout.p, settings._global_params = 0.0, settings._global_params._replace(drop_connect_rate=0.0)
-    digits = load_digits()
+    data = digits()
     images, test_images = (
         F.interpolate(each, (32, 32), mode="bilinear").repeat(1, 3, 1, 1) * 2 - 1
-        for each in (digits.train_images[:1600], digits.test_images[:400])
+        for each in (data.train_images[:1600], data.test_images[:400])
     )
     assert_same_within_noise(model, images, test_images, 16, 200)
 

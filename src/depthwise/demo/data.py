@@ -24,10 +24,11 @@ class Digits:
     test_images: Tensor
     test_labels: Tensor
 
-    def first(self, train_size: int | None) -> Digits:
-        """The same with only the first `train_size` digits to train on; None keeps all."""
+    def first(self, train_size: int | None, test_size: int | None = None) -> Digits:
+        """The same with only the first so many digits to train on, and to test with; None keeps all."""
+        train, test = slice(train_size), slice(test_size)
         return Digits(
-            self.train_images[:train_size], self.train_labels[:train_size], self.test_images, self.test_labels
+            self.train_images[train], self.train_labels[train], self.test_images[test], self.test_labels[test]
         )
 
 

@@ -33,17 +33,18 @@ BUDGETS = (0.3, 0.15)
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How much to do; `train_size` None means every digit."""
+    """How much to do; sizes of None mean every digit."""
 
     train_size: int | None
+    test_size: int | None
     epochs: int
     calibration_size: int
     effort: Effort
     training_rounds: int
 
 
-FULL = Settings(None, 5, 256, Effort(rounds=50, sample_seconds=0.03, limit_seconds=20), 5)
-QUICK = Settings(256, 1, 64, Effort(rounds=2, sample_seconds=0.002, limit_seconds=1), 1)
+FULL = Settings(None, None, 5, 256, Effort(rounds=50, sample_seconds=0.03, limit_seconds=20), 5)
+QUICK = Settings(256, 128, 1, 64, Effort(rounds=2, sample_seconds=0.002, limit_seconds=1), 1)
 
 
 def run(console: Console, report_path: Path, *, quick: bool = False) -> DemoResult:
@@ -53,7 +54,7 @@ def run(console: Console, report_path: Path, *, quick: bool = False) -> DemoResu
     settings = QUICK if quick else FULL
     console.print(*arithmetic(example()), sep="\n", highlight=False)
     console.print()
-    digits = load_digits().first(settings.train_size)
+    digits = load_digits().first(settings.train_size, settings.test_size)
     with _progress(console) as progress:
         steps = steps_of(digits, settings.epochs)
         dense = trained(digits, settings.epochs, _bar(progress, "train the dense network", steps))

@@ -10,9 +10,9 @@ from ..errors import DepthwiseError
 from .checks import shown
 from .options import Option
 
-# Of squared errors, measured on seven small networks: what the filters' refit leaves of them, and what each further
-# separated layer, fitted to make up for those before it, leaves.
-REFIT, MAKING_UP = 0.57, 0.7
+# Of the squared error of the layers before it, what is left by a layer fitted to make up for them whose form is exact;
+# docs/separate.md says where that was measured.
+LEFT = 0.54
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +102,13 @@ def within_error(menu: Menu, max_error: float) -> Option:
 
 
 def predicted(chosen: Sequence[Option]) -> float:
-    """The relative error at the network's output of one option for each layer: squares add up, and fits make up."""
-    fitted = sum(option.form.order != "dense" and option.arriving is not None for option in chosen)
-    return sqrt(sum(map(loss_of, chosen)) * made_up(fitted))
+    """The relative error at the network's output of one option for each layer, in the order they run.
 
-
-def made_up(layers: int) -> float:
-    """What is left of the squared errors of so many layers when all are fitted, one after another.
-
-    >>> [round(made_up(layers), 2) for layers in (0, 1, 5)]
-    [1.0, 0.57, 0.32]
+    Squares add up, and a fitted layer makes up for what came before it: the better, the nearer its form comes to it.
     """
-    return REFIT * (1 - MAKING_UP**layers) / (layers * (1 - MAKING_UP)) if layers else 1.0
+    left = 0.0
+    for option in chosen:
+        if option.form.order != "dense" and option.arriving is not None:
+            left *= LEFT + (1 - LEFT) * min(option.error, 1.0)
+        left += loss_of(option)
+    return sqrt(left)
