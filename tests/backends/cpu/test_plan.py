@@ -34,7 +34,7 @@ from depthwise.backends.cpu.plan.filters import MOST_ZEROS, tap_stride
 from depthwise.backends.cpu.plan.panels import Panels
 from depthwise.backends.cpu.plan.pointwise import PointwisePlan, pointwise_plan
 from depthwise.backends.cpu.plan.product import in_vain
-from depthwise.backends.cpu.plan.sizes import fetches_next, lanes_below, seen, three, unaliased
+from depthwise.backends.cpu.plan.sizes import fetches_next, joined, lanes_below, seen, three, unaliased
 from depthwise.backends.cpu.plan.strips import Strips, strips_cut
 from depthwise.backends.cpu.plan.tuning import ROWS, tuning_of
 from depthwise.backends.cpu.plan.view import View
@@ -817,3 +817,32 @@ def test_pixels_that_lie_badly_come_packed(
     assert comes_packed(g, 1, target, size[0]) is packed
     cut = packed_cut(g, 1, target, 1)
     assert cut.scratch_elements == cut.in_scratch >= cut.box_pixels * target.vector_lanes
+
+
+def test_planes_are_read_as_they_lie_at_strides_that_few_vectors_cover() -> None:
+    def is_direct(stride: int, kernel: int = 3, multiplier: int = 1) -> bool:
+        return runs_direct(geometry((8, 200, 200), kernel, stride, 1, depth_multiplier=multiplier), AVX512)
+
+    assert [is_direct(stride) for stride in (1, 2, 3, 4, 5)] == [True, True, True, True, False]
+    assert not is_direct(3, 4)
+    assert is_direct(2, multiplier=2)
+    assert not is_direct(3, multiplier=2)
+
+
+@pytest.mark.parametrize(("height", "rows"), [(9, 3), (8, 4), (6, 3), (10, 4), (3, 3), (2, 4), (13, 3)])
+def test_planes_are_cut_into_tiles_that_do_few_rows_twice(height: int, rows: int) -> None:
+    assert direct_plan(geometry((8, height, 64), 3, padding=1), None, AVX512).rows == rows
+
+
+def test_a_single_row_fetches_none_further_down() -> None:
+    assert strips_cut(geometry((64, 1, 1 << 16), 1), 1, AVX512, 1).fetch_rows == 0
+
+
+def test_rows_that_no_window_crosses_are_joined_where_they_follow_one_another() -> None:
+    g = geometry((8, 5, 6, 7), (3, 1, 1))
+    assert joined(g, (1680, 210, 42, 7, 1))[0].input_size == (8, 5, 1, 42)
+    assert joined(g, (1680, 210, 42, 8, 1))[0] == g
+    for window in ((1, 1, 3), (1, 3, 1)):
+        assert joined(geometry((8, 5, 6, 7), window), (1680, 210, 42, 7, 1))[0].input_size == (8, 5, 6, 7)
+    assert joined(geometry((8, 5, 6, 7), 1), (1680, 1, 336, 56, 8))[0].input_size == (8, 1, 1, 210)
+    assert joined(geometry((8, 5, 6, 7), 1, padding=(0, 1, 0)), (1680, 1, 336, 56, 8))[0].input_size == (8, 5, 6, 7)

@@ -102,7 +102,9 @@ def runs_direct(g: Geometry, machine: Machine) -> bool:
 
 def _fills_vectors(g: Geometry, machine: Machine) -> bool:
     taps, width, stride = prod(g.kernel_size), g.out_spatial[-1], g.stride[-1]
-    if taps > MOST_DIRECT or (stride > 2 and (stride > MOST_GATHERED or taps > MOST_TAPS_GATHERED)):
+    # Each filter would put its vectors together anew.
+    gathers = taps <= MOST_TAPS_GATHERED and stride <= MOST_GATHERED and g.depth_multiplier == 1
+    if taps > MOST_DIRECT or (stride > 2 and not gathers):
         return False
     least = next(
         shares[min(stride, 2) - 1] for most, shares in tuning_of(machine).direct_shares.items() if taps <= most

@@ -61,7 +61,7 @@ def fetched_ahead(g: Geometry, machine: Machine) -> dict[str, int]:
     if g.rank == 1:
         return {"fetch_blocks": ahead}
     # Where all pixels share one set of L1, what a tile reads now would be driven out; below the image there is nothing.
-    reaches_over_all = (g.kernel_size[-2] - 1) * g.dilation[-2] >= g.input_size[-2]
+    reaches_over_all = g.out_spatial[-2] == 1 or (g.kernel_size[-2] - 1) * g.dilation[-2] >= g.input_size[-2]
     return {} if sets_of(g.in_channels) == 1 or reaches_over_all else {"fetch_rows": ahead}
 
 
