@@ -30,8 +30,11 @@ EXAMPLES = [
     Case(1, 9, 1, (7, 13), (5, 5), 1, 2),
     Case(1, 9, 2, (9, 13), (3, 3), 2, 1),
     Case(1, 9, 1, (9, 13), (3, 3), 2, 1, layout="planar"),
+    # More taps in a row than a tile has, whatever the registers.
     Case(1, 9, 1, (2, 20), (1, 13), 1, (0, 6)),
-    Case(2, 33, 1, (9, 11), (3, 3), 1, 1, small_cache=True),
+    Case(1, 9, 1, (2, 40), (1, 33), 1, (0, 16)),
+    # More boxes than slots, whatever the lanes.
+    Case(4, 33, 1, (9, 11), (3, 3), 1, 1, small_cache=True),
 ]
 
 
@@ -46,6 +49,7 @@ def _code_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def check_pixels() -> None:
     check_pointwise(2, 17, 19, 1, (5, 9), threads=2)
+    check_pointwise(1, 16, 96, 1, (5, 9), threads=2)
 
 
 def check_strided() -> None:
@@ -67,6 +71,7 @@ def check_packs() -> None:
 CHECKS: dict[Any, Callable[[], None]] = {
     fresh: check_packs,
     pointwise_gradient: check_pixels,
+    pointwise_gradient._Numbers: check_pixels,
     input_gradient: check_strided,
     phases: check_strided,
     filter_sums: check_strided,
@@ -144,8 +149,8 @@ MUTANTS: dict[str, tuple[ModuleType | type, str, Mutant]] = {
     ),
     "the last tile of output channels not overlapping": (
         pointwise_gradient,
-        "_first_output",
-        lambda right: lambda k, tile: ir.least(tile * k.rows, k.out_channels - k.rows - 1),
+        "_first_row",
+        lambda right: lambda k, tile: ir.least(tile * k.rows, k.row_channels - k.rows - 1),
     ),
     "the last vector of a panel not overlapping": (
         fresh,
@@ -158,6 +163,16 @@ MUTANTS: dict[str, tuple[ModuleType | type, str, Mutant]] = {
         lambda right: lambda e, rows, *rest: right(e, [*rows[1:], rows[0]], *rest),
     ),
     "denormal weights kept": (fresh, "_without_denormals", lambda _: lambda e, vector: vector),
+    "a vector of columns one too early": (
+        pointwise_gradient,
+        "_column",
+        lambda right: lambda k, panel, vector: ir.greatest(right(k, panel, vector) - 1, 0),
+    ),
+    "the first pixel of a piece read for all": (
+        pointwise_gradient._Numbers,
+        "of",
+        lambda right: lambda self, pixel: self.places,
+    ),
     "the last pixel of a piece left out": (
         pointwise_gradient,
         "_product",

@@ -10,6 +10,7 @@ from torch import Tensor
 from depthwise.backends import CPU
 from depthwise.backends.base import PointwiseTensors
 from depthwise.backends.cpu import gradients, machine
+from depthwise.backends.cpu.plan.pointwise_gradient import pointwise_gradient_plan
 from depthwise.backends.eager import CONVOLUTIONS
 from depthwise.backends.problem import problem_of
 from depthwise.geometry import geometry
@@ -29,6 +30,10 @@ SIZES = [
     (2, 8, 16, 1, (40, 70)),
     (1, 130, 12, 1, (2, 3)),
     (2, 12, 20, 4, (2, 3, 4)),
+    # Enough tiles and panels to be brought together; rows are output channels in one, input channels in the other.
+    (1, 200, 90, 1, (3, 3)),
+    (1, 90, 200, 1, (3, 3)),
+    (1, 48, 96, 2, (3, 3)),
 ]
 
 
@@ -47,12 +52,31 @@ def check_pointwise(
     with torch.enable_grad():
         out = CONVOLUTIONS[g.rank](*wide, groups=groups)
         expected = torch.autograd.grad(out, wide, gradient.double())
-    with torch.no_grad():
-        found = gradients.plain_gradients(gradient, x, weight, g, ALL)
-    assert found is not None
-    for name, one, other in zip(("input", "weight", "bias"), found, expected, strict=True):
-        assert one is not None
-        assert torch.equal(one.double(), other), f"{name}: {int((one != other).sum())} elements differ"
+    # Without a bias rows may be input channels.
+    for wanted in (ALL, (True, True, False)):
+        with torch.no_grad():
+            found = gradients.plain_gradients(gradient, x, weight, g, wanted)
+        assert found is not None
+        for name, one, other in zip(("input", "weight", "bias"), found, expected, strict=True):
+            if name == "bias" and not wanted[2]:
+                assert one is None
+                continue
+            assert one is not None
+            assert torch.equal(one.double(), other), f"{name}: {int((one != other).sum())} elements differ"
+
+
+def test_rows_and_columns_are_what_fills_vectors_best() -> None:
+    target = machine.avx2()
+    found = {}
+    for inputs, outputs in ((16, 96), (96, 16), (24, 144), (512, 512)):
+        g = geometry((inputs, 8, 8), 1, out_channels=outputs)
+        plan = pointwise_gradient_plan(g, target, bias=False)
+        assert not pointwise_gradient_plan(g, target, bias=True).turned
+        found[inputs, outputs] = plan.packs_rows, plan.packs_columns
+        columns = outputs if plan.turned else inputs
+        assert plan.panels * plan.vectors * plan.lanes >= columns
+    assert found[512, 512] == (True, True)
+    assert not all(found[16, 96])
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
