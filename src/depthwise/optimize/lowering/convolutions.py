@@ -55,14 +55,14 @@ def _dense(node: Node, weight: Tensor, into: Lowering) -> tuple[Step, ...]:
 
 
 def lower_gated(node: Node, into: Lowering) -> tuple[Step, ...]:
-    x, gate, weight = into.along(node["input"], 1), into.value(node["gate"]), _tensor(node, "weight", into)
+    order = usual_order(len(into.value(node["input"]).shape))
+    x, gate, weight = into.laid(node["input"], order), into.value(node["gate"]), _tensor(node, "weight", into)
     g = geometry(x.shape[1:], 1, out_channels=weight.shape[0], groups=node["groups"])
     tensors = PointwiseTensors(weight, _optional(node, "bias", into), node["activation"])
     problem, pixels = _problem("pointwise", g, x, weight, tensors.activations), prod(x.shape[2:])
     if pixels >= GATED_FROM * weight.shape[0]:
         return _with_residual(node, replace(problem, gated=True), tensors, x, into, gate=gate.buffer)
-    gated = Lie(f"{node.name}.gated", x.shape, 1)
-    into.elements[gated.buffer] = gated.elements
+    gated = into.own(x.shape, x.order)
     product = Elementwise(x.shape[0], pixels, x.shape[1], (Term("mul", "image"),))
     return (
         step(product, x=x.buffer, operand_0=gate.buffer, out=gated.buffer),
