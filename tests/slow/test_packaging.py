@@ -17,12 +17,13 @@ import depthwise
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 ROOT = Path(__file__).parents[2]
-# Nothing of the environment that runs the tests: a bare shell with pip's settings. What is imported is compiled then.
+# Nothing of the environment that runs the tests: a bare shell with pip's settings. Python compiles what is imported: of
+# this option pip takes a "no" for a yes.
 BARE = {
     name: value
     for name, value in os.environ.items()
     if not name.startswith(("VIRTUAL_ENV", "PYTHON", "MAKE", "MFLAGS"))
-} | {"PIP_NO_COMPILE": "1"}
+} | {"PIP_NO_COMPILE": "0"}
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
