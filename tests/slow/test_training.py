@@ -59,7 +59,8 @@ def assert_same_within_noise(model: nn.Module, images: Tensor, test_images: Tens
     accuracies = [accuracy(each.eval(), test_images, test_labels) for each in (model, theirs, nearby)]
     # One network's accuracy on so many images is known to a standard error of at most so much.
     error = 0.5 / len(test_images) ** 0.5
-    assert min(accuracies) > 0.5, accuracies
+    # Chance is a tenth.
+    assert min(accuracies) > 0.3, accuracies
     assert abs(accuracies[0] - accuracies[1]) < abs(accuracies[1] - accuracies[2]) + 2 * error, accuracies
 
 
@@ -89,7 +90,7 @@ def test_efficientnet_lite0_fine_tuned() -> None:
         F.interpolate(each, (32, 32), mode="bilinear").repeat(1, 3, 1, 1) * 2 - 1
         for each in (digits.train_images[:1600], digits.test_images[:400])
     )
-    assert_same_within_noise(model, images, test_images, 16, 200)
+    assert_same_within_noise(model, images, test_images, 16, 80)
 
 
 ON_DIGITS = """
