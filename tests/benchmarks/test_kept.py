@@ -15,7 +15,7 @@ from depthwise.bench.training.rows import NORMS, STEPS
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = [ROOT / "README.md", ROOT / "docs" / "networks.md"]
+PAGES = [ROOT / "README.md", *(ROOT / "docs" / name for name in ("networks.md", "training.md"))]
 MARK = re.compile(r"<!-- figures: ([^>]+) -->\n\n((?:\|.*\n)+)")
 
 
