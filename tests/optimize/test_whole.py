@@ -18,6 +18,7 @@ from depthwise.backends import CPU
 from depthwise.optimize import whole
 from depthwise.optimize.frozen import optimized
 from depthwise.optimize.module import MOST_PLANS, Optimized
+from depthwise.optimize.planning import plan
 from depthwise.optimize.whole import MOST_KEPT, Whole
 from tests.support.networks import Calls, InvertedResidual
 from tests.support.whole import difference, randomised
@@ -295,3 +296,14 @@ def test_where_no_code_can_be_generated_all_is_torchs(pair: Pair, monkeypatch: p
     assert found.report.convolutions[0] == 0
     assert found.report.programs == ()
     assert "this CPU is too old" in str(found.report)
+
+
+def test_a_node_without_work_gives_what_it_reads_where_it_lies() -> None:
+    """Node by node too, as a profile runs them: the order in which the stem reads an image is nobody's work."""
+    found, x = optimized(nn.Conv2d(3, 8, 3), torch.zeros(1, 3, 9, 9)), torch.randn(1, 3, 9, 9)
+    alone = plan(found._network, {"input_0": (1, 3, 9, 9)}, 1, {}, node_by_node=True)
+    assert [segment.nodes[0].operator for segment in alone.segments] == ["layout", "conv"]
+    (laid_out,) = alone.programs[0].run([x], 1)
+    assert laid_out.data_ptr() == x.data_ptr()
+    (ours,) = alone.run([x], 1).values()
+    assert torch.equal(ours, found(x))

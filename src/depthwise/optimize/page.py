@@ -64,7 +64,9 @@ def _bars(profile: Profile) -> str:
         parts.append(text((LEFT + width + 6, y + 11), f"{1000 * timing.seconds:.3f}", anchor="start", fill=SOFT_INK))
     height = 34 + len(slowest) * (BAR + GAP)
     title = f"<title>{escape('The slowest nodes of the network')}</title>"
-    return (
+    drawn = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:g} {height:g}" role="img" '
         f'font-family="system-ui, sans-serif">{title}{"".join(parts)}</svg>'
     )
+    # On a narrow screen it scrolls, as the table does: its words would be too small to read.
+    return f'<div class="wide">{drawn}</div>'

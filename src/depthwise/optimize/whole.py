@@ -66,6 +66,12 @@ def _is_plain(name: str, x: Tensor) -> bool:
         raise DepthwiseError(f"{name} {error}") from None
 
 
+class _NoWork(Compiled):
+    """A segment whose nodes are other names for what it reads."""
+
+    def run(self, addresses: Mapping[str, int]) -> None: ...
+
+
 class _Missing:
     """Stands for a call that is not kept; None is one that cannot be made."""
 
@@ -116,7 +122,7 @@ class Whole(Program):
 
     def figures(self) -> Figures | None:
         series = self._series(self._at(self._batch))
-        return None if series is None else CPU.figures(series)
+        return CPU.figures(series) if series is not None and series.steps else None
 
     def _call(self, batch: int) -> Call | None:
         key = batch, torch.get_num_threads()
@@ -133,15 +139,17 @@ class Whole(Program):
     def _bound(self, batch: int) -> Call | None:
         graph, segment = self._at(batch), self._segment
         series = self._series(graph)
-        compiled = None if series is None else CPU.compiled(series, self._packs)
-        if series is None or compiled is None:
+        if series is None:
+            return None
+        compiled = CPU.compiled(series, self._packs) if series.steps else _NoWork()
+        if compiled is None:
             return None
         reads = tuple(graph.lies[name] for name in segment.reads)
         gives = tuple(graph.lies[name] for name in segment.gives)
         return Call(compiled, segment.reads, reads, tuple(graph.lies[name] for name in sorted(series.gives)), gives)
 
     def _series(self, graph: LoweredGraph) -> Series | None:
-        """The segment's steps; None where there are none, or one of its nodes has none at this batch."""
+        """The segment's steps; None where one of its nodes has none at this batch."""
         segment = self._segment
         names = [node.name for node in segment.nodes]
         if not all(name in graph.lies for name in (*segment.reads, *segment.gives)):
@@ -151,8 +159,6 @@ class Whole(Program):
         takes = frozenset(graph.lies[name].buffer for name in segment.reads)
         gives = frozenset(graph.lies[name].buffer for name in segment.gives) - takes
         steps = fused([step for name in names for step in graph.steps[name]], gives)
-        if not steps:
-            return None
         used = {buffer for step in steps for _, buffer in step.buffers}
         constants = {name: self._weights[name].contiguous() for name in used & self._weights.keys()}
         return Series(steps, takes, gives, graph.elements, constants)

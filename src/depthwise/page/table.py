@@ -48,6 +48,7 @@ _CSS = """
   color: var(--ink, #1f2937); background: var(--paper, #fff); max-width: 1100px; padding: 0.75rem; }
 .depthwise-report svg { display: block; width: 100%; max-width: 800px; height: auto; background: #fff; }
 .depthwise-report .wide { overflow-x: auto; }
+.depthwise-report .wide svg { min-width: 38rem; }
 .depthwise-report table { border-collapse: collapse; width: 100%; margin: 1rem 0; font-size: 0.85rem; }
 .depthwise-report th, .depthwise-report td { border: 0; border-bottom: 1px solid var(--rule, #d1d5db);
   padding: 0.3rem 0.6rem; text-align: left; color: var(--ink, #1f2937); background: var(--paper, #fff);
