@@ -199,7 +199,7 @@ class NormActivation(torch.autograd.Function):
         if dy is None:
             return (None,) * 7
         saved = ctx.saved_tensors
-        return (*ctx.norm.backward(saved, _laid_as(dy, saved[0]), ctx.needs_input_grad[:4]), None, None, None)
+        return (*ctx.norm.backward(saved, dy, ctx.needs_input_grad[:4]), None, None, None)
 
 
 def _like(x: Tensor) -> Tensor:
@@ -215,14 +215,6 @@ def _laid_out(dy: Tensor, problem: NormProblem) -> Tensor:
 
 def _format(tensor: Tensor, problem: NormProblem) -> torch.memory_format:
     return torch.contiguous_format if problem.plane else _DIMENSIONS[tensor.dim()]
-
-
-def _laid_as(dy: Tensor, x: Tensor) -> Tensor:
-    """A gradient as its input lies: a mean over pixels gives one that is expanded."""
-    last = _DIMENSIONS.get(x.dim())
-    if dy.stride() == x.stride() or last is None or not are_plain(dy):
-        return dy
-    return dy.contiguous(memory_format=last)
 
 
 def _is_as_planned(problem: NormProblem, saved: Sequence[Tensor | None], dy: Tensor) -> bool:
