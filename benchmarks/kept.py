@@ -21,9 +21,11 @@ from depthwise.errors import DepthwiseError
 
 from .cases import ODD
 from .run import RESULTS
+from .whole.rows import FREE
 
 HEADINGS = ("ours", "PyTorch's operators")
 RATIO = "PyTorch ÷ ours"
+EAGER, FASTEST = "PyTorch", "fastest ÷ ours"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +47,31 @@ def figures_of(run: Mapping[str, Any]) -> Iterator[Figure]:
     elif "training" in run:
         yield from _training(run["training"], *at)
     elif any("engine" in taken for row in run["rows"] for taken in row.get("taken", ())):
-        for row in run["rows"]:
-            what = (
-                f"{row['network']}, {row['size']} pixels, batch {row['batch']}, {row['threads']} threads, milliseconds"
-            )
-            times = {one["engine"]: [one["milliseconds"]] for one in row["taken"] if one["milliseconds"] is not None}
-            yield Figure(what, *at, times)
+        yield from _networks(run["rows"], *at)
     else:
         yield from _layers(run["rows"], *at)
         yield from _bounds([row for row in run["rows"] if row["case"]["network"] == ODD], *at)
+
+
+def _networks(rows: Sequence[Mapping[str, Any]], date: str, commit: str) -> Iterator[Figure]:
+    """Milliseconds of every engine, PyTorch in its faster layout; the time of the fastest float32 peer over ours."""
+    found: dict[tuple[str, int, int], dict[int, dict[str, float]]] = {}
+    for row in rows:
+        times = {one["engine"]: one["milliseconds"] for one in row["taken"] if one["milliseconds"] is not None}
+        eager = [times.pop(engine) for engine in list(times) if engine.startswith("eager")]
+        if eager:
+            times[EAGER] = min(eager)
+        key = row["network"], row["batch"], row["size"]
+        found.setdefault(key, {})[row["threads"]] = {HEADINGS[0]: times.pop(OURS), **times}
+    for (network, batch, size), by_threads in found.items():
+        threads = sorted(by_threads)
+        each = [by_threads[count] for count in threads]
+        values = {engine: [times[engine] for times in each] for engine in each[0] if all(engine in one for one in each)}
+        peers = [[time for engine, time in one.items() if engine != HEADINGS[0] and FREE not in engine] for one in each]
+        if all(peers):
+            values[FASTEST] = [min(own) / one[HEADINGS[0]] for own, one in zip(peers, each, strict=True)]
+        what = f"{network}, batch {batch}, {size}x{size}, {' / '.join(map(str, threads))} threads"
+        yield Figure(what, date, commit, values)
 
 
 def _layers(rows: Sequence[Mapping[str, Any]], date: str, commit: str) -> Iterator[Figure]:

@@ -105,9 +105,19 @@ def test_of_odd_blocks_the_bound_is_kept(tmp_path: Path) -> None:
 def test_what_is_kept_of_runs(tmp_path: Path) -> None:
     rows = [layer(name, threads, promise, 2.0) for name, promise in (("x", 1.0), ("y", 4.0)) for threads in (1, 2)]
     layers = {"date": "2026-11-30 10:00", "commit": {"sha": "0123456789"}, "machine": MACHINE, "rows": rows}
-    taken = [{"engine": "ours", "milliseconds": 8.3456}, {"engine": "theirs", "milliseconds": None}]
-    row = {"network": "net", "size": 224, "batch": 1, "threads": 1, "taken": taken}
-    whole = {"date": "2026-11-30 11:00", "commit": "0123456 with changes", "machine": MACHINE, "rows": [row]}
+    times = {
+        "depthwise": 8.3456,
+        "a": 10.0,
+        "b, as it comes": 2.0,
+        "eager, contiguous": 30.0,
+        "eager, last": 20.0,
+        "c": None,
+    }
+    taken = [{"engine": engine, "milliseconds": time} for engine, time in times.items()]
+    halved = [{"engine": engine, "milliseconds": time and time / 2} for engine, time in times.items() if engine != "a"]
+    row = {"network": "net", "size": 224, "batch": 1}
+    networks = [{**row, "threads": 2, "taken": halved}, {**row, "threads": 1, "taken": taken}]
+    whole = {"date": "2026-11-30 11:00", "commit": "0123456 with changes", "machine": MACHINE, "rows": networks}
     promises = {"ours": {"1": {"promise_kept": 0.4}, "64": {"promise_kept": 0.5}}}
     demo = {
         "date": "2026-11-30 12:00",
@@ -135,7 +145,12 @@ def test_what_is_kept_of_runs(tmp_path: Path) -> None:
         "Net, promise kept, 1 / 2 threads, geometric mean of 2": both,
         "Net, promise kept, 1 / 2 threads, x": {"ours": [1.0, 1.0], "PyTorch's operators": [0.5, 0.5]},
         "Net, promise kept, 1 / 2 threads, y": {"ours": [4.0, 4.0], "PyTorch's operators": [2.0, 2.0]},
-        "net, 224 pixels, batch 1, 1 threads, milliseconds": {"ours": [8.35]},
+        "net, batch 1, 224x224, 1 / 2 threads": {
+            "ours": [8.35, 4.17],
+            "b, as it comes": [2.0, 1.0],
+            "PyTorch": [20.0, 10.0],
+            "fastest ÷ ours": [1.2, 2.4],
+        },
         "a training step, 1 / 2 threads, geometric mean of 2": {"PyTorch ÷ ours": [2.0, 4.0]},
         "a training step, 1 / 2 threads, small": {"PyTorch ÷ ours": [1.0, 2.0]},
         "a training step, 1 / 2 threads, large": {"PyTorch ÷ ours": [4.0, 8.0]},
