@@ -27,6 +27,7 @@ TAKEN: dict[str, tuple[Function, tuple[int, ...]]] = {
     "activations": (lambda x: F.gelu(F.leaky_relu(F.elu(x, 0.5), 0.2)) + F.hardtanh(x, 0.0, 6.0), IMAGE),
     "sigmoids": (lambda x: F.silu(x) * torch.sigmoid(x) - F.hardsigmoid(x) + F.hardswish(x) + F.relu6(x), IMAGE),
     "numbers": (lambda x: (2 * x + 1) / 4 - x.sub(2.0, alpha=0.5), IMAGE),
+    "less than numbers": (lambda x: (1 - x.sigmoid()) * torch.rsub(x, 0.25, alpha=3), IMAGE),
     "numbers of rows": (lambda x: x * 2 + 1, ROWS),
     "number of one": (lambda x: x + 1, (1,)),
     "weights of channels": (lambda x: (x - GATE) * GATE + 2, IMAGE),
@@ -112,6 +113,11 @@ TAKEN: dict[str, tuple[Function, tuple[int, ...]]] = {
     ),
     "zeros around": (lambda x: F.pad(x.relu(), (1, 2, 0, 1)) + F.pad(x, (4, -1, 2, -1), value=1.5), IMAGE),
     "channels around": (lambda x: F.pad(x, (0, 0, 0, 0, 1, 2)), IMAGE),
+    "nothing left within": (lambda x: F.pad(x.relu(), (-5, 9, 1, 0), value=2.0), IMAGE),
+    "cut off at one end": (
+        lambda x: [F.pad(x, (-1, 2, 2, -1), mode=mode) for mode in ("reflect", "replicate", "circular")],
+        IMAGE,
+    ),
     "mirrored": (lambda x: F.pad(x, (1, 2, 3, 0), mode="reflect"), IMAGE),
     "edges": (lambda x: F.pad(x, (1, 2, 3, 0), mode="replicate") + F.pad(x, (1, 2, 3, 0), mode="circular"), IMAGE),
     "blocks into channels": (
@@ -237,6 +243,15 @@ def flat(result: Any) -> list[Tensor]:
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "depthwise, residual, activation": (
         lambda: Calls(lambda x, conv: F.relu(conv(x) + x), conv=nn.Conv2d(12, 12, 3, padding=1, groups=12)),
+        IMAGE,
+    ),
+    "depthwise, many read": (
+        lambda: Calls(
+            lambda x, conv: (
+                lambda y: (y, y.sum((2, 3)), y.mean((2, 3)), y.norm(2, (2, 3)), y.norm(2, 3), y.mean(2), y.sum(1))
+            )(conv(x).relu()),
+            conv=nn.Conv2d(12, 12, 3, groups=12),
+        ),
         IMAGE,
     ),
     "depthwise multiplier": (lambda: nn.Sequential(nn.Conv2d(12, 24, 3, groups=12), nn.SiLU()), IMAGE),

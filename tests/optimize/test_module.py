@@ -323,6 +323,9 @@ def test_batches_smaller_than_what_is_sliced_off(images: int, tmp_path: Path) ->
         x = torch.randn(batch, 3, 3, 3)
         assert torch.equal(found(x), model(x))
     assert f"batches below {images} run on the model as it is: it slices so many images off" in str(found.report)
+    assert found.profile(x, seconds=0).batch == 3
+    with pytest.raises(DepthwiseError, match=f"batches below {images} run on the model as it is, of which no node"):
+        found.profile(x[: images - 1], seconds=0)
     found.save(tmp_path / "model.safetensors")
     read = load_optimized(tmp_path / "model.safetensors")
     x = torch.randn(images, 3, 3, 3)

@@ -93,7 +93,11 @@ class Optimized(nn.Module):
     def profile(self, *args: Any, seconds: float = 1.0, **kwargs: Any) -> Profile:
         """What each node of the network takes with these arguments, each run alone, about so long in all."""
         tensors = self._tensors(args, kwargs)
-        batch = self._batch(tensors)
+        batch, least = self._batch(tensors), self._network.least
+        if batch < least:
+            raise DepthwiseError(
+                f"batches below {least} run on the model as it is, of which no node can be timed; got {batch}"
+            )
         found = self._plan(tensors, batch)
         alone = plan(found.network, self._shapes(tensors), max(batch, 1), found.packs, node_by_node=True)
         with torch.no_grad():

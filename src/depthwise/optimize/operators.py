@@ -56,6 +56,7 @@ KNOWN = {
     "relu6": "relu6.default",
     "reshape": "reshape.default",
     "reshape_as": "reshape_as.default",
+    "rsub": "rsub.Scalar",
     "select": "select.int",
     "sigmoid": "sigmoid.default",
     "silu": "silu.default",

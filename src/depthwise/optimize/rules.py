@@ -346,8 +346,8 @@ RULES: dict[str, Callable[[Arguments], Shapes]] = {
     **dict.fromkeys(
         (
             *("alias", "clone", "contiguous", "detach", "dropout", "elu", "gelu", "hardsigmoid", "hardswish"),
-            *("hardtanh", "layout", "leaky_relu", "lift_fresh_copy", "relu", "relu6", "sigmoid", "silu", "softmax"),
-            "tanh",
+            *("hardtanh", "layout", "leaky_relu", "lift_fresh_copy", "relu", "relu6", "rsub", "sigmoid", "silu"),
+            *("softmax", "tanh"),
         ),
         _same,
     ),

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from depthwise.backends.cpu.emit import depthwise, gated, pointwise, row_sums
+from depthwise.backends.cpu.lower.expanded import lower_expanded
 from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.cpu.series import plan
 from depthwise.backends.pixels import Mean
+from depthwise.backends.problem import Problem
 from depthwise.backends.series import Step
 from tests.backends.cpu.test_mutants import Mutant, planted
 from tests.backends.cpu.test_mutants import _code_of_its_own as _code_of_its_own
@@ -70,9 +72,20 @@ def test_no_sums_where_the_mean_is_of_something_else() -> None:
 
     assert summed(depthwise_step, mean)
     assert not summed(depthwise_step)
-    # Of half as many images of twice as many pixels; of something that two steps write.
+    # Of squares; of half as many images of twice as many pixels; of something that two steps write.
+    assert not summed(depthwise_step, replace(mean, problem=Mean(2, 35, 16, "norm")))
     assert not summed(depthwise_step, replace(mean, problem=Mean(1, 70, 16)))
     assert not summed(depthwise_step, depthwise_step, mean)
+
+
+@some_machine
+def test_an_expansion_with_a_gate_is_a_stage_of_its_own() -> None:
+    expand, after, _ = series_of(SUMMED[-1])[0].steps
+    assert isinstance(expand.problem, Problem)
+    assert isinstance(after.problem, Problem)
+    with rolling():
+        assert lower_expanded(expand.problem, after.problem, HERE[0], 1) is not None
+        assert lower_expanded(replace(expand.problem, gated=True), after.problem, HERE[0], 1) is None
 
 
 def one_column_twice(right: Callable[..., Any]) -> Callable[..., Any]:

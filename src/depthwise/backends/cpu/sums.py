@@ -40,9 +40,9 @@ def _sums_of(name: str) -> str:
 
 
 def _is_of_all(mean: Mean, made: Problem) -> bool:
-    """Whether it is the mean over the images that a depthwise convolution of pixels makes."""
+    """Whether it is the mean or the sum over the images that a depthwise convolution of pixels makes."""
     g = made.geometry
-    if made.operation != "depthwise" or g.rank != 2:
+    if made.operation != "depthwise" or g.rank != 2 or mean.result == "norm":
         return False
     layout, sizes = layout_of(made), (made.batch, prod(g.out_spatial), g.depthwise_channels)
     return not (layout.planar_in or layout.planar_out) and (mean.images, mean.pixels, mean.channels) == sizes
@@ -62,7 +62,8 @@ def _with_sums(step: Step, found: Mapping[str, Problem]) -> Step:
     if buffers["out"] in found and isinstance(step.problem, Problem):
         sums = ("sums", _sums_of(buffers["out"]))
         return replace(step, problem=replace(step.problem, summed=True), buffers=(*step.buffers, sums))
-    if isinstance(step.problem, Mean) and buffers["x"] in found:
-        problem = replace(step.problem, sums=_rows(found[buffers["x"]]))
+    maker = found.get(buffers["x"])
+    if maker is not None and isinstance(step.problem, Mean) and _is_of_all(step.problem, maker):
+        problem = replace(step.problem, sums=_rows(maker))
         return replace(step, problem=problem, buffers=tuple((buffers | {"x": _sums_of(buffers["x"])}).items()))
     return step

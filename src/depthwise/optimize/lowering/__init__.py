@@ -12,7 +12,7 @@ from ..network import Network
 from ..rules import Shapes
 from .context import Lie, Lowering, RefusedError
 from .convolutions import is_dense, lower_conv, lower_gated, lower_linear, lower_separable
-from .elementwise import lower_activation, lower_addcmul, lower_affine, lower_binary
+from .elementwise import lower_activation, lower_addcmul, lower_affine, lower_binary, lower_rsub
 from .fusing import fused
 from .moving import (
     lower_bilinear,
@@ -69,6 +69,7 @@ LOWERED: Mapping[str, Callable[[Node, Lowering], tuple[Step, ...]]] = {
     "max_pool2d": lower_max_pool,
     "mean": lower_mean,
     "pad": lower_pad,
+    "rsub": lower_rsub,
     "select": lower_select,
     "separable": lower_separable,
     "slice": lower_slice,

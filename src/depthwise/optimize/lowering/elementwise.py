@@ -69,6 +69,13 @@ def lower_binary(node: Node, into: Lowering) -> tuple[Step, ...]:
     return _steps(node, x, [_other(operation, x, other, into)], into)
 
 
+def lower_rsub(node: Node, into: Lowering) -> tuple[Step, ...]:
+    """A number less a tensor."""
+    x = into.value(node["self"])
+    scaled = [] if node["alpha"] == 1 else [_other("mul", x, node["alpha"], into)]
+    return _steps(node, x, [*scaled, _other("from", x, node["other"], into)], into)
+
+
 def lower_addcmul(node: Node, into: Lowering) -> tuple[Step, ...]:
     """A product that is added to another tensor."""
     shape, factors = into.shape(node.name), (node["tensor1"], node["tensor2"])

@@ -35,6 +35,8 @@ def lower_pad(node: Node, into: Lowering) -> tuple[Step, ...]:
     out = into.made(node, x.order)
     steps = []
     for box in product(*stretches):
+        if not all(stretch.size for stretch in box):
+            continue
         is_filled = any(stretch.step is None for stretch in box)
         starts = (
             0 if is_filled else sum(one.x * stride for one, stride in zip(box, x.strides, strict=True)),
@@ -50,10 +52,12 @@ def lower_pad(node: Node, into: Lowering) -> tuple[Step, ...]:
 def _stretches(size: int, before: int, after: int, mode: str) -> Iterator[Stretch]:
     """What lies along a dimension of the result."""
     first, stop = max(-before, 0), size - max(-after, 0)
+    if stop < first or (mode == "circular" and max(before, after) > stop - first):
+        raise RefusedError("more is cut off than there is")
     yield Stretch(max(before, 0), stop - first, first)
-    # The numbers next to the edges, and which way they go; torch gives other modes no negative amounts.
+    # The numbers next to the edges, and which way they go; those cut off come back in all modes but the circular.
     sources = {"constant": (0, 0, None), "reflect": (before, size - 2, -1), "replicate": (0, size - 1, 0)}
-    left, right, distance = sources.get(mode, (size - before, 0, 1))
+    left, right, distance = sources.get(mode, (stop - before, first, 1))
     if before > 0:
         yield Stretch(0, before, left, distance)
     if after > 0:

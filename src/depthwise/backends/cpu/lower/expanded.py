@@ -19,7 +19,9 @@ from .decision import dense_strides
 
 def lower_expanded(first: Problem, last: Problem, machine: Machine, threads: int) -> Program | None:
     """The program of two problems, `last` that of what `first` gives; None where two stages are as good, or better."""
-    if first.operation != "pointwise" or last.operation not in ("depthwise", "separable") or first.residual is not None:
+    if first.operation != "pointwise" or last.operation not in ("depthwise", "separable"):
+        return None
+    if first.residual is not None or first.gated:
         return None
     g, batch = least_steps(last.geometry), last.batch
     strides = dense_strides(g, channels_last=True)
