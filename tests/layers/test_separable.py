@@ -78,7 +78,7 @@ def test_the_parts_of_mobilenets_block() -> None:
     assert names(layer) == list(layer.parts)
     x = torch.randn(2, 8, 9, 9)
     expected = nn.Sequential(*copy.deepcopy(layer).children())(x)
-    assert torch.equal(layer(x), expected)
+    torch.testing.assert_close(layer(x), expected)
     assert (layer.depthwise_norm.num_features, layer.pointwise_norm.num_features) == (8, 16)  # type: ignore[union-attr]
 
 

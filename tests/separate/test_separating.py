@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from depthwise import DepthwiseConv2d, DepthwiseError, SeparableConv2d, separate_, separated_like
 from depthwise.blocks import BlueprintConv2d
 from depthwise.separate import Separation
+from depthwise.separate.budget import predicted
 from depthwise.separate.calibration import batches_of
 from depthwise.separate.gathering import Gathering, output_weights
 from depthwise.separate.options import Form, cheaper_forms
@@ -149,7 +150,7 @@ def test_max_error_holds_for_the_networks_output(max_error: float) -> None:
 
 
 def test_a_prediction_that_is_wrong_does_not_break_max_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("depthwise.separate.budget.REFIT", 1e-6)
+    monkeypatch.setattr("depthwise.separate.choosing.predicted", lambda chosen: 1e-3 * predicted(chosen))
     report = separate_(convolutional(), images(64), max_error=0.2)
     assert report.output_error is not None
     assert report.output_error <= 0.2
