@@ -93,6 +93,7 @@ TAKEN: dict[str, tuple[Function, tuple[int, ...]]] = {
         IMAGE,
     ),
     "stacked": (lambda x: (torch.stack([x, x.relu()], 1) * x.sigmoid()[:, None]).sum(1), IMAGE),
+    "numbers of images stacked": (lambda x: torch.stack([x[:, 1], x[:, 2]], 1).relu().sum(1) + 1, ROWS),
     "stacked last": (lambda x: torch.stack([x, x.relu()], -1).softmax(-1), IMAGE),
     "softmax of moved channels": (
         lambda x: x.mean((2, 3)).view(-1, 2, 3, 2).transpose(1, 2).softmax(1).reshape(-1, 12),

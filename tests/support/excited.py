@@ -60,6 +60,8 @@ SUMMED = (
     Summed(17, (8, 32), kernel=5, stride=2),
     Summed(8, (3, 23), dilation=2),
     Summed(6, (5, 3), multiplier=2),
+    Summed(16, (5, 7), kernel=1),
+    Summed(33, (4, 3), multiplier=2),
     Summed(40, (7, 15), stride=2, expanded_from=8),
     Summed(9, (6, 10), expanded_from=3, batch=1),
 )

@@ -63,6 +63,7 @@ class Mean:
 
     Buffers: x, (images, pixels, channels); out, (images, channels).
     sums: x holds sums of pixels instead, so many rows of them for each image; 0: it does not
+    block: channels of a block of sums, the last of which overlaps the one before it where channels do not fill it
     """
 
     operation: ClassVar[str] = "mean"
@@ -73,6 +74,7 @@ class Mean:
     channels: int
     result: Literal["mean", "sum", "norm"] = "mean"
     sums: int = 0
+    block: int = 0
 
 
 @dataclass(frozen=True, slots=True)

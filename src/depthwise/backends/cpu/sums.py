@@ -15,6 +15,7 @@ from ..problem import Problem
 from ..series import Series, Step
 from .lower.separable import layout_of
 from .machine import Machine
+from .plan.lanes import pixel_lanes
 from .plan.mean import total_plan
 
 
@@ -31,7 +32,7 @@ def with_sums(series: Series, machine: Machine) -> Series:
         if written[name] == 1 and _is_of_all(step.problem, maker):
             found[name] = maker
     elements = {_sums_of(name): _rows(one) * one.batch * _row_elements(one, machine) for name, one in found.items()}
-    steps = tuple(_with_sums(step, found) for step in series.steps)
+    steps = tuple(_with_sums(step, found, machine) for step in series.steps)
     return replace(series, steps=steps, elements={**series.elements, **elements})
 
 
@@ -54,16 +55,16 @@ def _rows(made: Problem) -> int:
 
 
 def _row_elements(made: Problem, machine: Machine) -> int:
-    return total_plan(made.geometry.depthwise_channels, machine, of_sums=True).row_elements
+    return total_plan(made.geometry.depthwise_channels, machine, block=pixel_lanes(made.geometry, machine)).row_elements
 
 
-def _with_sums(step: Step, found: Mapping[str, Problem]) -> Step:
+def _with_sums(step: Step, found: Mapping[str, Problem], machine: Machine) -> Step:
     buffers = dict(step.buffers)
     if buffers["out"] in found and isinstance(step.problem, Problem):
         sums = ("sums", _sums_of(buffers["out"]))
         return replace(step, problem=replace(step.problem, summed=True), buffers=(*step.buffers, sums))
     maker = found.get(buffers["x"])
     if maker is not None and isinstance(step.problem, Mean) and _is_of_all(step.problem, maker):
-        problem = replace(step.problem, sums=_rows(maker))
+        problem = replace(step.problem, sums=_rows(maker), block=pixel_lanes(maker.geometry, machine))
         return replace(step, problem=problem, buffers=tuple((buffers | {"x": _sums_of(buffers["x"])}).items()))
     return step

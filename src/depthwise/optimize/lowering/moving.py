@@ -79,8 +79,10 @@ def lower_stack(node: Node, into: Lowering) -> tuple[Step, ...]:
 
     def wider(x: Lie) -> Lie:
         *outer, inner = (n + (n >= dimension) for n in x.order)
+        # The batch does not lie innermost.
+        order = (*outer, dimension, inner) if outer else (inner, dimension)
         shape = (*x.shape[:dimension], 1, *x.shape[dimension:])
-        return Lie(x.buffer, shape, (*outer, dimension, inner))
+        return Lie(x.buffer, shape, order)
 
     if rank == 1:
         raise RefusedError("numbers of no dimension are put beside each other")

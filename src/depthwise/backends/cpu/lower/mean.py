@@ -13,7 +13,7 @@ from .decision import Decision, of_pixels
 
 
 def lower_mean(problem: Mean, machine: Machine, threads: int) -> Decision:
-    plan = total_plan(problem.channels, machine, problem.result, of_sums=problem.sums > 0)
+    plan = total_plan(problem.channels, machine, problem.result, block=problem.block)
     rows = problem.sums or problem.pixels
     team = shared_by(problem.images * rows * problem.channels, problem.images * plan.blocks, threads)
     cut = Images(threads=team, images=problem.images, image_rows=rows, pixels=problem.pixels)

@@ -38,7 +38,8 @@ def lower_separable(problem: Problem, machine: Machine, threads: int) -> Decisio
     g, batch = least_steps(problem.geometry), problem.batch
     layout = replace(layout_of(problem), residual_pixels=_adds_pixels(problem))
     strides = strides_of(problem) if layout.copied is None else dense_strides(g, channels_last=not layout.planar_in)
-    g, strides = joined(g, strides)
+    # Sums are of the rows that there are.
+    g, strides = (g, strides) if problem.summed else joined(g, strides)
     team = team_of(g, batch, machine, threads)
     call = _Call(g, batch, strides, problem.activations, problem.residual is not None, problem.summed, machine, team)
     separable = g.out_channels is not None

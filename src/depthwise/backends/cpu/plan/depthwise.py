@@ -9,7 +9,7 @@ from ....geometry import Geometry
 from ...base import Activation
 from ..machine import FLOAT_BYTES, Machine
 from .filters import MOST_ZEROS, PixelFilters
-from .lanes import lanes_for
+from .lanes import pixel_lanes
 from .sizes import Axes, columns_done, fetches_next, lanes_below, seen_outside, three
 from .tuning import tuning_of
 
@@ -78,9 +78,7 @@ def depthwise_plan(
     kernel, stride, dilation = (three(numbers, 1) for numbers in (g.kernel_size, g.stride, g.dilation))
     tuning = tuning_of(machine)
     # Planes are transposed in squares of whole vectors.
-    lanes = lanes_below(g.depthwise_channels, machine.vector_lanes)
-    if not planar and g.rank > 1 and g.depth_multiplier == 1:
-        lanes = lanes_for(g.depthwise_channels, machine)
+    lanes = lanes_below(g.depthwise_channels, machine.vector_lanes) if planar else pixel_lanes(g, machine)
     columns, width = _columns(kernel, machine), g.out_spatial[-1]
     if is_one_tile := kernel[2] > TAPS_AT_ONCE and width == columns[-1]:
         columns = (width,)

@@ -71,7 +71,9 @@ def mean_plan(channels: int, machine: Machine) -> MeanPlan:
     return MeanPlan(channels, lanes, max(1, min(channels, LINE_ELEMENTS) // lanes))
 
 
-def total_plan(channels: int, machine: Machine, result: Result = "mean", *, of_sums: bool = False) -> TotalPlan:
-    """Of pixels the blocks of `mean_plan`, of sums those that these are in."""
+def total_plan(channels: int, machine: Machine, result: Result = "mean", *, block: int = 0) -> TotalPlan:
+    """Of pixels the blocks of `mean_plan`, of sums those of `block` channels that they are in."""
+    if block:
+        return TotalPlan(channels, block, 1, result, of_sums=True)
     blocks = mean_plan(channels, machine)
-    return TotalPlan(channels, blocks.lanes, 1 if of_sums else blocks.vectors, result, of_sums)
+    return TotalPlan(channels, blocks.lanes, blocks.vectors, result, of_sums=False)
