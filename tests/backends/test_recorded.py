@@ -182,6 +182,37 @@ def test_a_weight_without_memory_is_an_error() -> None:
         model(image())
 
 
+def test_a_bias_without_memory_is_an_error() -> None:
+    model = Model()
+    for _ in range(2):
+        model(image())
+    model.biases[1].untyped_storage().resize_(0)
+    with pytest.raises(DepthwiseError, match="bias has no memory behind it"):
+        model(image())
+
+
+@pytest.mark.parametrize("part", ["convolution", "norm"])
+def test_what_was_saved_and_lost_its_memory_is_an_error(part: str) -> None:
+    model, x = Model(), image().requires_grad_()
+    if part == "norm":
+        x = image(2, 12, 5, 5).requires_grad_()
+
+    def call() -> Tensor:
+        return (
+            in_turn([model.norm, nn.SiLU()], x)
+            if part == "norm"
+            else depthwise_conv(2, x, model.depthwise, None, *WINDOW)
+        )
+
+    for _ in range(2):
+        torch.autograd.grad(call(), x, torch.ones_like(call()))
+    out = call()
+    dy = torch.ones_like(out)
+    x.untyped_storage().resize_(0)
+    with pytest.raises(DepthwiseError, match="has no memory behind it"):
+        torch.autograd.grad(out, x, dy)
+
+
 def test_without_gradients_nothing_is_recorded() -> None:
     model = Model()
     for _ in range(2):

@@ -366,3 +366,19 @@ def test_views_that_negate() -> None:
         with backend("eager"):
             expected = functional.separable_conv2d(*arguments, padding=1, residual=residual)
         torch.testing.assert_close(functional.separable_conv2d(*arguments, padding=1, residual=residual), expected)
+
+
+def test_views_that_negate_may_lie_otherwise_than_their_copies() -> None:
+    # Of one column, their pixels need not be copied.
+    x, residual = (torch.randn(2, 17, 7, 1, dtype=torch.complex64).conj().imag for _ in range(2))
+    weight, pointwise = torch.randn(17, 1, 3, 1), torch.randn(17, 17, 1, 1)
+    for needs_gradient in (False, True):
+        found = []
+        for name in ("eager", "cpu"):
+            with backend(name):
+                given = weight.clone().requires_grad_(needs_gradient)
+                one = functional.depthwise_conv2d(x, given, padding=(1, 0))
+                other = functional.separable_conv2d(x, given, pointwise, padding=(1, 0), residual=residual)
+                gradients = torch.autograd.grad((one.square() + other).sum(), given) if needs_gradient else ()
+            found.append((one, other, *gradients))
+        torch.testing.assert_close(*found, atol=2e-4, rtol=1e-4)

@@ -109,6 +109,16 @@ def test_weights_in_training_may_lose_their_memory() -> None:
         _depthwise(x, weight, None)
 
 
+@torch.no_grad()
+def test_a_bias_of_inference_mode_has_no_version() -> None:
+    x, weight = torch.randn(2, 8, 5, 5), torch.randn(8, 1, 3, 3, requires_grad=True)
+    with torch.inference_mode():
+        bias = torch.randn(8)
+    for _ in range(3):
+        torch.testing.assert_close(_depthwise(x, weight, bias), _torchs(x, weight, bias), atol=1e-4, rtol=1e-4)
+        weight.mul_(-2.0)
+
+
 def test_a_compiled_step_of_training_sees_every_change(monkeypatch: pytest.MonkeyPatch) -> None:
     torch._dynamo.reset()
     layer = torch.nn.Conv2d(8, 8, 3, padding=1, groups=8)

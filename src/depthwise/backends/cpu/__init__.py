@@ -80,6 +80,10 @@ class Cpu(Backend):
         if problem.traced or is_listened_to():
             return convolved(x, weights, problem.geometry)
         x, weights = x.resolve_neg(), weights.with_resolved_residual()
+        added = None if weights.residual is None else weights.residual.stride()
+        if (x.stride(), added) != (problem.strides, problem.residual):
+            # Copies of views that negate need not lie as these do.
+            problem = replace(problem, strides=x.stride(), residual=added)
         if not problem.differentiable:
             return run_plain(x, weights, problem)
         gradients_asked(weights.weights)

@@ -165,6 +165,10 @@ class _Afresh:
         return out
 
 
+def has_versions(weights: DepthwiseTensors) -> bool:
+    return not any(tensor is not None and tensor.is_inference() for tensor in weights.weights)
+
+
 def _versions(weight: Tensor, bias: Tensor | None) -> tuple[int, int | None]:
     return weight._version, None if bias is None else bias._version
 
@@ -193,7 +197,7 @@ class _Convolution:
 
     def run(self, x: Tensor, residual: Tensor | None, pack: Any, prints: int) -> Tensor | None:  # noqa: ARG002
         weight, bias = pack
-        if not (x.data_ptr() and weight.data_ptr()):
+        if not (x.data_ptr() and weight.data_ptr() and (bias is None or bias.data_ptr())):
             # Freed memory, or nothing to compute: torch has words for it.
             return None
         gradients_asked(pack)
@@ -214,6 +218,8 @@ class _Convolution:
         if not (torch.is_grad_enabled() or dispatch_modes() or forward_ad._current_level >= 0):
             for threads, needed, reads, steps in self._backward:
                 if threads == asked and needed == wanted and reads(gradient, x, weight):
+                    if not (gradient.data_ptr() and x.data_ptr() and weight.data_ptr()):
+                        break
                     return steps.run(gradient, gradient, x, weight)  # type: ignore[no-any-return]
         known = self._steps(gradient, x, weight, self._geometry, wanted)
         if known is not None:

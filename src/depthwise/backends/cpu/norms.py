@@ -129,7 +129,8 @@ class Norm:
         key = torch.get_num_threads(), wanted, len(tensors)
         for known in self._backward:
             if known.key == key and known.reads(*tensors):
-                return known.bound
+                # Freed memory is looked at anew.
+                return known.bound if all(map(Tensor.data_ptr, tensors)) else None
         return None
 
     def _looked_at(self, saved: Sequence[Tensor | None], dy: Tensor, wanted: tuple[bool, ...]) -> Bound | None:

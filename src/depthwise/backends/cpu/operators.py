@@ -19,7 +19,7 @@ from ..problem import Operation, problem_of
 from ..schema import DEPTHWISE, SEPARABLE, of_depthwise, of_separable
 from ..tensors import Tensors, is_foreign
 from ..weights import forget, gradients_asked, identities_of
-from .differentiable import afresh, gradients_of, run_plain
+from .differentiable import afresh, gradients_of, has_versions, run_plain
 
 _LIBRARY = torch.library.Library("depthwise", "FRAGMENT")
 _LIBRARY.define(f"cpu_depthwise_conv({DEPTHWISE}) -> Tensor")
@@ -85,7 +85,7 @@ def _computed(setting: Setting, x: Tensor, window: tuple[Any, ...], weights: Wei
     def keep(ready: Prepared) -> None:
         calls.keep(setting, x, weights.residual, weights.weights, window, ready)
 
-    if isinstance(weights, DepthwiseTensors) and weights.weight.requires_grad and not weights.weight.is_inference():
+    if isinstance(weights, DepthwiseTensors) and weights.weight.requires_grad and has_versions(weights):
         keep(afresh(weights, problem))
     return run_plain(x, weights, problem, keep)
 
