@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from depthwise.backends.cpu import sums
 from depthwise.backends.cpu.lower import mean
+from depthwise.backends.cpu.plan.mean import total_plan
 from depthwise.backends.pixels import Mean
 from depthwise.optimize import frozen
 from depthwise.optimize.lowering import context, elementwise, moving, padding, reductions
-from depthwise.optimize.lowering.context import Lie, Lowering
+from depthwise.optimize.lowering.context import Lie, Lowering, Piece
 from tests.support.networks import Calls
 from tests.support.whole import difference
 
@@ -48,8 +49,7 @@ def sums_squared(patch: Patch) -> None:
 
 
 def sums_in_other_blocks(patch: Patch) -> None:
-    whole = mean.total_plan
-    patch.setattr(mean, "total_plan", lambda *given, block: whole(*given, block=block // 2))
+    patch.setattr(mean, "total_plan", lambda *given, block: total_plan(*given, block=block // 2))
 
 
 def another_order_for_the_same(patch: Patch) -> None:
@@ -86,12 +86,11 @@ def every_number(patch: Patch) -> None:
 
 
 def pieces_one_further(patch: Patch) -> None:
-    whole = moving.Piece
-    patch.setattr(moving, "Piece", lambda x, dimension, start, shape: whole(x, dimension, max(start - 1, 0), shape))
+    patch.setattr(moving, "Piece", lambda x, dimension, start, shape: Piece(x, dimension, max(start - 1, 0), shape))
 
 
 def less_the_number(patch: Patch) -> None:
-    whole = elementwise._other
+    whole: Any = elementwise._other
     turned = {"from": "sub"}
     patch.setattr(elementwise, "_other", lambda operation, *given: whole(turned.get(operation, operation), *given))
 
