@@ -255,6 +255,13 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         ),
         IMAGE,
     ),
+    "part of a concatenation, read after it": (
+        lambda: Calls(
+            lambda x, conv: (lambda y: (torch.cat([y, z := conv(y)], 1).relu(), conv(z)))(conv(x)),
+            conv=nn.Conv2d(12, 12, 3, padding=1, groups=12),
+        ),
+        IMAGE,
+    ),
     "depthwise multiplier": (lambda: nn.Sequential(nn.Conv2d(12, 24, 3, groups=12), nn.SiLU()), IMAGE),
     "pointwise, residual": (
         lambda: Calls(lambda x, conv: F.relu(conv(x) + x), conv=nn.Conv2d(12, 12, 1, groups=2)),

@@ -54,7 +54,9 @@ def of_elements(*reads: tuple[str, ...], gives: str = "", sizes: dict[str, int] 
 
 @here
 def test_the_last_reader_writes_over_what_it_reads() -> None:
-    in_place = series._in_place
+    def in_place(made: Series) -> dict[str, str]:
+        return series._in_place(made, {})
+
     assert in_place(of_elements(("x",), ("a",), ("b",), gives="c")) == {"a": "c", "b": "c"}
     # Not what is the caller's, or read later, or of another size.
     assert in_place(of_elements(("x",), gives="a")) == {}
@@ -137,7 +139,7 @@ def buffers_swapped(patch: pytest.MonkeyPatch) -> None:
 
 
 def in_place_before_the_last_reader(patch: pytest.MonkeyPatch) -> None:
-    def first_reads(made: Series) -> dict[str, int]:
+    def first_reads(made: Series, _: object) -> dict[str, int]:
         uses = [(name, n) for n, step in enumerate(made.steps) for key, name in step.buffers if key != "out"]
         return dict(reversed(uses))
 

@@ -48,9 +48,9 @@ class Plan:
 def plan(series: Series, target: Machine, team: int) -> Plan:
     """The program of a series, for so many threads."""
     series = with_sums(series, target)
-    names = _in_place(series)
     programs = [lower(step.problem, target, team).program for step in series.steps]
     parts = parts_of(series, programs)
+    names = _in_place(series, parts)
     expanded = _expanded(series, parts, target, team)
 
     def place(name: str) -> str:
@@ -112,9 +112,9 @@ def _renamed(stage: Stage, names: Mapping[str, str]) -> Stage:
     return replace(stage, buffers=tuple(found.items()))
 
 
-def _in_place(series: Series) -> dict[str, str]:
+def _in_place(series: Series, parts: Mapping[str, Part]) -> dict[str, str]:
     """Other names of values: one memory for what a step reads last and what it writes."""
-    last = _last_uses(series)
+    last = _last_uses(series, parts)
     fixed = series.takes | series.gives | series.constants.keys()
     names: dict[str, str] = {}
     for number, step in enumerate(series.steps):
@@ -136,9 +136,15 @@ def _in_place(series: Series) -> dict[str, str]:
     return names
 
 
-def _last_uses(series: Series) -> dict[str, int]:
-    """For each value, the number of the last step that reads or writes it."""
-    return {name: number for number, step in enumerate(series.steps) for _, name in step.buffers}
+def _last_uses(series: Series, parts: Mapping[str, Part]) -> dict[str, int]:
+    """For each value, the number of the last step that reads or writes it, or a part of it."""
+    last: dict[str, int] = {}
+    for number, step in enumerate(series.steps):
+        for _, name in step.buffers:
+            last[name] = number
+            if name in parts:
+                last[parts[name].whole] = number
+    return last
 
 
 def ready(series: Series, packs: Packs) -> Ready | None:
