@@ -25,7 +25,8 @@ def wrong_cells(table: str, figures: list[dict[str, Any]]) -> list[str]:
     found = []
     for what, *cells in rows:
         shown = {heading: [float(number) for number in cell.split(" / ")] for heading, cell in zip(head[1:], cells)}  # noqa: B905
-        if not any(figure["what"] == what and figure["values"] == shown for figure in figures):
+        kept = [figure["values"] for figure in figures if figure["what"] == what]
+        if not any(all(values.get(heading) == numbers for heading, numbers in shown.items()) for values in kept):
             found.append(what)
     return found
 
