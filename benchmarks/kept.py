@@ -70,8 +70,8 @@ def _networks(rows: Sequence[Mapping[str, Any]], date: str, commit: str) -> Iter
         peers = [[time for engine, time in one.items() if engine != HEADINGS[0] and FREE not in engine] for one in each]
         if all(peers):
             values[FASTEST] = [min(own) / one[HEADINGS[0]] for own, one in zip(peers, each, strict=True)]
-        what = f"{network}, batch {batch}, {size}x{size}, {' / '.join(map(str, threads))} threads"
-        yield Figure(what, date, commit, values)
+        kind = f"whole networks, milliseconds, {' / '.join(map(str, threads))} threads"
+        yield Figure(f"{kind}, {network}, batch {batch}, {size}x{size}", date, commit, values)
 
 
 def _layers(rows: Sequence[Mapping[str, Any]], date: str, commit: str) -> Iterator[Figure]:

@@ -20,12 +20,15 @@ MARK = re.compile(r"<!-- figures: ([^>]+) -->\n\n((?:\|.*\n)+)")
 
 
 def wrong_cells(table: str, figures: list[dict[str, Any]]) -> list[str]:
-    """Rows of a Markdown table that no figure of the same name has, or has other numbers for."""
+    """Rows of a Markdown table that no figure of the same name has, or has other numbers for.
+
+    What the names of all rows begin with may stand in the table's first cell, alone.
+    """
     head, _, *rows = [[cell.strip() for cell in line.strip()[1:-1].split("|")] for line in table.splitlines()]
-    found = []
+    found, begin = [], f"{head[0]}, " if "threads" in head[0] else ""
     for what, *cells in rows:
         shown = {heading: [float(number) for number in cell.split(" / ")] for heading, cell in zip(head[1:], cells)}  # noqa: B905
-        kept = [figure["values"] for figure in figures if figure["what"] == what]
+        kept = [figure["values"] for figure in figures if figure["what"] == begin + what]
         if not any(all(values.get(heading) == numbers for heading, numbers in shown.items()) for values in kept):
             found.append(what)
     return found
@@ -65,6 +68,10 @@ def test_a_wrong_number_is_seen() -> None:
     assert not wrong_cells(table.format("1.00 / 2.0"), figures)
     assert wrong_cells(table.format("1.00 / 2.1"), figures) == ["a"]
     assert wrong_cells(table.replace("| a |", "| b |").format("1 / 2"), figures) == ["b"]
+    assert wrong_cells(table.replace("| | ours", "| | mine").format("1 / 2"), figures) == ["a"]
+    longer = [{"what": "2 threads, a", "values": {"ours": [1.0, 2.0], "theirs": [3.0]}}]
+    assert not wrong_cells(table.replace("| | ours", "| 2 threads | ours").format("1 / 2"), longer)
+    assert wrong_cells(table.replace("| | ours", "| 1 threads | ours").format("1 / 2"), longer) == ["a"]
 
 
 MACHINE = {"cpu": "a CPU", "threads": 2, "torch": "2.13.0"}
@@ -146,7 +153,7 @@ def test_what_is_kept_of_runs(tmp_path: Path) -> None:
         "Net, promise kept, 1 / 2 threads, geometric mean of 2": both,
         "Net, promise kept, 1 / 2 threads, x": {"ours": [1.0, 1.0], "PyTorch's operators": [0.5, 0.5]},
         "Net, promise kept, 1 / 2 threads, y": {"ours": [4.0, 4.0], "PyTorch's operators": [2.0, 2.0]},
-        "net, batch 1, 224x224, 1 / 2 threads": {
+        "whole networks, milliseconds, 1 / 2 threads, net, batch 1, 224x224": {
             "ours": [8.35, 4.17],
             "b, as it comes": [2.0, 1.0],
             "PyTorch": [20.0, 10.0],
