@@ -103,7 +103,7 @@ def _advice(model: nn.Module) -> Iterator[str]:
     if wanted:
         yield (
             f"memory format: channels-last runs on most kernels, {' and '.join(wanted)}; contiguous images run "
-            "depthwise convolutions alone"
+            "depthwise convolutions and batch norms alone"
         )
 
 
