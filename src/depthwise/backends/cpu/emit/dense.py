@@ -3,17 +3,19 @@
     for panel in panels of `vectors` vectors of output channels:
         for slab in slabs of input channels:
             for m in tiles of `rows` pixels, one of `heights`:
-                sum[i, j] = bias[j] if this is the first slab else kept[m, i, j]
+                sum[i, j] = bias[j] if this is the first slab else 0
                 for kz, ky, kx in taps whose input pixels are inside the image:
                     for c in slab:
                         sum[i, j] += splat(input[pixel m + i under the tap, c]) · weight[panel, slab, tap, c, j]
+                sum[i, j] += kept[m, i, j] unless this is the first slab
                 kept[m, i, j] = sum[i, j], or after the last slab
                 out[m + i, j] = activation(sum[i, j] + residual[m + i, j])
 
-The weights of a slab stay in L1 while all tiles of a band are done. Few weights are one slab, tiles of pixels are
-then the outer loop, and the result is written in the order it lies in. A tile whose pixels are neighbours in one row,
-and see no column outside the image, reads its input at constant distances; in others each pixel has a pointer of its
-own for each tap, to zeros where the tap is outside. Of planes the loop over c is the outermost.
+The weights of a slab stay in cache while all tiles of a band are done; each is summed by itself, as rounding grows with
+the number of terms in a row. Few weights are one slab, tiles of pixels are then the outer loop, and the result is
+written in the order it lies in. A tile whose pixels are neighbours in one row, and see no column outside the image,
+reads its input at constant distances; in others each pixel has a pointer of its own for each tap, to zeros where the
+tap is outside. Of planes the loop over c is the outermost.
 Domain: any window; lanes <= outputs of a group.
 """
 
@@ -154,11 +156,11 @@ def _write_tile(e: Block, k: DensePlan, window: _Window, panel: Panel, slab: _Sl
     places = [tile.m * k.out_channels + column for column in panel.columns]
     results = [e.pointer("out") + place for place in places]
     residuals = [e.pointer("residual") + place for place in places] if k.residual else []
-    start, step = panel.bias, e.whole(0)
+    bias = [(panel.bias + j * k.lanes).load(k.lanes) for j in range(vectors)]
     if k.slabs > 1:
-        is_first = slab.number.equals(0)
-        start, step = select(is_first, start, kept), is_first.pick(0, vectors * k.lanes)
-    sums = [(start + (step * i + j * k.lanes)).load(k.lanes) for i in range(tile.rows) for j in range(vectors)]
+        is_first, zero = slab.number.equals(0), e.constant(0.0, k.lanes)
+        bias = [one.like(select(is_first, one, zero).value) for one in bias]
+    sums = bias * tile.rows
 
     def finish(sums: list[Vec]) -> None:
         put(k, sums, tile.rows, results, residuals)
@@ -167,15 +169,21 @@ def _write_tile(e: Block, k: DensePlan, window: _Window, panel: Panel, slab: _Sl
         for index, vector in enumerate(sums):
             (kept + index * k.lanes).store(vector)
 
+    def added(sums: list[Vec]) -> list[Vec]:
+        return [vector + (kept + index * k.lanes).load(k.lanes) for index, vector in enumerate(sums)]
+
     def store(sums: list[Vec]) -> None:
         if k.slabs == 1:
             finish(sums)
             return
-        with e.either(slab.number.equals(k.slabs - 1)) as (yes, no):
-            with yes:
-                finish(sums)
-            with no:
+        with e.either(slab.number.equals(0)) as (first, later):
+            with first:
                 keep(sums)
+            with later, e.either(slab.number.equals(k.slabs - 1)) as (last, between):
+                with last:
+                    finish(added(sums))
+                with between:
+                    keep(added(sums))
 
     with e.either(_is_inside(e, k, window)) as (yes, no):
         with yes:
