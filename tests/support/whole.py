@@ -19,6 +19,8 @@ SIZES = {
     "levit_conv_128s": 224,
     "efficientformerv2_s0": 224,
     "inception_v3": 96,
+    # What is smaller is pooled up to 7x7.
+    "vgg11_bn": 224,
 }
 
 
