@@ -70,6 +70,34 @@ def test_layers_and_blocks_in_training_mode(layer: nn.Module) -> None:
     assert_same(copy.deepcopy(layer), image(4, 8, 9, 9))
 
 
+@pytest.mark.parametrize("block", [MobileNetV1Block(8, 12), InvertedResidual(8, 12), BlueprintConv2d(8, 12, 3)])
+def test_every_convolution_of_a_block_in_training_is_ours(block: nn.Module) -> None:
+    block, x = copy.deepcopy(block), image(4, 8, 9, 9)
+    assert "Convolution" not in nodes(block(x))
+    names: list[str] = []
+
+    def compiler(graph: torch.fx.GraphModule, _: Any) -> Any:
+        names.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    torch.compiler.reset()
+    torch.testing.assert_close(torch.compile(block, backend=compiler)(x), block(x), atol=1e-4, rtol=1e-3)
+    assert not any(name.endswith("conv2d") and "torch" in name for name in names), names
+
+
+def test_convolutions_that_are_not_pointwise_are_torchs() -> None:
+    window = {"stride": 2}, {"padding": 1}, {"padding": 1, "padding_mode": "circular"}, {"kernel_size": 2}
+    for options in window:
+        conv = nn.Conv2d(4, 9, **{"kernel_size": 1, **options})  # type: ignore[arg-type]
+        assert "Convolution" in nodes(in_turn([conv], image(2, 4, 5, 5)))
+        assert_same(Turns(conv, nn.BatchNorm2d(9), nn.ReLU()), image(2, 4, 5, 5))
+    same = nn.Conv2d(4, 9, 1, padding="same")
+    assert "Convolution" not in nodes(in_turn([same], image(2, 4, 5, 5)))
+    assert in_turn([nn.Conv2d(4, 9, 1)], torch.randn(4, 5, 5)).shape == (9, 5, 5)
+    complex_one = nn.Conv2d(4, 9, 1, dtype=torch.complex64)
+    assert in_turn([complex_one], torch.randn(2, 4, 5, 5, dtype=torch.complex64)).is_complex()
+
+
 class Turns(nn.Module):
     def __init__(self, *parts: nn.Module) -> None:
         super().__init__()

@@ -6,13 +6,13 @@ from math import prod
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from ..functional import depthwise_conv, pointwise_conv
+from ..functional import depthwise_conv
 from ..layers.conversion import CONVOLUTIONS
 from ..layers.depthwise import DEPTHWISE, weight_and_bias
+from ..layers.pointwise import is_padded, is_real, pointwise
 from ..modules import computes_as
 from .classes import Forward, Kind, MakeForward
 
@@ -26,7 +26,7 @@ def depthwise_forward(kind: Any) -> Forward:
     def forward(self: Any, input: Any) -> Any:  # noqa: A002  as torch's convolutions call it
         weight, bias = weight_and_bias(self)
         stride, padding = self.stride, self.padding
-        if not _is_real(self, input, weight, rank) or weight.shape[1] != 1:
+        if not is_real(self, input, weight, rank) or weight.shape[1] != 1:
             return kind.forward(self, input)
         if self.padding_mode != "zeros":
             input, padding = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode), none  # noqa: A001
@@ -39,13 +39,10 @@ def depthwise_forward(kind: Any) -> Forward:
 
 def pointwise_forward(kind: Any) -> Forward:
     rank = _rank_of(kind)
-    one = (1,) * rank
 
     def forward(self: Any, input: Any) -> Any:  # noqa: A002  as torch's convolutions call it
-        weight, bias = weight_and_bias(self)
-        if not _is_real(self, input, weight, rank) or weight.shape[2:] != one or self.stride != one or _is_padded(self):
-            return kind.forward(self, input)
-        return pointwise_conv(rank, input, weight, bias, self.groups)
+        out = pointwise(self, rank, input)
+        return kind.forward(self, input) if out is None else out
 
     return forward
 
@@ -57,13 +54,6 @@ def _rank_of(kind: Kind) -> int:
 # Asked at each call: a module's attributes may be set after it was accelerated.
 
 
-def _is_real(conv: _ConvNd, x: Any, weight: Tensor, rank: int) -> bool:
-    """Whether torch's convolution would be called with these, of real numbers."""
-    if "_conv_forward" in conv.__dict__ or not isinstance(x, Tensor) or weight.dim() != rank + 2:
-        return False
-    return x.is_floating_point()
-
-
 def _is_padding_of_torch(padding: Any, stride: Any) -> bool:
     """Whether torch takes this padding; there are more in this package."""
     if type(padding) is not tuple:
@@ -72,14 +62,6 @@ def _is_padding_of_torch(padding: Any, stride: Any) -> bool:
         if type(before) is not int:
             return False
     return True
-
-
-def _is_padded(conv: Any) -> bool:
-    if conv.padding_mode != "zeros":
-        return any(conv._reversed_padding_repeated_twice)
-    padding = conv.padding
-    # A window of one pixel needs no padding for "same".
-    return any(padding) if type(padding) is tuple else padding not in ("same", "valid", 0)
 
 
 def convolution_forward(conv: _ConvNd, kind: Kind) -> tuple[str, MakeForward] | str:
@@ -98,6 +80,6 @@ def convolution_forward(conv: _ConvNd, kind: Kind) -> tuple[str, MakeForward] | 
         return "depthwise", depthwise_forward
     if prod(conv.kernel_size) > 1:
         return "is dense: separate_ makes it separable" if conv.groups == 1 else "is a convolution in groups"
-    if conv.stride not in _ONES or _is_padded(conv):
+    if conv.stride not in _ONES or is_padded(conv):
         return "is pointwise with a stride or padding"
     return "pointwise", pointwise_forward

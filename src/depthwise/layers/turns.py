@@ -1,4 +1,4 @@
-"""Modules one after another: a batch norm with the batch's statistics and the activation behind it go as one."""
+"""Modules one after another: pointwise convolutions by the backends, a batch norm with the activation behind it."""
 
 from __future__ import annotations
 
@@ -15,20 +15,26 @@ from ..modules import computes_as, is_watched
 from ..norms import batch_norm
 from .activations import UNKNOWN, activation_name
 from .depthwise import weight_and_bias
+from .pointwise import called
 
 _NORMS = {4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 
 
 def in_turn(modules: Iterable[nn.Module], x: Tensor) -> Tensor:
     """What the modules make of `x`, one after another; whatever sees a module's call sees it still."""
-    if torch.compiler.is_compiling() or _has_any_global_hook():
+    if _has_any_global_hook():
         for module in modules:
             x = module(x)
         return x
     parts, index = list(_flat(modules)), 0
+    if torch.compiler.is_compiling():
+        # Which joins norms and activations itself.
+        for module in parts:
+            x = called(module, x)
+        return x
     while index < len(parts):
         out, used = _in_one_pass(parts[index], parts[index + 1] if index + 1 < len(parts) else None, x)
-        x, index = parts[index](x) if out is None else out, index + used
+        x, index = called(parts[index], x) if out is None else out, index + used
     return x
 
 
