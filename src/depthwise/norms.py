@@ -43,18 +43,19 @@ def batch_norm(
     The numbers are torch's within rounding, and do not depend on the number of threads.
     """
     tensors = weight, bias, residual, *(running or ())
-    key = id(weight), eps, activation, bias is None, residual is None, running is None
+    moves = None if running is None else momentum
+    key = id(weight), eps, activation, bias is None, residual is None, moves
     norm = _found(key, x, tensors)
     if norm is None:
         if refusal(x, running, weight, bias, residual) is not None:
             return None
         from .backends.cpu.norms import norm_of
 
-        norm = norm_of(x, eps, activation, residual=residual is not None)
+        norm = norm_of(x, eps, activation, residual=residual is not None, momentum=moves)
         if norm is None:
             return None
         _keep(key, x, tensors, norm)
-    return norm.run(x, weight, bias, residual, running, momentum, counted)[0]
+    return norm.run(x, weight, bias, residual, running, counted)[0]
 
 
 # Norms of calls like earlier ones: nothing of tensors is in an entry, so that it is right for whichever pass its guard.

@@ -16,6 +16,8 @@ from depthwise.backends.cpu.run.bound import Bound
 from depthwise.backends.eager import activate
 from tests.support.kernels import Memory
 
+GRADIENTS = ("weight_gradient", "bias_gradient")
+RUNNING = ("running_mean", "running_var")
 NAMES = ("out", "dx", "dweight", "dbias", "dresidual")
 
 
@@ -48,7 +50,7 @@ def halves(problem: NormProblem, seed: int = 0) -> Given:
 
 
 def run(problem: NormProblem, numbers: Given, machine: Machine, threads: int, memory: Memory) -> dict[str, Tensor]:
-    """Result and gradients, each read back from memory that began as NaN."""
+    """Result, gradients and running statistics, which begin as biases, each read back from memory that began as NaN."""
 
     def placed(tensor: Tensor) -> Tensor:
         return memory.floats(tensor.numel()).view(tensor.shape).copy_(tensor)
@@ -58,8 +60,11 @@ def run(problem: NormProblem, numbers: Given, machine: Machine, threads: int, me
     tensors |= {name: placed(getattr(numbers, name)) for name in ("weight", "bias")}
     for name in ("out", "dx", "dresidual"):
         tensors[name] = memory.floats(problem.pixels * channels).view(tensors["x"].shape)
-    for name in ("statistics", "gradients"):
-        tensors[name] = memory.floats(4 * channels).view(4, channels)
+    tensors["statistics"] = memory.floats(4 * channels).view(4, channels)
+    for name in GRADIENTS:
+        tensors[name] = memory.floats(channels)
+    for name in RUNNING:
+        tensors[name] = placed(numbers.bias)
     addresses = {name: tensor.data_ptr() for name, tensor in tensors.items()}
 
     def scratch(size: int) -> buffers.Buffer:
@@ -71,7 +76,8 @@ def run(problem: NormProblem, numbers: Given, machine: Machine, threads: int, me
         Bound(backward_program(problem, machine, threads, input_gradient=True), 1.0).run(addresses)
     found = {name: _as_pixels(tensors[name], problem) for name in ("out", "dx")}
     found |= {"statistics": tensors["statistics"]}
-    found |= {"dweight": tensors["gradients"][0], "dbias": tensors["gradients"][1]}
+    found |= {name: tensors[name] for name in RUNNING if problem.momentum is not None}
+    found |= {name: tensors[buffer] for name, buffer in zip(("dweight", "dbias"), GRADIENTS, strict=True)}
     return found | ({"dresidual": _as_pixels(tensors["dresidual"], problem)} if problem.residual else {})
 
 
@@ -117,4 +123,11 @@ def expected(problem: NormProblem, numbers: Given) -> dict[str, Tensor]:
     gradients = torch.autograd.grad(out, wanted, numbers.dy.double())
     found = dict(zip(NAMES, (out.detach(), *gradients), strict=False))
     unbiased = var * (problem.pixels / (problem.pixels - 1))
+    if problem.momentum is not None:
+        moved = (x.mean(0), unbiased)
+        found |= {
+            name: (1 - problem.momentum) * bias + problem.momentum * batch
+            for name, batch in zip(RUNNING, moved, strict=True)
+        }
+        found = {name: each.detach() for name, each in found.items()}
     return found | {"statistics": torch.stack((x.mean(0), inverse, inverse * weight, unbiased)).detach()}

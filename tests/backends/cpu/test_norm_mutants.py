@@ -28,7 +28,7 @@ def check(target: Machine) -> None:
             problem = NormProblem(pixels, channels, 3.0, ("relu6", 0.0), residual=True)
             assert_exact(problem, target, threads, Roomy())
     # An odd number of pixels.
-    problem = NormProblem(67, 9, 1e-3, ("leaky_relu", 0.25), residual=True)
+    problem = NormProblem(67, 9, 1e-3, ("leaky_relu", 0.25), residual=True, momentum=0.1)
     torch.manual_seed(0)
     numbers = given(problem, torch.randn)
     assert_near(problem, numbers, run(problem, numbers, target, 1, Roomy()))
@@ -40,7 +40,7 @@ def check_chunks() -> None:
 
 def check_columns() -> None:
     check(HERE[-1])
-    problem = NormProblem(4 * 67, 9, 1e-3, ("silu", 0.0), residual=True, plane=67)
+    problem = NormProblem(4 * 67, 9, 1e-3, ("silu", 0.0), residual=True, plane=67, momentum=0.1)
     torch.manual_seed(0)
     numbers = given(problem, torch.randn)
     assert_near(problem, numbers, run(problem, numbers, HERE[-1], 1, Roomy()))
@@ -71,6 +71,11 @@ MUTANTS: dict[str, tuple[Any, str, Mutant]] = {
         "of_count",
         lambda right: lambda n, lanes: right(n + 1, lanes),
     ),
+    "running statistics of the last channel forgotten": (
+        norm_forward,
+        "store_first",
+        lambda right: lambda place, count, vector: right(place, count - 1, vector),
+    ),
     "no derivative of the activation": (norm_backward, "through", lambda right: lambda dy, z, activation: dy),
     "a derivative that passes everywhere": (derivatives, "select", lambda right: lambda condition, yes, no: yes),
     "no activation": (norm_forward, "activated", lambda right: lambda x, activation: x),
@@ -84,6 +89,11 @@ MUTANTS: dict[str, tuple[Any, str, Mutant]] = {
 
 # Of the kernels that go by columns.
 COLUMN_MUTANTS: dict[str, tuple[Any, str, Mutant]] = {
+    "running statistics move twice where vectors overlap": (
+        norm_forward,
+        "first_alone",
+        lambda right: lambda channel, _: channel,
+    ),
     "the last column one too early": (norm_columns, "least", lambda right: lambda a, b: right(a, b - 1)),
     "lanes beside a plane counted": (norm_tiles, "load_first", lambda right: lambda place, _, lanes: place.load(lanes)),
     "the last vector of a plane not written": (norm_tiles, "store_first", lambda right: lambda *_: None),

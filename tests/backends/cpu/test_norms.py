@@ -65,7 +65,7 @@ def test_random_numbers_are_near_float64(activation: Activation, residual: bool)
     torch.manual_seed(0)
     # Channels, images, pixels of each.
     for channels, images, plane in ((3, 1, 67), (8, 3, 43), (17, 5, 1), (33, 2, 77)):
-        problem = NormProblem(images * plane, channels, 1e-3, activation, residual)
+        problem = NormProblem(images * plane, channels, 1e-3, activation, residual, momentum=0.1)
         numbers = given(problem, torch.randn)
         planes = replace(problem, plane=plane)
         for each, target in ((problem, HERE[0]), (problem, small_cache(HERE[0])), (planes, HERE[0])):
@@ -75,7 +75,7 @@ def test_random_numbers_are_near_float64(activation: Activation, residual: bool)
 def test_any_number_of_pixels_and_threads_gives_the_same_bits() -> None:
     for pixels in PIXELS:
         for channels in (3, 40):
-            problem = NormProblem(pixels, channels, 1e-5, ("silu", 0.0), residual=True)
+            problem = NormProblem(pixels, channels, 1e-5, ("silu", 0.0), residual=True, momentum=0.1)
             numbers = given(problem, torch.randn)
             for each, target in (
                 (problem, HERE[0]),
@@ -268,6 +268,21 @@ def test_versions_move_as_torchs_do() -> None:
     assert versions[0] == versions[1]
     torch.testing.assert_close(mine.running_mean, theirs.running_mean, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(mine.weight.grad, theirs.weight.grad)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, LAST])
+def test_running_statistics_of_infinities_are_torchs(layout: torch.memory_format) -> None:
+    mine, theirs = nn.BatchNorm2d(19, momentum=0.7), nn.BatchNorm2d(19, momentum=0.7)
+    accelerate_(mine)
+    torch.manual_seed(0)
+    for value in (float("inf"), 0.0):
+        x = torch.randn(2, 19, 3, 3)
+        x[0, ::3, 1, 1] = value
+        for norm in (mine, theirs):
+            norm(x.contiguous(memory_format=layout))
+        for name, moved in theirs.named_buffers():
+            torch.testing.assert_close(getattr(mine, name), moved, equal_nan=True, atol=1e-6, rtol=1e-5)
+        assert mine.get_buffer("running_mean")[0].isinf()
 
 
 def test_nothing_moves_where_there_is_no_code(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,8 +21,7 @@ from ..eager import activate
 from ..formats import LAST, same_strides
 from ..problem import Activation
 from ..tensors import are_plain, dispatch_modes
-from .emit.norm_backward import BIAS, GRADIENTS, WEIGHT
-from .emit.norm_forward import MEAN, STATISTICS, UNBIASED
+from .emit.norm_forward import STATISTICS
 from .launch import compiles, machine
 from .lower.norms import NormProblem, backward_program, forward_program
 from .machine import FLOAT_BYTES
@@ -32,7 +31,6 @@ from .run.program import Program
 
 _FLOAT32 = torch.float32
 _DIMENSIONS = {rank + 2: form for rank, form in LAST.items()}
-_ROWS = (WEIGHT, BIAS)
 # Layouts of gradients, and sets of those wanted, that one norm is known for.
 _MOST_BACKWARD = 8
 
@@ -57,23 +55,27 @@ class Norm:
         bias: Tensor | None,
         residual: Tensor | None = None,
         running: tuple[Tensor, Tensor] | None = None,
-        momentum: float = 0.0,
         counted: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The result, and the statistics of the batch: rows of its mean, its inverse deviation, and two more.
 
         x:        dense float32, channels-last or contiguous as the problem says, as are the others where they are there
         residual: is added before the activation
-        running:  mean and variance, which move by `momentum` to the batch's
+        running:  mean and variance, which move to the batch's; None where the problem has no momentum
         counted:  how many batches there were, one more afterwards
         """
         if counted is not None:
             counted.add_(1)
-        out: tuple[Tensor, Tensor] = NormActivation.apply(x, weight, bias, residual, self, running, momentum)  # type: ignore[no-untyped-call]
+        out: tuple[Tensor, Tensor] = NormActivation.apply(x, weight, bias, residual, self, running)  # type: ignore[no-untyped-call]
         return out
 
     def forward(
-        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None
+        self,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        running: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, Tensor]:
         statistics = memory.new_result((STATISTICS, self.problem.channels), (self.problem.channels, 1), _FLOAT32)
         out = _like(x)
@@ -86,6 +88,9 @@ class Norm:
         }
         if residual is not None:
             addresses["residual"] = residual.data_ptr()
+        if running is not None:
+            # As torch moves them, their versions stay: backward through an earlier evaluation is no error.
+            addresses["running_mean"], addresses["running_var"] = map(Tensor.data_ptr, running)
         self._bound.run(addresses)
         return out, statistics
 
@@ -100,13 +105,14 @@ class Norm:
         x, _, bias, residual, statistics = saved
         if x is None or statistics is None:
             raise RuntimeError("what a batch norm saved is not there")
-        gradients = memory.new_result((GRADIENTS, self.problem.channels), (self.problem.channels, 1), _FLOAT32)
+        dweight, dbias = (memory.new_result((self.problem.channels,), (1,), _FLOAT32) for _ in range(2))
         addresses = {
             "x": x.data_ptr(),
             "dy": dy.data_ptr(),
             "bias": (self._zeros if bias is None else bias).data_ptr(),
             "statistics": statistics.data_ptr(),
-            "gradients": gradients.data_ptr(),
+            "weight_gradient": dweight.data_ptr(),
+            "bias_gradient": dbias.data_ptr(),
         }
         dx = dresidual = None
         if wanted[0] or wanted[3]:
@@ -118,8 +124,8 @@ class Norm:
         elif residual is not None:
             addresses["residual"] = residual.data_ptr()
         bound.run(addresses)
-        dweight, dbias = (gradients[row] if needed else None for row, needed in zip(_ROWS, wanted[1:3], strict=True))
-        return [dx if wanted[0] else None, dweight, dbias, dresidual if wanted[3] else None]
+        found = (dx, dweight, dbias, dresidual)
+        return [each if needed else None for each, needed in zip(found, wanted, strict=True)]
 
     def _known_to_read(self, saved: Sequence[Tensor | None], dy: Tensor, wanted: tuple[bool, ...]) -> Bound | None:
         """The program that read tensors like these, where nobody records or rewrites what is done."""
@@ -155,14 +161,17 @@ class _Backward(NamedTuple):
     bound: Bound
 
 
-def norm_of(x: Tensor, eps: float, activation: Activation, *, residual: bool) -> Norm | None:
+def norm_of(
+    x: Tensor, eps: float, activation: Activation, *, residual: bool, momentum: float | None = None
+) -> Norm | None:
     """The batch norm of dense `x`, channels-last or contiguous; None where the code for it could not be made.
 
     residual: something is added before the activation
+    momentum: by which running statistics move to the batch's; None: there are none
     """
     channels = x.shape[1]
     plane = 0 if x.is_contiguous(memory_format=_DIMENSIONS[x.dim()]) else prod(x.shape[2:])
-    problem = NormProblem(x.numel() // channels, channels, eps, activation, residual, plane)
+    problem = NormProblem(x.numel() // channels, channels, eps, activation, residual, plane, momentum)
 
     def make() -> Norm | None:
         bound = _bound(forward_program, problem)
@@ -181,14 +190,8 @@ class NormActivation(torch.autograd.Function):
         residual: Tensor | None,
         norm: Norm,
         running: tuple[Tensor, Tensor] | None,
-        momentum: float,
     ) -> tuple[Tensor, Tensor]:
-        out, statistics = norm.forward(x, weight, bias, residual)
-        if running is not None:
-            # Here: what a checkpoint computes again ends where the last tensor is saved.
-            rows = statistics.unbind()
-            # As torch moves them, their versions stay: backward through an earlier evaluation is no error.
-            torch._foreach_lerp_([each.data for each in running], (rows[MEAN], rows[UNBIASED]), momentum)
+        out, statistics = norm.forward(x, weight, bias, residual, running)
         ctx.save_for_backward(x, weight, bias, residual, statistics)
         ctx.norm = norm
         ctx.mark_non_differentiable(statistics)
@@ -198,9 +201,9 @@ class NormActivation(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         if dy is None:
-            return (None,) * 7
+            return (None,) * 6
         saved = ctx.saved_tensors
-        return (*ctx.norm.backward(saved, dy, ctx.needs_input_grad[:4]), None, None, None)
+        return (*ctx.norm.backward(saved, dy, ctx.needs_input_grad[:4]), None, None)
 
 
 def _like(x: Tensor) -> Tensor:

@@ -9,8 +9,7 @@
                              shift[c] = total / pixels;  turn[c] = along · inverse[c]² / pixels
     NormGradientKernel   for pixel: for c: dx = scale[c] · (g - shift[c] - (x - mean[c]) · turn[c]);  dresidual = g
 
-gradients: rows of weight_gradient, bias_gradient, shift and turn, one after the other. z is computed again rather than
-kept: it is the same to the bit as when the result was written.
+z is computed again rather than kept: it is the same to the bit as when the result was written.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from .norm_forward import INVERSE, Channel, NormKernel, added, clear, each_vecto
 from .norm_tiles import Spot, Tile, chunks, sums_of, write_chunk
 from .wide import CELLS, load_wide, narrowed, of_count, store_wide, widened
 
-WEIGHT, BIAS, SHIFT, TURN = range(4)
-GRADIENTS = 4
+SHIFT, TURN = "shift", "turn"
+COEFFICIENTS = ("weight_gradient", "bias_gradient", SHIFT, TURN)
 
 
 @dataclass(frozen=True)
@@ -104,9 +103,9 @@ class GradientSumsKernel(OverPixels):
 @dataclass(frozen=True)
 class CoefficientsKernel(NormKernel):
     kind = "coefficients"
-    pointers = ("sums", "statistics", "gradients")
+    pointers = ("sums", "statistics", *COEFFICIENTS)
     numbers = ("pixels", "channels", "chunks", "sum_channels")
-    writes = ("gradients",)
+    writes = COEFFICIENTS
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
         lanes = self.plan.lanes
@@ -120,15 +119,15 @@ def write_coefficients(e: Block, channel: Int, total: Vec, along: Vec) -> None:
     count = of_count(e.number("pixels"), lanes)
     inverse = widened((statistic(e, INVERSE) + channel).load(lanes))
     weight = along * inverse
-    rows = ((WEIGHT, weight), (BIAS, total), (SHIFT, total / count), (TURN, weight * inverse / count))
-    for row, value in rows:
-        (gradient(e, row) + channel).store(narrowed(value))
+    values = (weight, total, total / count, weight * inverse / count)
+    for name, value in zip(COEFFICIENTS, values, strict=True):
+        (e.pointer(name) + channel).store(narrowed(value))
 
 
 @dataclass(frozen=True)
 class NormGradientKernel(OverPixels):
     kind = "input_gradient"
-    pointers = ("x", "dy", "bias", "statistics", "residual", "gradients", "dx", "dresidual")
+    pointers = ("x", "dy", "bias", "statistics", "residual", SHIFT, TURN, "dx", "dresidual")
     numbers = ("pixels", "channels", "chunks")
     writes = ("dx", "dresidual")
 
@@ -140,12 +139,8 @@ class NormGradientKernel(OverPixels):
 
         def body(tile: Tile, _: Int) -> None:
             tile.fetch(*self.fetched_again(e))
-            shift, turn = (load(gradient(e, row) + tile.channel) for row in (SHIFT, TURN))
+            shift, turn = (load(e.pointer(name) + tile.channel) for name in (SHIFT, TURN))
             self.write_gradients(e, Channel.load(e, tile.channel, load), shift, turn, tile)
 
         with chunks(e, thread, threads, backwards=True) as chunk:
             write_chunk(e, lanes, chunk, body)
-
-
-def gradient(e: Block, row: int) -> Ptr:
-    return e.pointer("gradients") + e.number("channels") * row

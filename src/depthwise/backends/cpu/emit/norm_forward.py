@@ -6,6 +6,7 @@
                            mean = total / pixels;  var = squares / pixels - mean²
                            inverse[c] = 1 / sqrt(var + eps);  scale[c] = inverse[c] · weight[c]
                            unbiased[c] = var · pixels / (pixels - 1)
+                           running_mean[c] = momentum · mean[c] + (1 - momentum) · running_mean[c];  running_var alike
     NormalizeKernel    for pixel: for c: out = activation((x - mean[c]) · scale[c] + bias[c] + residual)
 
 float64 holds the square of a float32 exactly: a mean 10^6 times the deviation leaves the variance 3 digits. x: dense
@@ -20,13 +21,15 @@ from dataclasses import dataclass
 
 from ..plan.norm import NormPlan
 from .activations import activated
-from .ir import Block, Int, Ptr, Vec
+from .ir import Block, Int, Ptr, Vec, ceil_div
 from .kernel import OnePlanKernel
+from .masks import load_first, store_first
 from .norm_tiles import Tile, chunks, sums_of, vectors, write_chunk
 from .wide import CELLS, constant, load_wide, narrowed, of_bits, of_count, root, store_wide, widened
 
 MEAN, INVERSE, SCALE, UNBIASED = range(4)
 STATISTICS = 4
+RUNNING = ("running_mean", "running_var")
 
 
 @dataclass(frozen=True)
@@ -66,14 +69,16 @@ class MomentsKernel(NormKernel):
 @dataclass(frozen=True)
 class StatisticsKernel(NormKernel):
     kind = "statistics"
-    pointers = ("sums", "weight", "statistics")
-    numbers = ("pixels", "channels", "chunks", "sum_channels", "eps_bits")
-    writes = ("statistics",)
+    pointers = ("sums", "weight", "statistics", *RUNNING)
+    numbers = ("pixels", "channels", "chunks", "sum_channels", "eps_bits", "momentum_bits")
+    writes = ("statistics", *RUNNING)
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
         lanes = self.plan.lanes
         with each_vector(e, lanes, thread, threads) as (channel, slot):
             write_statistics(e, channel, *added(e, lanes, slot))
+            if self.plan.tracks:
+                move_running(e, channel, lanes)
 
 
 def write_statistics(e: Block, channel: Int, total: Vec, squares: Vec) -> None:
@@ -88,6 +93,23 @@ def write_statistics(e: Block, channel: Int, total: Vec, squares: Vec) -> None:
     scale = inverse * widened((e.pointer("weight") + channel).load(lanes))
     for row, value in ((MEAN, mean), (INVERSE, inverse), (SCALE, scale), (UNBIASED, variance * bessel)):
         (statistic(e, row) + channel).store(narrowed(value))
+
+
+def first_alone(channel: Int, lanes: int) -> Int:
+    """The first channel that no vector has before the one from `channel` on."""
+    return ceil_div(channel, lanes) * lanes
+
+
+def move_running(e: Block, channel: Int, lanes: int) -> None:
+    """The running statistics of channels whose batch's are written; each once, where vectors overlap too."""
+    first = first_alone(channel, lanes)
+    count = channel + lanes - first
+    momentum = of_bits(e.number("momentum_bits"), lanes)
+    for name, row in zip(RUNNING, (MEAN, UNBIASED), strict=True):
+        running = e.pointer(name) + first
+        before, batch = (widened(load_first(place, count, lanes)) for place in (running, statistic(e, row) + first))
+        # As torch has it: an infinity stays one.
+        store_first(running, count, narrowed(momentum * batch + (constant(e, 1.0, lanes) - momentum) * before))
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from .ir import Block, Int, Vec
-from .norm_backward import SHIFT, TURN, OverPixels, gradient, write_coefficients
+from .norm_backward import COEFFICIENTS, SHIFT, TURN, OverPixels, write_coefficients
 from .norm_columns import Columns, columns_of
-from .norm_forward import Channel, NormKernel, write_normalized, write_statistics
+from .norm_forward import RUNNING, Channel, NormKernel, move_running, write_normalized, write_statistics
 from .norm_tiles import Tile
 from .wide import Wide, constant, widened
 
@@ -24,9 +24,9 @@ from .wide import Wide, constant, widened
 @dataclass(frozen=True)
 class WholeNormKernel(NormKernel):
     kind = "whole_norm"
-    pointers = ("x", "weight", "bias", "statistics", "residual", "out")
-    numbers = ("pixels", "channels", "batch", "out_x", "eps_bits")
-    writes = ("statistics", "out")
+    pointers = ("x", "weight", "bias", "statistics", "residual", "out", *RUNNING)
+    numbers = ("pixels", "channels", "batch", "out_x", "eps_bits", "momentum_bits")
+    writes = ("statistics", "out", *RUNNING)
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
         k, x, columns = self.plan, e.pointer("x"), columns_of(e, self.plan)
@@ -41,7 +41,10 @@ class WholeNormKernel(NormKernel):
                 return [total, squares]
 
             for channel, sums in zip(channels, columns.over(channels, _zeros(e, columns, channels), add), strict=True):
-                write_statistics(e, channel, *map(columns.by_channel, sums))
+                total, squares = map(columns.by_channel, sums)
+                write_statistics(e, channel, total, squares)
+                if k.tracks:
+                    move_running(e, channel, total.lanes)
             known = [Channel.load(e, channel, columns.known) for channel in channels]
 
             def put(column: int, tile: Tile, sums: list[Vec]) -> list[Vec]:
@@ -55,9 +58,9 @@ class WholeNormKernel(NormKernel):
 @dataclass(frozen=True)
 class WholeSumsKernel(OverPixels):
     kind = "whole_gradient_sums"
-    pointers = ("x", "dy", "bias", "statistics", "residual", "gradients", "dx", "dresidual")
+    pointers = ("x", "dy", "bias", "statistics", "residual", *COEFFICIENTS, "dx", "dresidual")
     numbers = ("pixels", "channels", "batch", "out_x")
-    writes: ClassVar[tuple[str, ...]] = ("gradients",)
+    writes: ClassVar[tuple[str, ...]] = COEFFICIENTS
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
         columns = columns_of(e, self.plan)
@@ -80,10 +83,10 @@ class WholeSumsKernel(OverPixels):
 @dataclass(frozen=True)
 class WholeGradientKernel(WholeSumsKernel):
     kind = "whole_input_gradient"
-    writes = ("gradients", "dx", "dresidual")
+    writes = (*COEFFICIENTS, "dx", "dresidual")
 
     def look_again(self, e: Block, columns: Columns, channels: list[Int], known: list[Channel]) -> None:
-        turns = [[columns.known(gradient(e, row) + channel) for row in (SHIFT, TURN)] for channel in channels]
+        turns = [[columns.known(e.pointer(name) + channel) for name in (SHIFT, TURN)] for channel in channels]
 
         def put(column: int, tile: Tile, sums: list[Vec]) -> list[Vec]:
             tile.fetch(e.pointer("dx"), *([e.pointer("dresidual")] if self.plan.residual else []))

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 
 from ...problem import Activation
 from ..emit.derivatives import LONG
-from ..emit.norm_backward import CoefficientsKernel, GradientSumsKernel, NormGradientKernel
+from ..emit.norm_backward import SHIFT, TURN, CoefficientsKernel, GradientSumsKernel, NormGradientKernel
 from ..emit.norm_forward import MomentsKernel, NormalizeKernel, NormKernel, StatisticsKernel
 from ..emit.norm_whole import WholeGradientKernel, WholeNormKernel, WholeSumsKernel
 from ..emit.wide import CELLS
 from ..machine import Machine
-from ..plan.norm import NormPlan, column_plan, norm_cut, norm_plan, plane_plan
+from ..plan.norm import NormCut, NormPlan, column_plan, norm_cut, norm_plan, plane_plan
 from ..plan.view import View
 from ..run.program import Program, Stage
 
@@ -24,6 +24,7 @@ class NormProblem:
 
     pixels: over all images
     plane:  pixels of one where channels are planes; 0: each pixel has its channels, one after the other
+    momentum: by which running statistics move to the batch's; None: there are none
     """
 
     pixels: int
@@ -32,19 +33,25 @@ class NormProblem:
     activation: Activation = None
     residual: bool = False
     plane: int = 0
+    momentum: float | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.pixels, self.channels
 
 
 def forward_program(problem: NormProblem, machine: Machine, threads: int) -> Program:
-    """Buffers: x, weight, bias, residual, statistics, out."""
+    """Buffers: x, weight, bias, residual, statistics, out; running_mean, running_var."""
     # The residual is read once.
     columns = _columns(problem, machine, threads, read_again=1)
     if columns is not None:
-        return _in_one_stage(problem, columns, machine, threads, WholeNormKernel)
+        plan = replace(columns, tracks=problem.momentum is not None)
+        return _in_one_stage(problem, plan, machine, threads, WholeNormKernel)
     return _by_chunks(problem, machine, threads, (MomentsKernel, StatisticsKernel, NormalizeKernel))
 
 
 def backward_program(problem: NormProblem, machine: Machine, threads: int, *, input_gradient: bool) -> Program:
-    """Buffers: x, dy, bias, residual, statistics, gradients, dx, dresidual."""
+    """Buffers: x, dy, bias, residual, statistics, weight_gradient, bias_gradient, dx, dresidual."""
     columns = _columns(problem, machine, threads, read_again=3 if problem.residual else 2)
     if columns is not None:
         whole = WholeGradientKernel if input_gradient else WholeSumsKernel
@@ -64,17 +71,16 @@ def _columns(problem: NormProblem, machine: Machine, threads: int, *, read_again
     activation, residual = problem.activation, problem.residual
     if problem.plane:
         return plane_plan(activation, machine, residual=residual)
-    size = problem.pixels, problem.channels
-    return column_plan(size, activation, machine, threads, residual=residual, read_again=read_again)
+    return column_plan(problem.size, activation, machine, threads, residual=residual, read_again=read_again)
 
 
 def _in_one_stage(
     problem: NormProblem, plan: NormPlan, machine: Machine, threads: int, kernel: type[NormKernel]
 ) -> Program:
-    cut = norm_cut(problem.pixels, problem.channels, plan.lanes, problem.eps, machine, threads)
     plane = problem.plane or 1
     view = View(batch=problem.pixels // plane, outputs=(1, 1, plane))
-    return Program((Stage(kernel(machine, plan), view, cut),))
+    stage = Stage(kernel(machine, plan), view, _cut(problem, plan, machine, threads))
+    return Program((stage,), () if kernel is WholeNormKernel else _coefficients(problem))
 
 
 def _by_chunks(problem: NormProblem, machine: Machine, threads: int, kernels: tuple[type[NormKernel], ...]) -> Program:
@@ -82,8 +88,20 @@ def _by_chunks(problem: NormProblem, machine: Machine, threads: int, kernels: tu
     plain = norm_plan(problem.channels, None, machine, residual=False)
     if NormGradientKernel in kernels:
         plan = _keeping(plan, problem)
-    cut = norm_cut(problem.pixels, problem.channels, plan.lanes, problem.eps, machine, threads)
+    cut = _cut(problem, plan, machine, threads)
     # Those that look at no activation are the same for all.
     blind = (MomentsKernel, StatisticsKernel, CoefficientsKernel)
-    stages = (Stage(kind(machine, plain if kind in blind else plan), View(problem.pixels), cut) for kind in kernels)
-    return Program(tuple(stages), ((SUMS, CELLS * 2 * cut.chunks * cut.sum_channels),))
+    plans = {kind: plain if kind in blind else plan for kind in kernels}
+    if StatisticsKernel in kernels:
+        plans[StatisticsKernel] = replace(plain, tracks=problem.momentum is not None)
+    stages = (Stage(kind(machine, own), View(problem.pixels), cut) for kind, own in plans.items())
+    inner = () if StatisticsKernel in kernels else _coefficients(problem)
+    return Program(tuple(stages), ((SUMS, CELLS * 2 * cut.chunks * cut.sum_channels), *inner))
+
+
+def _coefficients(problem: NormProblem) -> tuple[tuple[str, int], ...]:
+    return (SHIFT, problem.channels), (TURN, problem.channels)
+
+
+def _cut(problem: NormProblem, plan: NormPlan, machine: Machine, threads: int) -> NormCut:
+    return norm_cut(problem.size, plan.lanes, problem.eps, problem.momentum or 0.0, machine, threads)

@@ -31,6 +31,7 @@ class NormPlan(Plan):
     """The constants of the loops over pixels.
 
     lanes:   channels of a vector; the last vector overlaps the one before. Of planes: pixels
+    tracks:  running statistics move to the batch's
     vectors: of channels that are done together
     planar:  channels are planes, else side by side
     keeps:   gradients behind the activation are written where results go, and read again
@@ -39,6 +40,7 @@ class NormPlan(Plan):
     lanes: int
     activation: Activation = None
     residual: bool = False
+    tracks: bool = False
     vectors: int = 1
     planar: bool = False
     keeps: bool = False
@@ -47,7 +49,8 @@ class NormPlan(Plan):
     def name(self) -> str:
         label = "" if self.activation is None else f"_{self.activation[0]}{self.activation[1] or ''}"
         vectors = f"x{self.vectors}" if self.vectors > 1 else ""
-        return f"f32_v{self.lanes}{vectors}{label}{'_r' * self.residual}{'_planar' * self.planar}{'_k' * self.keeps}"
+        flags = f"{'_r' * self.residual}{'_tracks' * self.tracks}{'_planar' * self.planar}{'_k' * self.keeps}"
+        return f"f32_v{self.lanes}{vectors}{label}{flags}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,13 +58,14 @@ class NormCut(Cut):
     """Chunks of neighbouring pixels are dealt out, whose sums are added in the order of the chunks.
 
     sum_channels: of a chunk's sums, whose last vector does not overlap
-    eps_bits:     of what is added to the variance, as float64
+    eps_bits, momentum_bits: of what is added to the variance, and by what running statistics move, as float64
     """
 
     channels: int
     chunks: int
     sum_channels: int
     eps_bits: int = 0
+    momentum_bits: int = 0
 
 
 def norm_plan(channels: int, activation: Activation, machine: Machine, *, residual: bool) -> NormPlan:
@@ -93,13 +97,20 @@ def plane_plan(activation: Activation, machine: Machine, *, residual: bool) -> N
     return NormPlan(machine.vector_lanes, activation, residual, planar=True)
 
 
-def norm_cut(pixels: int, channels: int, lanes: int, eps: float, machine: Machine, threads: int) -> NormCut:
+def norm_cut(size: tuple[int, int], lanes: int, eps: float, momentum: float, machine: Machine, threads: int) -> NormCut:
     """The chunks go by the problem alone: no sum depends on the number of threads."""
+    pixels, channels = size
     serial = pixels * channels < min(_SERIAL_ELEMENTS, tuning_of(machine).serial_macs)
     return NormCut(
         threads=1 if serial else threads,
         channels=channels,
         chunks=max(1, min(_MOST_CHUNKS, pixels // _CHUNK_PIXELS)),
         sum_channels=-(-channels // lanes) * lanes,
-        eps_bits=struct.unpack("<q", struct.pack("<d", eps))[0],
+        eps_bits=_bits(eps),
+        momentum_bits=_bits(momentum),
     )
+
+
+def _bits(number: float) -> int:
+    found: int = struct.unpack("<q", struct.pack("<d", number))[0]
+    return found
