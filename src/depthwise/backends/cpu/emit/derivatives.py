@@ -66,7 +66,7 @@ def _sigmoid(dy: Vec, z: Vec, _: float) -> Vec:
 
 def _silu(dy: Vec, z: Vec, _: float) -> Vec:
     gate = 1.0 / one_plus_exp_minus(z)
-    return dy * (gate * (z * (1.0 - gate)).fma(1.0, 1.0))
+    return dy * (gate * z.fma(1.0 - gate, 1.0))
 
 
 def _exp(x: Vec) -> Vec:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from .derivatives import through
 from .ir import Block, Int, Ptr, Vec
 from .norm_forward import INVERSE, Channel, NormKernel, added, clear, each_vector, statistic
-from .norm_tiles import Spot, Tile, chunks, sums_of, write_chunk
+from .norm_tiles import Tile, chunks, sums_of, write_chunk
 from .wide import CELLS, load_wide, narrowed, of_count, store_wide, widened
 
 SHIFT, TURN = "shift", "turn"
@@ -45,36 +45,36 @@ class OverPixels(NormKernel):
         written = [e.pointer(name) for name in ("dx", *(["dresidual"] if self.plan.residual else []))]
         return [e.pointer("x"), *written] if self.kept else [*self.fetched(e), *written]
 
-    def centred_and_gradient(self, e: Block, channel: Channel, spot: Spot) -> tuple[Vec, Vec]:
-        """X - mean and g of one vector."""
-        dy = spot.load(e.pointer("dy"))
-        centred = spot.load(e.pointer("x")) - channel.mean
+    def centred_and_gradients(self, e: Block, channel: Channel, tile: Tile) -> tuple[list[Vec], list[Vec]]:
+        """X - mean and g of each vector."""
+        gradients = tile.load(e.pointer("dy"))
+        centred = [x - channel.mean for x in tile.load(e.pointer("x"))]
         if self.plan.activation is None:
-            return centred, dy
-        z = centred.fma(channel.scale, channel.bias)
+            return centred, gradients
+        values = [each.fma(channel.scale, channel.bias) for each in centred]
         if self.plan.residual:
-            z = z + spot.load(e.pointer("residual"))
-        return centred, through(dy, z, self.plan.activation)
+            values = [z + residual for z, residual in zip(values, tile.load(e.pointer("residual")), strict=True)]
+        return centred, [through(dy, z, self.plan.activation) for dy, z in zip(gradients, values, strict=True)]
 
     def sums(self, e: Block, channel: Channel, tile: Tile) -> tuple[Vec, Vec]:
         """Of g, and of g · (x - mean), over a tile."""
         first = second = e.constant(0.0, self.plan.lanes)
-        for spot in tile.spots:
-            centred, g = self.centred_and_gradient(e, channel, spot)
-            first, second = first + g, g.fma(centred, second)
-            if self.kept:
-                spot.store(e.pointer(self.kept), g)
+        centred, gradients = self.centred_and_gradients(e, channel, tile)
+        for apart, g in zip(centred, gradients, strict=True):
+            first, second = first + g, g.fma(apart, second)
+        if self.kept:
+            tile.store(e.pointer(self.kept), gradients)
         return first, second
 
     def write_gradients(self, e: Block, channel: Channel, shift: Vec, turn: Vec, tile: Tile) -> None:
-        for spot in tile.spots:
-            if self.kept:
-                centred, g = spot.load(e.pointer("x")) - channel.mean, spot.load(e.pointer(self.kept))
-            else:
-                centred, g = self.centred_and_gradient(e, channel, spot)
-            if self.plan.residual and not self.kept:
-                spot.store(e.pointer("dresidual"), g)
-            spot.store(e.pointer("dx"), (-centred).fma(turn, g - shift) * channel.scale)
+        if self.kept:
+            centred, gradients = [x - channel.mean for x in tile.load(e.pointer("x"))], tile.load(e.pointer(self.kept))
+        else:
+            centred, gradients = self.centred_and_gradients(e, channel, tile)
+        if self.plan.residual and not self.kept:
+            tile.store(e.pointer("dresidual"), gradients)
+        pairs = zip(centred, gradients, strict=True)
+        tile.store(e.pointer("dx"), [(-apart).fma(turn, g - shift) * channel.scale for apart, g in pairs])
 
 
 @dataclass(frozen=True)

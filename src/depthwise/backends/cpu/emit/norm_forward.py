@@ -148,11 +148,10 @@ class Channel:
 
 
 def write_normalized(e: Block, plan: NormPlan, channel: Channel, tile: Tile) -> None:
-    for spot in tile.spots:
-        z = channel.normalized(spot.load(e.pointer("x")))
-        if plan.residual:
-            z = z + spot.load(e.pointer("residual"))
-        spot.store(e.pointer("out"), activated(z, plan.activation))
+    values = [channel.normalized(x) for x in tile.load(e.pointer("x"))]
+    if plan.residual:
+        values = [z + residual for z, residual in zip(values, tile.load(e.pointer("residual")), strict=True)]
+    tile.store(e.pointer("out"), [activated(z, plan.activation) for z in values])
 
 
 def statistic(e: Block, row: int) -> Ptr:

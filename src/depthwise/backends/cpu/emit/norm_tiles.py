@@ -49,6 +49,9 @@ class Spot:
 class Tile:
     """Some vectors of the same channels.
 
+    All are read before the first is written: a load waits for a store just before it to an address that ends in the same
+    12 bits, and tensors of whole pages that follow one another in memory lie so.
+
     channel: the first one
     ahead:   in elements from the first of all, of lines that a later tile reads
     """
@@ -56,6 +59,13 @@ class Tile:
     spots: Sequence[Spot]
     channel: Int
     ahead: Sequence[Int]
+
+    def load(self, base: Ptr) -> list[Vec]:
+        return [spot.load(base) for spot in self.spots]
+
+    def store(self, base: Ptr, vectors: Sequence[Vec]) -> None:
+        for spot, vector in zip(self.spots, vectors, strict=True):
+            spot.store(base, vector)
 
     def fetch(self, *places: Ptr) -> None:
         """Ask for what is read, or written, a little later."""
