@@ -49,8 +49,8 @@ class Spot:
 class Tile:
     """Some vectors of the same channels.
 
-    All are read before the first is written: a load waits for a store just before it to an address that ends in the same
-    12 bits, and tensors of whole pages that follow one another in memory lie so.
+    All are read before the first is written: a load waits for a store just before it to an address that ends in the
+    same 12 bits, and tensors of whole pages that follow one another in memory lie so.
 
     channel: the first one
     ahead:   in elements from the first of all, of lines that a later tile reads
