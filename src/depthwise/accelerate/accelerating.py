@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
+from ..backends.cpu import release_memory
 from ..errors import DepthwiseError
 from ..layers.separable import _SeparableConv
 from .classes import Kind, MakeForward, class_of, original_of, ours_in, own_class, replace_classes_
@@ -58,6 +59,8 @@ def survey(model: nn.Module) -> Acceleration:
 def restore_(model: nn.Module) -> int:
     """Give every module that `accelerate_` changed its own class back; how many there were.
 
+    The memory that was kept for the next training step goes back to the system, that of other models too.
+
     >>> model = nn.Conv2d(8, 8, 3, groups=8)
     >>> _ = accelerate_(model)
     >>> restore_(model), type(model)
@@ -67,6 +70,7 @@ def restore_(model: nn.Module) -> int:
     found = [(module, ours_in(type(module))) for module in model.modules()]
     changes = [(module, ours, original_of(ours)) for module, ours in found if ours is not None]
     replace_classes_(changes)
+    release_memory()
     return len(changes)
 
 

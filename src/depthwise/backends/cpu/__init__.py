@@ -155,3 +155,11 @@ def machine_refusal() -> str | None:
         # Its operators would fail where PyTorch has others that run.
         torch._C._set_mkldnn_enabled(False)  # noqa: FBT003
     return why
+
+
+def release_memory() -> None:
+    """Give the memory that is kept for the next training step back to the system."""
+    if machine_refusal() is None:
+        from .run.leases import release
+
+        release()

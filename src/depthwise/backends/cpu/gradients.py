@@ -30,7 +30,7 @@ from .lower.gradients import (
 from .machine import Machine
 from .pack import Fresh
 from .plan.sizes import least_steps
-from .run import memory, threads
+from .run import leases, memory, threads
 from .run.bound import Bound
 from .run.program import Program
 
@@ -177,7 +177,7 @@ def _input_gradient(
     size, strides = tuple(x.shape), dense_strides(g, channels_last=not planar)
 
     def run(gradient: Tensor, weight: Tensor) -> Tensor:
-        dx = memory.new_image(size, strides)
+        dx = leases.new_image(size, strides)
         bound.run({"x": gradient.data_ptr(), "weight": weight.data_ptr(), "out": dx.data_ptr()})
         return dx
 

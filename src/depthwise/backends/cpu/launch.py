@@ -25,7 +25,7 @@ from .lower.decision import Decision
 from .lower.fresh import with_fresh_panels, with_fresh_weights
 from .machine import FLOAT_BYTES, Machine, host
 from .pack import NAMES, Fresh, Pack, pack_of
-from .run import jit, memory, threads
+from .run import jit, leases, memory, threads
 from .run.program import ZEROS, Program, Table
 
 _FLOAT32, _CONTIGUOUS = torch.float32, torch.contiguous_format
@@ -61,7 +61,8 @@ def bound_afresh(problem: Problem, *, turned: bool, bias: bool) -> Launch | Empt
     turned: the weights are those of the pointwise convolution whose input's gradient the problem is
     """
     key = problem, turned, bias, threads.team_size()
-    return calls.bound(key, partial(_bind, problem, partial(_packing_itself, turned=turned, bias=bias)))
+    finished = partial(_packing_itself, turned=turned, bias=bias)
+    return calls.bound(key, partial(_bind, problem, finished, trains=True))
 
 
 def _packing_itself(program: Program, problem: Problem, *, turned: bool, bias: bool) -> Program:
@@ -72,13 +73,16 @@ def _packing_itself(program: Program, problem: Problem, *, turned: bool, bias: b
 
 
 def _bind(
-    problem: Problem, finished: Callable[[Program, Problem], Program] = lambda program, _: program
+    problem: Problem,
+    finished: Callable[[Program, Problem], Program] = lambda program, _: program,
+    *,
+    trains: bool = False,
 ) -> Launch | Empty | None:
     if not prod(problem.output_size):
         return Empty(problem)
     decision = decide(problem)
     decision = replace(decision, program=finished(decision.program, problem))
-    return Launch(decision, problem) if compiles(decision.program) else None
+    return Launch(decision, problem, trains=trains) if compiles(decision.program) else None
 
 
 class Empty:
@@ -128,9 +132,10 @@ class Launch:
     """A bound call: for inputs and residuals of the sizes and strides of its problem, and weights packed as it says.
 
     packing: what tells such a pack from others of the same weights
+    trains:  results are of training steps
     """
 
-    def __init__(self, decision: Decision, problem: Problem) -> None:
+    def __init__(self, decision: Decision, problem: Problem, *, trains: bool = False) -> None:
         self.decision = decision
         program, table = decision.program, Table(decision.program)
         self.packing = program.packing
@@ -139,7 +144,8 @@ class Launch:
         self._pace, self._title = threads.Pace(most_seconds(problem)), program.title
         self._size = problem.output_size
         size = prod(self._size) * FLOAT_BYTES
-        self._huge_bytes = size if size >= memory.LEAST_HUGE_BYTES else 0
+        self._leases = trains and size >= leases.LEAST_BYTES
+        self._huge_bytes = size if size >= memory.LEAST_HUGE_BYTES and not self._leases else 0
         self._memory_format = decision.memory_format
         dense = _dense(self._size, self._memory_format)
         self._stride = problem.result or dense
@@ -169,7 +175,10 @@ class Launch:
         if not (read and (added or residual is None)):
             # Freed memory: torch has words for it.
             return None
-        out = memory.new_result(self._size, self._stride, _FLOAT32)
+        if self._leases:
+            out = leases.new_image(self._size, self._stride)
+        else:
+            out = memory.new_result(self._size, self._stride, _FLOAT32)
         if self._huge_bytes:
             memory.ask_for_huge_pages(out, self._huge_bytes)
         try:

@@ -25,7 +25,7 @@ from .emit.norm_forward import STATISTICS
 from .launch import compiles, machine
 from .lower.norms import NormProblem, backward_program, forward_program
 from .machine import FLOAT_BYTES
-from .run import memory, threads
+from .run import leases, memory, threads
 from .run.bound import Bound
 from .run.program import Program
 
@@ -207,7 +207,7 @@ class NormActivation(torch.autograd.Function):
 
 
 def _like(x: Tensor) -> Tensor:
-    return memory.new_image(tuple(x.shape), x.stride())
+    return leases.new_image(tuple(x.shape), x.stride())
 
 
 def _laid_out(dy: Tensor, problem: NormProblem) -> Tensor:

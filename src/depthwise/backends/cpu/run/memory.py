@@ -25,6 +25,8 @@ MOST_KEPT_BYTES = 64 * MIB
 _PAGE_BYTES = 4096
 HUGE_PAGE_BYTES = 2 * MIB
 _MADV_HUGEPAGE = 14
+# Whether memory is mapped here, and huge pages are asked for.
+MAPS = sys.platform == "linux"
 
 # new_result(size, stride, dtype), what torch's own generated code calls: `torch.empty_strided` reads its arguments in
 # 1 us more.
@@ -57,14 +59,6 @@ def ask_for_huge_pages(out: Tensor, size: int) -> None:
         advise(start, (out.data_ptr() + size - start) // _PAGE_BYTES * _PAGE_BYTES, _MADV_HUGEPAGE)
 
 
-def new_image(size: tuple[int, ...], strides: tuple[int, ...]) -> Tensor:
-    """A dense float32 tensor without values, on huge pages where it is large."""
-    out = new_result(size, strides, torch.float32)
-    if out.nbytes >= LEAST_HUGE_BYTES:
-        ask_for_huge_pages(out, out.nbytes)
-    return out
-
-
 def scratch(size: int) -> Buffer:
     """At least `size` bytes for one call of this thread: kept, and grown where they are too few."""
     if size > MOST_KEPT_BYTES:
@@ -82,21 +76,35 @@ def _buffer(size: int) -> Buffer:
     return Buffer(size, tensor.data_ptr(), tensor)
 
 
-def lasting(elements: int) -> Tensor | None:
-    """Memory for so many numbers that stay, in huge pages where the system has them; None where it is not asked.
+class Mapping(NamedTuple):
+    """Bytes of `held` from `start` on, at an address where a huge page begins."""
 
-    Weights are read once in a call, from far away: the address of every small page would have to be looked up.
-    """
-    advise = _advise()
-    if advise is None:
-        return None
-    size = -(-elements * FLOAT_BYTES // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
+    held: mmap.mmap
+    start: int
+    address: int
+
+
+def mapped(size: int) -> Mapping:
+    """So many bytes of new memory, in huge pages where the system has them; only where `MAPS`."""
     # Of its own, and not of memory that was in use before, whose small pages would stay.
     held = mmap.mmap(-1, size + HUGE_PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     address = ctypes.addressof(ctypes.c_char.from_buffer(held))
     start = -address % HUGE_PAGE_BYTES
-    advise(address + start, size, _MADV_HUGEPAGE)
-    return torch.frombuffer(held, dtype=torch.float32, count=elements, offset=start)
+    advise = _advise()
+    if advise is not None:
+        advise(address + start, size // _PAGE_BYTES * _PAGE_BYTES, _MADV_HUGEPAGE)
+    return Mapping(held, start, address + start)
+
+
+def lasting(elements: int) -> Tensor | None:
+    """Memory for so many numbers that stay, in huge pages; None where the system is not asked for them.
+
+    Weights are read once in a call, from far away: the address of every small page would have to be looked up.
+    """
+    if not MAPS:
+        return None
+    found = mapped(-(-elements * FLOAT_BYTES // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES)
+    return torch.frombuffer(found.held, dtype=torch.float32, count=elements, offset=found.start)
 
 
 def zeros(elements: int) -> Tensor:
@@ -112,7 +120,7 @@ def _zeros(elements: int) -> Tensor:
 @cache
 def _advise() -> Callable[[int, int, int], int] | None:
     """madvise(address, bytes, advice) of Linux. It is a hint: what it answers does not matter."""
-    if sys.platform != "linux":
+    if not MAPS:
         return None
     found: Any = ctypes.CDLL(None).madvise
     found.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
