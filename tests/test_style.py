@@ -27,6 +27,7 @@ ROOMS = [
     "pack",
     "launch",
     "norms",
+    "gates",
     "gradients",
     "parts",
     "sums",
