@@ -28,6 +28,7 @@ ROOMS = [
     "launch",
     "norms",
     "gates",
+    "activations",
     "gradients",
     "parts",
     "sums",

@@ -18,6 +18,7 @@ from .classes import Kind, MakeForward, class_of, original_of, ours_in, own_clas
 from .convolutions import convolution_forward
 from .gates import is_squeeze_excite, squeeze_excite_forward
 from .norms import batch_norm_forward, sequential_forward
+from .perceptrons import is_perceptron, multilayer_forward
 from .report import AcceleratedModule, Acceleration
 
 
@@ -26,7 +27,7 @@ def accelerate_(model: nn.Module) -> Acceleration:
 
     Every depthwise and pointwise nn.Conv1d, 2d and 3d goes through the backends; a batch norm in training mode, and the
     activation that follows it in an nn.Sequential or in timm's BatchNormAct2d, become one pass; so do parts of timm's
-    and torchvision's squeeze-excites. Each module stays the object that it is,
+    and torchvision's squeeze-excites, and of timm's multilayer perceptrons. Each module stays the object that it is,
     with its parameters, hooks, name, mode and state-dict keys: optimizers, checkpoints and wrappers made before or
     after keep working. What has a forward of its own stays as it is, and is listed with its reason. `restore_` undoes
     it; twice is once.
@@ -93,6 +94,8 @@ def candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module, Kind, tuple[s
             yield name, module, kind, sequential_forward(module, kind)
         elif is_squeeze_excite(kind):
             yield name, module, kind, squeeze_excite_forward(module, kind)
+        elif is_perceptron(kind):
+            yield name, module, kind, multilayer_forward(module)
 
 
 def _advice(model: nn.Module) -> Iterator[str]:
