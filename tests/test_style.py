@@ -27,6 +27,8 @@ ROOMS = [
     "pack",
     "launch",
     "norms",
+    "gates",
+    "activations",
     "gradients",
     "parts",
     "sums",

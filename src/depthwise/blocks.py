@@ -12,6 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from . import functional
 from .errors import DepthwiseError
+from .gates import squeeze_excite
 from .geometry import IntOrTuple, Padding, finite, per_axis, positive
 from .layers import DepthwiseConv2d, SeparableConv2d
 from .layers.conversion import check_own_call, dense_like, pair_weights, pointwise_convolution
@@ -91,9 +92,12 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         _check_input(x, 2, self.channels)
-        means = x.mean((-2, -1), keepdim=True)
+        out = squeeze_excite(x, self._scale)
+        return x * self._scale(x.mean((-2, -1), keepdim=True)) if out is None else out
+
+    def _scale(self, means: Tensor) -> Tensor:
         scale: Tensor = self.gate(self.expand(self.activation(self.reduce(means))))
-        return x * scale
+        return scale
 
 
 class InvertedResidual(nn.Module):

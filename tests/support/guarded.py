@@ -4,6 +4,7 @@ python -m tests.support.guarded ISA tails      # some of the tails, each buffer 
 python -m tests.support.guarded ISA all        # all of them
 python -m tests.support.guarded ISA series     # a network's block in one program, each buffer in memory of its own
 python -m tests.support.guarded ISA norms      # batch norms in training mode
+python -m tests.support.guarded ISA gates      # gradients of gated images
 python -m tests.support.guarded ISA fresh      # pointwise weights packed by generated code
 python -m tests.support.guarded ISA dense      # dense convolutions and poolings
 python -m tests.support.guarded ISA excited    # sums beside depthwise results, gates within pointwise convolutions
@@ -44,6 +45,7 @@ from tests.support.cases import small_integers
 from tests.support.excited import GATED, SUMMED, check_gated, check_summed
 from tests.support.expanded import check_expanded, tried
 from tests.support.fresh import SIZES, check_fresh
+from tests.support.gates import check_gate_gradients
 from tests.support.kernels import (
     HERE,
     NAN,
@@ -119,6 +121,12 @@ def check_norms(machine: Machine) -> None:
             assert_exact(problem, machine, 1, Guarded(side))
             assert_exact(problem, replace(machine, l2_bytes=0), 1, Guarded(side))
             assert_exact(replace(problem, plane=pixels // 2), machine, 1, Guarded(side))
+
+
+def check_gates(machine: Machine) -> None:
+    """Gradients of gated images, every buffer guarded."""
+    for side in SIDES:
+        check_gate_gradients(machine, Guarded(side), channels=(1, 7, 16, 71), pixels=(2, 65))
 
 
 def check_fresh_weights(machine: Machine) -> None:
@@ -256,6 +264,7 @@ CHECKS: dict[str, Callable[[Machine], None]] = {
     "series": check_series,
     "network": check_whole_network,
     "norms": check_norms,
+    "gates": check_gates,
     "fresh": check_fresh_weights,
     "dense": check_dense,
     "images": check_pixels,

@@ -17,7 +17,9 @@ from ..errors import DepthwiseError
 from ..layers.separable import _SeparableConv
 from .classes import Kind, MakeForward, class_of, original_of, ours_in, own_class, replace_classes_
 from .convolutions import convolution_forward
+from .gates import is_squeeze_excite, squeeze_excite_forward
 from .norms import batch_norm_forward, sequential_forward
+from .perceptrons import is_perceptron, multilayer_forward
 from .report import AcceleratedModule, Acceleration
 
 
@@ -25,10 +27,11 @@ def accelerate_(model: nn.Module) -> Acceleration:
     """Let a model of torch's modules train, and run, on kernels of ours: in place, and return what became of it.
 
     Every depthwise and pointwise nn.Conv1d, 2d and 3d goes through the backends; a batch norm in training mode, and the
-    activation that follows it in an nn.Sequential or in timm's BatchNormAct2d, become one pass. Each module stays the
-    object that it is, with its parameters, hooks, name, mode and state-dict keys: optimizers, checkpoints and wrappers
-    made before or after keep working. What has a forward of its own stays as it is, and is listed with its reason.
-    `restore_` undoes it; twice is once.
+    activation that follows it in an nn.Sequential or in timm's BatchNormAct2d, become one pass; so do parts of timm's
+    and torchvision's squeeze-excites, and of timm's multilayer perceptrons. Each module stays the object that it is,
+    with its parameters, hooks, name, mode and state-dict keys: optimizers, checkpoints and wrappers made before or
+    after keep working. What has a forward of its own stays as it is, and is listed with its reason. `restore_` undoes
+    it; twice is once.
 
     >>> model = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 16, 1), nn.Conv2d(16, 4, 3))
     >>> print(accelerate_(model).summary)
@@ -93,6 +96,10 @@ def candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module, Kind, tuple[s
             yield name, module, kind, batch_norm_forward(module, kind)
         elif isinstance(module, nn.Sequential):
             yield name, module, kind, sequential_forward(module, kind)
+        elif is_squeeze_excite(kind):
+            yield name, module, kind, squeeze_excite_forward(module, kind)
+        elif is_perceptron(kind):
+            yield name, module, kind, multilayer_forward(module)
 
 
 def _advice(model: nn.Module) -> Iterator[str]:

@@ -19,7 +19,7 @@ from .classes import Forward, Kind, MakeForward
 
 def norm_forward(kind: Any) -> Forward:
     def forward(self: nn.Module, input: Any) -> Any:  # noqa: A002  as torch's norms call it
-        out = None if _is_traced(input) else normalized(self, input)
+        out = None if is_traced(input) else normalized(self, input)
         return kind.forward(self, input) if out is None else out
 
     return forward
@@ -29,7 +29,7 @@ def norm_activation_forward(kind: Any) -> Forward:
     """Of timm's BatchNormAct2d: a batch norm, `drop`, then `act`."""
 
     def forward(self: Any, x: Any) -> Any:
-        if _is_traced(x) or _has_any_global_hook() or is_seen(self.act) or is_seen(self.drop):
+        if is_traced(x) or _has_any_global_hook() or is_seen(self.act) or is_seen(self.drop):
             return kind.forward(self, x)
         known = activation_name(self.act)
         is_one = type(self.drop) is nn.Identity and known is not UNKNOWN
@@ -41,12 +41,12 @@ def norm_activation_forward(kind: Any) -> Forward:
 
 def sequence_forward(kind: Any) -> Forward:
     def forward(self: nn.Sequential, input: Any) -> Any:  # noqa: A002  as nn.Sequential calls it
-        return kind.forward(self, input) if _is_traced(input) else in_turn(self, input)
+        return kind.forward(self, input) if is_traced(input) else in_turn(self, input)
 
     return forward
 
 
-def _is_traced(x: Any) -> bool:
+def is_traced(x: Any) -> bool:
     return torch.compiler.is_compiling() or type(x) is Proxy
 
 

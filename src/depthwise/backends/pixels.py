@@ -27,10 +27,12 @@ OF_ROWS = ("image", "pixel", "channel")
 class Term:
     """x becomes x operation other; `from` is other - x, and `activation` changes x alone.
 
+    `derivative` takes the gradient x of what `activation` gave to that of what it was given, which is the other.
+
     value: the number, where the operand is one
     """
 
-    operation: Literal["add", "sub", "from", "mul", "div", "activation"]
+    operation: Literal["add", "sub", "from", "mul", "div", "activation", "derivative"]
     operand: Operand | None = None
     value: float = 0.0
     activation: Activation = None

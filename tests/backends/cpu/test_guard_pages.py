@@ -28,7 +28,7 @@ def run_guarded(target: Machine, *what: str) -> subprocess.CompletedProcess[str]
 @pytest.mark.parametrize(
     "what",
     [
-        ("tails", "network", "dense", "excited", "expanded", "fresh", "images", "norms"),
+        ("tails", "network", "dense", "excited", "expanded", "fresh", "images", "norms", "gates"),
         pytest.param(("series", "all"), marks=pytest.mark.slow),
     ],
     ids=["some", "all"],

@@ -43,6 +43,10 @@ def by_torch(x: Tensor, terms: tuple[Term, ...], operands: list[Tensor]) -> Tens
             x = activate(x, term.activation)
             continue
         other: Any = next(rest) if term.reads else term.value
+        if term.operation == "derivative":
+            given = other.clone().requires_grad_()
+            (x,) = torch.autograd.grad(activate(given, term.activation), given, x)
+            continue
         if term.operand == "image":
             other = other[:, None]
         if term.operand == "pixel":
@@ -67,6 +71,8 @@ def operands_of(terms: tuple[Term, ...], images: int, pixels: int, channels: int
 TERMS = [
     (Term("add", "each"), Term("activation", activation=("relu", 0.0))),
     (Term("mul", "image"),),
+    (Term("derivative", "each", activation=("relu6", 0.0)),),
+    (Term("derivative", "each", activation=("leaky_relu", 0.25)), Term("add", "each")),
     (Term("mul", "channel"), Term("add", "channel"), Term("sub", "each"), Term("from", "image")),
     (Term("from", "number", 2.0), Term("mul", "number", -0.5), Term("activation", activation=("leaky_relu", 0.25))),
     (Term("sub", "number", 3.0), Term("div", "number", 4.0)),

@@ -19,6 +19,7 @@ from ...pixels import MOST_OPERANDS
 from ..plan.elementwise import ElementwisePlan
 from ..plan.sizes import LINE_ELEMENTS
 from .activations import activated
+from .derivatives import through
 from .ir import Block, Int, Ptr, Vec, ceil_div, greatest, least
 from .kernel import OnePlanKernel
 
@@ -112,7 +113,10 @@ def _value(e: Block, k: ElementwisePlan, place: _Place, lanes: int) -> Vec:
             other = e.splat(e.pointer(next(operands)) + pixel, lanes)
         else:
             other = e.constant(term.value, lanes)
-        value = _OPERATIONS[term.operation](value, other)
+        if term.operation == "derivative":
+            value = through(value, other, term.activation)
+        else:
+            value = _OPERATIONS[term.operation](value, other)
     return value
 
 

@@ -35,6 +35,8 @@ class ElementwisePlan(Plan):
 def term_name(term: Term) -> str:
     if term.operation == "activation":
         return activation_name(term.activation)
+    if term.operation == "derivative":
+        return f"derivative.{activation_name(term.activation)}.{term.operand}"
     return f"{term.operation}.{term.operand if term.reads else repr(term.value)}"
 
 

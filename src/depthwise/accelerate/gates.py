@@ -1,0 +1,57 @@
+"""Squeeze-excites of timm and torchvision: their means and products on kernels of ours, what lies between as it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from ..gates import squeeze_excite
+from ..layers.turns import is_seen
+from .classes import Forward, Kind, MakeForward
+from .norms import is_traced
+
+_TIMM = "timm.models._efficientnet_blocks", "SqueezeExcite"
+_TORCHVISION = "torchvision.ops.misc", "SqueezeExcitation"
+
+
+def timm_forward(kind: Any) -> Forward:
+    def forward(self: Any, x: Any) -> Any:
+        def factors(means: Tensor) -> Any:
+            return self.gate(self.conv_expand(self.act1(self.conv_reduce(means))))
+
+        out = None if is_traced(x) else squeeze_excite(x, factors)
+        return kind.forward(self, x) if out is None else out
+
+    return forward
+
+
+def torchvision_forward(kind: Any) -> Forward:
+    def forward(self: Any, input: Any) -> Any:  # noqa: A002  as torchvision calls it
+        def factors(means: Tensor) -> Any:
+            return self.scale_activation(self.fc2(self.activation(self.fc1(means))))
+
+        is_whole = is_traced(input) or _has_any_global_hook() or "_scale" in self.__dict__ or not _is_mean(self.avgpool)
+        out = None if is_whole else squeeze_excite(input, factors)
+        return kind.forward(self, input) if out is None else out
+
+    return forward
+
+
+def _is_mean(pool: nn.Module) -> bool:
+    return type(pool) is nn.AdaptiveAvgPool2d and pool.output_size in (1, (1, 1)) and not is_seen(pool)
+
+
+_FORWARDS: dict[tuple[str, str], MakeForward] = {_TIMM: timm_forward, _TORCHVISION: torchvision_forward}
+
+
+def is_squeeze_excite(kind: Kind) -> bool:
+    return (kind.__module__, kind.__name__) in _FORWARDS
+
+
+def squeeze_excite_forward(module: nn.Module, kind: Kind) -> tuple[str, MakeForward] | str:
+    """What a squeeze-excite becomes, or why it stays as it is."""
+    if "forward" in module.__dict__:
+        return "has a forward of its own"
+    return "squeeze-excite", _FORWARDS[kind.__module__, kind.__name__]
