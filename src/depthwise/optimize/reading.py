@@ -143,7 +143,7 @@ class _Reader:
             return self._wrapped(node.target, args, where)
         if not isinstance(node.target, OpOverload):
             raise DepthwiseError(f"the exported program calls {where}, which is no operator of torch")
-        return self._operator(node, node.target, _arguments(node.target, args, kwargs), source, where)
+        return self._operator(node, node.target, all_arguments(node.target, args, kwargs), source, where)
 
     def _wrapped(self, target: HigherOrderOperator, args: list[Any], where: str) -> Any:
         """What a region without gradients or without autocast returns: its nodes stand among the others."""
@@ -250,7 +250,7 @@ def _places_in(item: Any) -> Iterator[Place]:
             yield from _places_in(part)
 
 
-def _arguments(target: OpOverload, args: Any, kwargs: Any) -> list[tuple[str, Any]]:
+def all_arguments(target: OpOverload, args: Any, kwargs: Any) -> list[tuple[str, Any]]:
     """All arguments of an operator by name, its defaults where none are given."""
     found = []
     for number, argument in enumerate(target._schema.arguments):
