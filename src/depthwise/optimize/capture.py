@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from ..errors import DepthwiseError
-from ..tracing import check_model, uncollected, unlogged
+from ..tracing import check_model, uncollected, unlogged, without_stack_traces
 from .graph import Argument, Batch, Graph, Node, Size, Spec, Tree, Value, values_in
 from .network import Network, pruned, specs_of
 from .operators import DTYPES, FORMATS, dtype_name, is_channels_last
@@ -92,6 +92,7 @@ def frozen_copy(model: nn.Module) -> nn.Module:
     return copy.requires_grad_(requires_grad=False)
 
 
+@uncollected()
 def capture(model: nn.Module, call: Call) -> Network:
     """The network that `model`, a frozen copy, is for calls like this one."""
     if not call.tensors:
@@ -215,7 +216,7 @@ def _exported(model: nn.Module, call: Call, batch: int | None, growth: int) -> E
     tensors = call.tensors if batch is None else _resized(call.tensors, batch, growth)
     args, kwargs = call.tree(tensors)
     try:
-        with warnings.catch_warnings(), torch.no_grad(), unlogged(), uncollected():
+        with warnings.catch_warnings(), torch.no_grad(), unlogged(), without_stack_traces():
             warnings.simplefilter("ignore")
             return torch.export.export(model, args, kwargs, strict=False)
     # The forward is the user's code.

@@ -35,7 +35,7 @@ from .places import Place
 VIEWS = {
     *("alias", "chunk", "contiguous", "detach", "dropout", "expand", "expand_as", "flatten", "getitem", "permute"),
     *("reshape", "reshape_as", "select", "slice", "split", "split_with_sizes", "squeeze", "transpose", "unbind"),
-    *("unsqueeze", "lift_fresh_copy"),
+    *("unflatten", "unsqueeze", "lift_fresh_copy"),
 }
 FRESH = KNOWN.keys() - VIEWS
 # The same tensor under another name.
@@ -197,6 +197,8 @@ class _Reader:
         if short == "chunk":
             # How many pieces there are depends on sizes, and the forward may have asked: other sizes must show.
             short, arguments = "split_with_sizes", _pieces(node, given)
+        if name == "aten.mean.default":
+            short, arguments = "mean", _of_all(node, given)
         if short in RENAMED:
             arguments = [(key, argument) for key, (_, argument) in zip(RENAMED[short], arguments, strict=True)]
         if name in CONVOLUTIONS and _is_batched(node, CONVOLUTIONS[name]):
@@ -334,6 +336,12 @@ def _pieces(node: fx.Node, arguments: dict[str, Any]) -> list[tuple[str, Argumen
     """What is cut, and the size of each piece."""
     sizes = tuple(int(piece.shape[arguments["dim"]]) for piece in node.meta["val"])
     return [("self", arguments["self"]), ("split_sizes", sizes), ("dim", arguments["dim"])]
+
+
+def _of_all(node: fx.Node, arguments: dict[str, Any]) -> list[tuple[str, Argument]]:
+    """The arguments of a mean along every dimension."""
+    rank = node.all_input_nodes[0].meta["val"].dim()
+    return [("self", arguments["self"]), ("dim", tuple(range(rank))), ("keepdim", False), ("dtype", arguments["dtype"])]
 
 
 def _source(node: fx.Node) -> str:

@@ -30,6 +30,8 @@ from ..tracing import restored
 from .reading import all_arguments
 
 Values = dict[fx.Node, Any]
+# The place of `training` among a batch norm's arguments.
+_TRAINING = 5
 
 
 def repeated(
@@ -82,7 +84,11 @@ class _Calls(ProxyTorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
+        if func is torch.ops.aten.batch_norm.default and not args[_TRAINING]:
+            # As its statistics stand it is one factor and one number for each channel; torch takes it apart at length.
+            out = torch.empty_like(args[0])
+        else:
+            out = func(*args, **kwargs)
         if func.namespace != "prim":
             self.seen.append((func, args, kwargs, out))
         return out
