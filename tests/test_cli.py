@@ -19,7 +19,7 @@ from torch.nn import Identity
 
 from depthwise import DepthwiseError, cli, count, explain, separated_like
 from depthwise.backends.cpu import inspection, machine
-from depthwise.backends.cpu.run import store
+from depthwise.backends.cpu.disk import store
 from depthwise.bench import run as bench_run
 from depthwise.bench.cases import MOBILENET_V1
 from depthwise.bench.training.rows import TrainingResult

@@ -87,8 +87,8 @@ def test_imports_go_down(path: Path) -> None:
             assert unit(path) not in WITHOUT_TORCH, f"{path.name} imports torch"
 
 
-# Who may know LLVM: files that ask about the machine, compile, and name the version. IR is text, which ir.py writes.
-LLVM = {"llvmlite": {"run/store.py"}, "llvmlite.binding": {"machine.py", "run/jit.py", "run/store.py"}}
+# Who may know LLVM: files that load it, compile, and name the version. IR is text, which ir.py writes.
+LLVM = {"llvmlite": {"disk/store.py"}, "llvmlite.binding": {"library.py", "run/compiler.py"}}
 
 
 def test_llvm_is_known_to_few() -> None:

@@ -19,6 +19,8 @@ MOST_FUNCTION_LINES = 60
 # The rooms of the CPU backend, lowest first: an import goes to a lower one, or stays in its room.
 ROOMS = [
     "apart",
+    "library",
+    "disk",
     "machine",
     "plan",
     "emit",

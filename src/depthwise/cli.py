@@ -408,7 +408,7 @@ def cache(
     At most 256 MiB are kept, the oldest go first. DEPTHWISE_CACHE_DIR names another folder, or is off; --clear removes
     the key that kernels are signed with too, as is wanted before uninstalling.
     """
-    from .backends.cpu.run import store
+    from .backends.cpu.disk import store
 
     usage = store.clear() if clear else store.usage()
     if as_json:

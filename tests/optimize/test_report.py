@@ -138,4 +138,13 @@ def test_several_tensors_are_counted_each() -> None:
             return first + second
 
     profile = optimize(Halves(), torch.zeros(1, 6)).profile(torch.zeros(5, 6), seconds=0.01)
-    assert [timing.bytes_moved for timing in profile.timings] == [4 * 60, 4 * 45, 4 * 45, 4 * 45]
+    assert [timing.bytes_moved for timing in profile.timings] == [0, 4 * 45, 4 * 45, 4 * 45]
+
+
+def test_what_needs_no_work_moves_no_bytes() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten())
+    x = torch.randn(1, 3, 9, 9)
+    found = {timing.operator: timing.bytes_moved for timing in optimize(model, x).profile(x, seconds=0.01).timings}
+    # A contiguous image is read as it comes.
+    assert found["layout"] == 0
+    assert found["conv"] == 4 * (3 * 81 + 8 * 27 + 8 + 8 * 49)

@@ -110,6 +110,8 @@ CASES: list[tuple[Any, ...]] = [
     ("slice", (X,), 3, 5, 2),
     ("squeeze", ((2, 1, 3),), 1),
     ("squeeze", ((2, 1, 3),), 2),
+    ("unflatten", (X,), 1, (2, -1)),
+    ("unflatten", (X,), -1, (3, 3, 1)),
     ("unsqueeze", (X,), -1),
     ("pad", (X,), (1, 2, -1, 0), "constant", 0.0),
     ("pad", (X,), (0, 0, 1, 1, 2, 0)),

@@ -23,11 +23,12 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from ..errors import DepthwiseError
-from ..tracing import check_model, unlogged
+from ..tracing import check_model, uncollected, unlogged, without_stack_traces
 from .graph import Argument, Batch, Graph, Node, Size, Spec, Tree, Value, values_in
 from .network import Network, pruned, specs_of
 from .operators import DTYPES, FORMATS, dtype_name, is_channels_last
 from .reading import Reading, read
+from .repeating import at, repeated
 from .rules import axes_of
 
 SMALL, LARGE = 2, 5
@@ -91,6 +92,7 @@ def frozen_copy(model: nn.Module) -> nn.Module:
     return copy.requires_grad_(requires_grad=False)
 
 
+@uncollected()
 def capture(model: nn.Module, call: Call) -> Network:
     """The network that `model`, a frozen copy, is for calls like this one."""
     if not call.tensors:
@@ -100,10 +102,11 @@ def capture(model: nn.Module, call: Call) -> Network:
     batch = next((tensor.shape[0] for tensor in call.tensors if tensor.dim()), None)
     if batch is None:
         return _of_one(model, call, "the inputs have no dimension for a batch")
-    one = _attempt(model, call, SMALL, 0)
-    if isinstance(one, str):
-        return _of_one(model, call, one)
-    two = _attempt(model, call, LARGE, GROWTH)
+    program = _exported(model, call, SMALL, 0)
+    if isinstance(program, str):
+        return _of_one(model, call, program)
+    one = read(program, call.takes)
+    two = _repeated(model, call, program) or _attempt(model, call, LARGE, GROWTH)
     is_regular = isinstance(two, Reading) and _irregular(one, two) is None
     # Where both are the same, no number in them is a batch or a size.
     is_same = isinstance(two, Reading) and one.nodes == two.nodes and one.gives == two.gives
@@ -194,19 +197,32 @@ def _network(
     return pruned(network)
 
 
+def _repeated(model: nn.Module, call: Call, program: ExportedProgram) -> Reading | None:
+    """The model read with the larger inputs, where it then calls what is in the program at the smaller ones."""
+    values = repeated(model, program, *call.tree(_resized(call.tensors, LARGE, GROWTH)))
+    if values is None:
+        return None
+    with at(values):
+        return read(program, call.takes)
+
+
 def _attempt(model: nn.Module, call: Call, batch: int | None, growth: int) -> Reading | str:
     """The model read with inputs of this batch, each image larger by `growth`; or why torch does not export it so."""
+    program = _exported(model, call, batch, growth)
+    return program if isinstance(program, str) else read(program, call.takes)
+
+
+def _exported(model: nn.Module, call: Call, batch: int | None, growth: int) -> ExportedProgram | str:
     tensors = call.tensors if batch is None else _resized(call.tensors, batch, growth)
     args, kwargs = call.tree(tensors)
     try:
-        with warnings.catch_warnings(), torch.no_grad(), unlogged():
+        with warnings.catch_warnings(), torch.no_grad(), unlogged(), without_stack_traces():
             warnings.simplefilter("ignore")
-            program: ExportedProgram = torch.export.export(model, args, kwargs, strict=False)
+            return torch.export.export(model, args, kwargs, strict=False)
     # The forward is the user's code.
     except Exception as error:  # noqa: BLE001
         lines = str(error).strip().splitlines() or [""]
         return f"{type(error).__name__}: {lines[0]}"
-    return read(program, call.takes)
 
 
 def _batched(tensors: tuple[Tensor, ...]) -> list[bool]:

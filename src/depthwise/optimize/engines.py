@@ -19,6 +19,7 @@ from .whole import Whole
 Step = Callable[[dict[str, Any], int], Any]
 # What a backend keeps of a network's weights; of use as long as these are held.
 Packs = MutableMapping[Hashable, Any]
+NO_WORK = "no work: another look at its input"
 # Of a network at its sizes: batches that it is lowered for, the oldest go first.
 MOST_BATCHES = 8
 
@@ -110,7 +111,7 @@ class Kernels(Engine):
 
     def kernel(self, node: Node) -> str | None:
         steps = self.at(self._batch).steps.get(node.name, ())
-        return " + ".join(CPU.kernel(step.problem) or "" for step in steps) or "no work: another look at its input"
+        return " + ".join(CPU.kernel(step.problem) or "" for step in steps) or NO_WORK
 
     def compile(self, segment: Segment) -> Program:
         otherwise = NodeByNode(segment, self._network.weights)

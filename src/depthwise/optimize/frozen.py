@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DepthwiseError
+from ..tracing import uncollected
 from .capture import call_of, capture, frozen_copy
 from .module import Optimized, Source
 from .passes import apply_passes
@@ -43,11 +44,11 @@ def optimized(
         raise DepthwiseError(f"dtype must be None or torch.float32; got {dtype!r}: other precisions are not built yet")
     call = call_of(*_arguments(example_inputs))
     # Tensors made in inference mode would have no versions, and could not be saved for a gradient elsewhere.
-    with torch.inference_mode(mode=False):
+    with torch.inference_mode(mode=False), uncollected():
         copy = frozen_copy(model)
         network, saved = apply_passes(capture(copy, call), without)
-    source = Source(copy, call, tuple(without)) if network.is_sized or network.least else None
-    return Optimized(network, saved, source)
+        source = Source(copy, call, tuple(without)) if network.is_sized or network.least else None
+        return Optimized(network, saved, source)
 
 
 def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

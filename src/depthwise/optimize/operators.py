@@ -71,6 +71,7 @@ KNOWN = {
     "tanh": "tanh.default",
     "transpose": "transpose.int",
     "unbind": "unbind.int",
+    "unflatten": "unflatten.int",
     "unsqueeze": "unsqueeze.default",
     "upsample_bilinear2d": "upsample_bilinear2d.vec",
     "upsample_nearest2d": "upsample_nearest2d.vec",

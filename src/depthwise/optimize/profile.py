@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from ..page.table import text_table
+from .engines import NO_WORK
 from .graph import Node
 from .planning import Plan
 from .rules import Shapes
+from .segments import Segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +112,7 @@ def profile(plan: Plan, inputs: tuple[Tensor, ...], batch: int, seconds: float) 
         # Whatever else the machine does can only lower it.
         nodes = (segment.nodes[0] for segment in plan.segments)
         peak = max([peak, *(2e-9 * macs_of(node, plan.shapes) / taken[node.name] for node in nodes)])
-    timings = tuple(
-        _timing(segment.nodes[0], segment.engine, taken[segment.nodes[0].name], plan.shapes, peak, memory)
-        for segment in plan.segments
-    )
+    timings = tuple(_timing(plan, segment, taken[segment.nodes[0].name], peak, memory) for segment in plan.segments)
     return Profile(timings, torch.get_num_threads(), batch, peak, memory)
 
 
@@ -131,19 +130,22 @@ def _run(plan: Plan, inputs: tuple[Tensor, ...], batch: int, samples: Mapping[st
             values.pop(name, None)
 
 
-def _timing(
-    node: Node, engine: str, seconds: float, shapes: Mapping[str, Shapes], peak: float | None, memory: float | None
-) -> Timing:
-    macs, moved = (
-        macs_of(node, shapes),
-        4 * sum(_numbers(shapes.get(name)) for name in (*set(node.operands()), node.name)),
-    )
+def _timing(plan: Plan, segment: Segment, seconds: float, peak: float | None, memory: float | None) -> Timing:
+    node, engine = segment.nodes[0], segment.engine
+    macs, moved = macs_of(node, plan.shapes), _bytes_moved(node, plan)
     if peak is None or memory is None or not seconds:
         return Timing(node.name, node.source, node.operator, engine, seconds, macs, moved)
     arithmetic, traffic = 2e-9 * macs / peak, 1e-9 * moved / memory
     limit = "arithmetic" if arithmetic > traffic else "memory"
     shares = 2e-9 * macs / seconds / peak, max(arithmetic, traffic) / seconds
     return Timing(node.name, node.source, node.operator, engine, seconds, macs, moved, *shares, limit)
+
+
+def _bytes_moved(node: Node, plan: Plan) -> int:
+    """What it reads and writes, each once; none where its value is another name for what it reads."""
+    if plan.kernels.get(node.name) == NO_WORK:
+        return 0
+    return 4 * sum(_numbers(plan.shapes.get(name)) for name in (*set(node.operands()), node.name))
 
 
 def macs_of(node: Node, shapes: Mapping[str, Shapes]) -> int:

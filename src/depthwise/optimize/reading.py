@@ -35,7 +35,7 @@ from .places import Place
 VIEWS = {
     *("alias", "chunk", "contiguous", "detach", "dropout", "expand", "expand_as", "flatten", "getitem", "permute"),
     *("reshape", "reshape_as", "select", "slice", "split", "split_with_sizes", "squeeze", "transpose", "unbind"),
-    *("unsqueeze", "lift_fresh_copy"),
+    *("unflatten", "unsqueeze", "lift_fresh_copy"),
 }
 FRESH = KNOWN.keys() - VIEWS
 # The same tensor under another name.
@@ -143,7 +143,7 @@ class _Reader:
             return self._wrapped(node.target, args, where)
         if not isinstance(node.target, OpOverload):
             raise DepthwiseError(f"the exported program calls {where}, which is no operator of torch")
-        return self._operator(node, node.target, _arguments(node.target, args, kwargs), source, where)
+        return self._operator(node, node.target, all_arguments(node.target, args, kwargs), source, where)
 
     def _wrapped(self, target: HigherOrderOperator, args: list[Any], where: str) -> Any:
         """What a region without gradients or without autocast returns: its nodes stand among the others."""
@@ -197,6 +197,8 @@ class _Reader:
         if short == "chunk":
             # How many pieces there are depends on sizes, and the forward may have asked: other sizes must show.
             short, arguments = "split_with_sizes", _pieces(node, given)
+        if name == "aten.mean.default":
+            short, arguments = "mean", _of_all(node, given)
         if short in RENAMED:
             arguments = [(key, argument) for key, (_, argument) in zip(RENAMED[short], arguments, strict=True)]
         if name in CONVOLUTIONS and _is_batched(node, CONVOLUTIONS[name]):
@@ -250,7 +252,7 @@ def _places_in(item: Any) -> Iterator[Place]:
             yield from _places_in(part)
 
 
-def _arguments(target: OpOverload, args: Any, kwargs: Any) -> list[tuple[str, Any]]:
+def all_arguments(target: OpOverload, args: Any, kwargs: Any) -> list[tuple[str, Any]]:
     """All arguments of an operator by name, its defaults where none are given."""
     found = []
     for number, argument in enumerate(target._schema.arguments):
@@ -334,6 +336,12 @@ def _pieces(node: fx.Node, arguments: dict[str, Any]) -> list[tuple[str, Argumen
     """What is cut, and the size of each piece."""
     sizes = tuple(int(piece.shape[arguments["dim"]]) for piece in node.meta["val"])
     return [("self", arguments["self"]), ("split_sizes", sizes), ("dim", arguments["dim"])]
+
+
+def _of_all(node: fx.Node, arguments: dict[str, Any]) -> list[tuple[str, Argument]]:
+    """The arguments of a mean along every dimension."""
+    rank = node.all_input_nodes[0].meta["val"].dim()
+    return [("self", arguments["self"]), ("dim", tuple(range(rank))), ("keepdim", False), ("dtype", arguments["dtype"])]
 
 
 def _source(node: fx.Node) -> str:

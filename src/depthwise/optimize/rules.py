@@ -173,7 +173,11 @@ def _stack(a: Arguments) -> Shape:
 
 
 def _reshape(a: Arguments) -> Shape:
-    shape, wanted = a["self"], a.ints("shape")
+    return _sized(a["self"], a.ints("shape"))
+
+
+def _sized(shape: Shape, wanted: Shape) -> Shape:
+    """Sizes for as many numbers, one of which may be -1: what is left."""
     fixed = prod(size for size in wanted if size != -1)
     if -1 in wanted:
         if wanted.count(-1) > 1 or not fixed or prod(shape) % fixed:
@@ -286,6 +290,12 @@ def _squeeze(a: Arguments) -> Shape:
     return (*shape[:at], *shape[at + 1 :]) if shape[at] == 1 else shape
 
 
+def _unflatten(a: Arguments) -> Shape:
+    shape, sizes = a["self"], a.ints("sizes")
+    at = axis(a["dim"], len(shape))
+    return (*shape[:at], *_sized(shape[at : at + 1], sizes), *shape[at + 1 :])
+
+
 def _unsqueeze(a: Arguments) -> Shape:
     shape = a["self"]
     at = axis(a["dim"], len(shape) + 1)
@@ -386,6 +396,7 @@ RULES: dict[str, Callable[[Arguments], Shapes]] = {
     "sum": _reduced,
     "transpose": _transpose,
     "unbind": _unbind,
+    "unflatten": _unflatten,
     "unsqueeze": _unsqueeze,
     "upsample_bilinear2d": _upsample,
     "upsample_nearest2d": _upsample,

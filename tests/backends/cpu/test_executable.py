@@ -62,7 +62,7 @@ def test_here_it_may() -> None:
 
 @pytest.mark.usefixtures("fresh")
 def test_what_the_system_says_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executable, "_protected", lambda page: errno.EACCES)
+    monkeypatch.setattr(executable, "protect", lambda page: errno.EACCES)
     assert "mprotect: Permission denied" in (executable.refusal() or "")
     executable.refusal.cache_clear()
 

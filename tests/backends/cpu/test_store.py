@@ -17,7 +17,7 @@ import torch
 
 from depthwise import DepthwiseConv2d
 from depthwise.backends.cpu import machine
-from depthwise.backends.cpu.run import private, store
+from depthwise.backends.cpu.disk import private, store
 from depthwise.doctor import machine_report
 
 MACHINE = machine.neon()
@@ -53,7 +53,7 @@ def test_what_was_written_is_read_under_its_key_and_machine_alone(folder: Path) 
         assert store.read("key", other) is None
 
 
-@pytest.mark.parametrize(("name", "value"), [("llvm_version_info", (1, 2, 3)), ("_SOURCE", "another digest")])
+@pytest.mark.parametrize(("name", "value"), [("_LLVM", ("0.50.0", 1)), ("_SOURCE", "another digest")])
 def test_another_llvm_or_another_generator_has_its_own_entries(
     folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: object
 ) -> None:

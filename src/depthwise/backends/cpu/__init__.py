@@ -50,8 +50,9 @@ class Cpu(Backend):
     def details(self) -> tuple[str, ...]:
         if machine_refusal() is not None:
             return ()
+        from .disk import store
         from .launch import machine
-        from .run import store, threads
+        from .run import threads
 
         target, runtime = machine(), threads.runtime()
         alone = threads.reason()

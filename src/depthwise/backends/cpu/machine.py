@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import llvmlite.binding as llvm
-
 from .apart import apart
+from .disk import store
+from .library import llvm
 
 KIB = 1024
 FLOAT_BYTES = 4
@@ -53,18 +54,52 @@ def host() -> Machine | None:
 
 
 def _host() -> Machine | None:
-    triple, cpu = llvm.get_process_triple(), llvm.get_host_cpu_name()
-    flags = llvm.get_host_cpu_features()
+    return machine_of(*_target())
+
+
+def _target() -> tuple[str, str, dict[str, bool]]:
+    """What LLVM calls this machine, its CPU and that one's features: kept for CPUs of which Linux says the same."""
+    called = _called()
+    kept = store.read("target", called) if called else None
+    if kept is not None:
+        triple, cpu, flags = json.loads(kept)
+        return triple, cpu, flags
+    found = _asked()
+    if called:
+        store.write("target", called, json.dumps(found).encode())
+    return found
+
+
+def _asked() -> tuple[str, str, dict[str, bool]]:
+    binding = llvm()
+    return binding.get_process_triple(), binding.get_host_cpu_name(), dict(binding.get_host_cpu_features())
+
+
+def _called() -> str:
+    """All that this system says of its first CPU and that stays; empty where it says nothing."""
+    try:
+        first = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n\n", 1)[0]
+    except OSError:
+        return ""
+    changing = ("cpu MHz", "bogomips", "BogoMIPS")
+    lines = [line for line in first.splitlines() if not line.startswith(changing)]
+    system = os.uname()
+    return "\n".join([system.sysname, system.release, system.machine, *lines]) if lines else ""
+
+
+def machine_of(triple: str, cpu: str, flags: Mapping[str, bool]) -> Machine | None:
+    """The machine that LLVM calls so; None where no generator serves it."""
+    listed = ",".join(f"{'+' if has else '-'}{name}" for name, has in sorted(flags.items()))
     l1_bytes, l2_bytes = _cache_bytes(1, 32 * KIB), _cache_bytes(2, 512 * KIB)
     if triple.startswith("x86_64"):
         # Without it LLVM prefers vectors of 256 bits on some CPUs.
-        features = ",".join([flags.flatten(), "-prefer-256-bit"])
+        features = ",".join([listed, "-prefer-256-bit"])
         if all(flags.get(name) for name in ("avx512f", "avx512dq", "avx512bw", "avx512vl")):
             return Machine("avx512", 16, 32, triple, cpu, features, l1_bytes, l2_bytes, _multiplies_in_halves(flags))
         if flags.get("avx2") and flags.get("fma"):
             return Machine("avx2", 8, 16, triple, cpu, features, l1_bytes, l2_bytes)
     if triple.startswith(("aarch64", "arm64")):
-        return Machine("neon", 4, 32, triple, cpu, flags.flatten(), l1_bytes, l2_bytes)
+        return Machine("neon", 4, 32, triple, cpu, listed, l1_bytes, l2_bytes)
     return None
 
 
@@ -75,7 +110,7 @@ def _multiplies_in_halves(flags: Mapping[str, bool]) -> bool:
 
 def avx2() -> Machine:
     """The least x86 machine that the generator serves, whatever this one is."""
-    return Machine("avx2", 8, 16, apart(llvm.get_process_triple), "x86-64-v3", "")
+    return Machine("avx2", 8, 16, apart(lambda: llvm().get_process_triple()), "x86-64-v3", "")
 
 
 def neon() -> Machine:

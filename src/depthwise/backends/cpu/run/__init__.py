@@ -1,1 +1,1 @@
-"""Programs and what runs them: code in memory and on disk, frames, memory, threads."""
+"""Programs and what runs them: code in memory, frames, memory, threads."""

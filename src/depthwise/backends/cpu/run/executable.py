@@ -23,7 +23,7 @@ def refusal() -> str | None:
     except OSError as error:
         return f"no memory for code: {error.strerror}"
     page[0] = 0
-    error_number = _protected(page)
+    error_number = protect(page)
     if not error_number:
         return None
     return (
@@ -33,8 +33,8 @@ def refusal() -> str | None:
     )
 
 
-def _protected(page: mmap.mmap) -> int:
-    """Make a page executable and no longer writable; the number of the error, or 0."""
+def protect(page: mmap.mmap) -> int:
+    """Make pages executable and no longer writable; the number of the error, or 0."""
     protect = ctypes.CDLL(None, use_errno=True).mprotect
     protect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     first = ctypes.c_char.from_buffer(page)

@@ -23,9 +23,7 @@ from pathlib import Path
 
 import llvmlite
 import platformdirs
-from llvmlite.binding import llvm_version_info
 
-from ..machine import Machine
 from . import private
 from .private import RefusedError
 
@@ -66,8 +64,8 @@ class _Place:
     unwritable: str | None
 
 
-def read(key: str, machine: Machine) -> bytes | None:
-    """The object file kept for this key, or None."""
+def read(key: str, machine: object) -> bytes | None:
+    """What was kept for this key and this machine, an object file or what its LLVM calls it; None where nothing was."""
     place = _place()
     if isinstance(place, str):
         return None
@@ -85,7 +83,7 @@ def read(key: str, machine: Machine) -> bytes | None:
     return content if by_root or signed else None
 
 
-def write(key: str, machine: Machine, object_code: bytes) -> None:
+def write(key: str, machine: object, object_code: bytes) -> None:
     """Keep an object file for this key, where there is a place for it."""
     place = _place()
     if isinstance(place, str) or place.unwritable:
@@ -217,8 +215,17 @@ def _source_digest(folder: Path) -> str | None:
 _SOURCE = _source_digest(Path(__file__).parents[1])
 
 
-def _identity(key: str, machine: Machine) -> str:
-    return sha256(repr((llvm_version_info, llvmlite.__version__, _SOURCE, machine, key)).encode()).hexdigest()
+def _library_bytes() -> int:
+    """Size of LLVM's library: which LLVM a version of llvmlite was built with, told without loading it."""
+    files = Path(llvmlite.__file__).with_name("binding").glob("*llvmlite*")
+    return sum(path.stat().st_size for path in files)
+
+
+_LLVM = llvmlite.__version__, _library_bytes()
+
+
+def _identity(key: str, machine: object) -> str:
+    return sha256(repr((_LLVM, _SOURCE, machine, key)).encode()).hexdigest()
 
 
 def _marks(identity: str, content: bytes, key: bytes | None) -> tuple[bytes, bytes]:
