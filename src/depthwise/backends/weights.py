@@ -69,13 +69,16 @@ class Snapshot:
     calls: settings that calls with these weights had; see calls.py
     """
 
-    __slots__ = ("_addresses", "_layouts", "_storages", "_tokens", "_versions", "calls", "packs", "prints")
+    __slots__ = ("_layouts", "_present", "_storages", "calls", "packs", "prints")
 
     def __init__(self, tensors: Tensors) -> None:
         identities = identities_of(tensors)
-        self._tokens = [None if tensor is None else _known(tensor).token for tensor in tensors]
-        self._versions = [None if tensor is None or tensor.is_inference() else tensor._version for tensor in tensors]
-        self._addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+        # Of those that are there, by their places, the token, the version and the address: what each call looks at.
+        self._present = [
+            (place, _known(tensor).token, None if tensor.is_inference() else tensor._version, tensor.data_ptr())
+            for place, tensor in enumerate(tensors)
+            if tensor is not None
+        ]
         self._layouts = [None if tensor is None else (tensor.shape, tensor.stride()) for tensor in tensors]
         storages = {tensor.untyped_storage() for tensor in tensors if tensor is not None}
         self._storages = [weakref.ref(storage, lambda _: forget(identities)) for storage in storages]
@@ -106,10 +109,9 @@ class Snapshot:
 
     def is_current(self, tensors: Tensors) -> bool:
         """The same but for layouts, which guards tell, and prints, which are compared where numbers are read."""
-        for tensor, token, version, address in zip(tensors, self._tokens, self._versions, self._addresses):  # noqa: B905  slower when strict
-            if tensor is not None and (
-                tensor._version != version or tensor.data_ptr() != address or tensor.__dict__ is not token
-            ):
+        for place, token, version, address in self._present:
+            tensor: Any = tensors[place]
+            if tensor._version != version or tensor.data_ptr() != address or tensor.__dict__ is not token:
                 return False
         return True
 
@@ -124,10 +126,9 @@ class Compared(Snapshot):
         self._copies = [tensor.detach().clone() if _may_change_unseen(tensor) else None for tensor in tensors]
 
     def is_current(self, tensors: Tensors) -> bool:
-        known = zip(tensors, self._tokens, self._versions, self._addresses, self._copies, strict=True)
-        for tensor, token, version, address, copy in known:
-            if tensor is None:
-                continue
+        for place, token, version, address in self._present:
+            tensor: Any = tensors[place]
+            copy = self._copies[place]
             if tensor.data_ptr() != address or tensor.__dict__ is not token:
                 return False
             if not (_same(tensor, copy) if copy is not None else tensor._version == version):
@@ -188,6 +189,8 @@ def gradients_asked(tensors: Tensors) -> None:
 
 def forget(identities: Identities) -> None:
     """Nothing is kept of the weights of these identities."""
+    if identities not in sets:
+        return
     with _lock.mine:
         if sets.pop(identities, None) is not None:
             for identity in identities:
