@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from depthwise.doctor import cpu_name
 from .data import Fashion
 from .methods import BLUEPRINT, CP, METHODS, OURS, RANDOM
 from .networks import NETWORKS
-from .training import accuracy, augmented, load_dense, shuffled
+from .training import FULL, Course, accuracy, augmented, load_dense, outputs, shuffled
 
 BUDGETS = (0.5, 0.35, 0.2)
 SEEDS = (0, 1, 2)
@@ -94,12 +95,12 @@ def append(row: Row, path: Path) -> None:
         file.write(json.dumps(asdict(row)) + "\n")
 
 
-def measure(cell: Cell, fashion: Fashion, folder: Path) -> Row:
-    dense, known = load_dense(cell.network, folder)
+def measure(cell: Cell, fashion: Fashion, folder: Path, course: Course = FULL) -> Row:
+    dense, known, wanted = _dense(cell.network, fashion, folder, course)
     torch.manual_seed(cell.seed)
     network, share = METHODS[cell.method](dense, fashion.calibration(cell.seed), cell.budget, cell.seed)
     if cell.epochs:
-        batches = Batches(fashion.train_images)
+        batches = Batches(fashion.train_images[: course.images])
         distill(
             network,
             dense,
@@ -108,12 +109,13 @@ def measure(cell: Cell, fashion: Fashion, folder: Path) -> Row:
             autocast=torch.bfloat16,
             progress=False,
         )
+    given = outputs(network, fashion.test_images)
     return Row(
         cell=cell,
         share=share,
         dense_accuracy=known,
-        accuracy=accuracy(network, fashion.test_images, fashion.test_labels),
-        output_error=output_error(network, dense, fashion.test_images),
+        accuracy=accuracy(given, fashion.test_labels),
+        output_error=relative_error(given, wanted),
         machine=cpu_name(),
         threads=torch.get_num_threads(),
         torch=torch.__version__,
@@ -122,16 +124,24 @@ def measure(cell: Cell, fashion: Fashion, folder: Path) -> Row:
     )
 
 
+@cache
+def _dense(name: str, fashion: Fashion, folder: Path, course: Course) -> tuple[nn.Module, float, Tensor]:
+    """A dense network, its accuracy, and what it gives for the test images."""
+    dense, known = load_dense(name, folder, course)
+    return dense, known, outputs(dense, fashion.test_images)
+
+
 def output_error(network: nn.Module, dense: nn.Module, images: Tensor) -> float:
     """The norm of the difference of their outputs, of the dense network's."""
-    with torch.inference_mode():
-        pairs = [(network(x), dense(x)) for x in images.split(500)]
-    given, wanted = (torch.cat(outputs).double() for outputs in zip(*pairs, strict=True))
-    return float((given - wanted).norm() / wanted.norm())
+    return relative_error(outputs(network, images), outputs(dense, images))
+
+
+def relative_error(given: Tensor, wanted: Tensor) -> float:
+    return float((given.double() - wanted.double()).norm() / wanted.double().norm())
 
 
 class Batches:
-    """All training images once, each mirrored or not, without labels."""
+    """All images once, each mirrored or not, without labels."""
 
     def __init__(self, images: Tensor) -> None:
         self.images = images

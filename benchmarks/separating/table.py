@@ -9,8 +9,9 @@ from statistics import mean
 from .measuring import BUDGETS, Cell, Row
 from .methods import BALF, BLUEPRINT, CP, GSVD, OURS, RANDOM, SVD
 from .networks import NETWORKS
+from .training import FULL, Course
 
-BEGIN, END = "<!-- the table of benchmarks/separating -->", "<!-- its end -->"
+END = "<!-- its end -->"
 
 # Points of accuracy that may be lost without training, and after an epoch of distilling, by budget.
 AIMS = {0.5: (0.3, 0.1), 0.35: (1.0, 0.2), 0.2: (3.0, 0.5)}
@@ -28,19 +29,31 @@ def rows_of(rows: Mapping[Cell, Row], network: str, budget: float, method: str, 
     ]
 
 
-def document(rows: Mapping[Cell, Row]) -> str:
-    """Everything between the two marks."""
-    return "\n\n".join([_table(rows), _errors(rows), _aims(rows), _measured(rows)])
+def document(rows: Mapping[Cell, Row], course: Course = FULL) -> str:
+    """Everything between the two marks; the aims are those of networks that are trained in full."""
+    aims = [_aims(rows)] if course == FULL else []
+    return "\n\n".join([_table(rows), _errors(rows), *aims, _measured(rows)])
 
 
-def written(page: str, rows: Mapping[Cell, Row]) -> str:
+def begin(course: Course) -> str:
+    """The mark that the tables of a course stand after.
+
+    >>> begin(FULL)
+    '<!-- the table of benchmarks/separating -->'
+    """
+    return f"<!-- the table of benchmarks/{course.name} -->"
+
+
+def written(page: str, rows: Mapping[Cell, Row], course: Course = FULL) -> str:
     """The page with its table made anew."""
-    before, rest = page.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{document(rows)}\n\n{END}{rest.split(END)[1]}"
+    mark = begin(course)
+    before, rest = page.split(mark)
+    _, after = rest.split(END, 1)
+    return f"{before}{mark}\n\n{document(rows, course)}\n\n{END}{after}"
 
 
-def write(path: Path, rows: Mapping[Cell, Row]) -> None:
-    path.write_text(written(path.read_text(encoding="utf-8"), rows), encoding="utf-8")
+def write(path: Path, rows: Mapping[Cell, Row], course: Course = FULL) -> None:
+    path.write_text(written(path.read_text(encoding="utf-8"), rows, course), encoding="utf-8")
 
 
 def spread(values: list[float]) -> str:

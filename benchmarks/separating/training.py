@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,36 @@ from depthwise import DepthwiseError
 from .data import Fashion
 from .networks import NETWORKS
 
-EPOCHS = 8
 BATCH = 128
 LEARNING_RATE = 0.1
-# In percent: what a dense network must reach before it is separated.
-ENOUGH = 92.5
 
 
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """In percent."""
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How long dense networks are trained.
+
+    images: the first so many of the training set; separated networks are distilled on as many
+    enough: in percent, what a dense network must reach before it is separated
+    name:   of the folder of its weights and rows, and of the rows beside the page
+    """
+
+    epochs: int
+    images: int
+    enough: float
+    name: str
+
+
+FULL, SHORT = Course(8, 60_000, 92.5, "separating"), Course(1, 20_000, 75.0, "separating-short")
+
+
+def outputs(model: nn.Module, images: Tensor) -> Tensor:
     with torch.inference_mode():
-        hits = [model(x).argmax(1) == y for x, y in zip(images.split(500), labels.split(500), strict=True)]
-    return 100 * float(torch.cat(hits).double().mean())
+        return torch.cat([model(x) for x in images.split(500)])
+
+
+def accuracy(given: Tensor, labels: Tensor) -> float:
+    """In percent."""
+    return 100 * float((given.argmax(1) == labels).double().mean())
 
 
 def shuffled(size: int, seed: int, batch: int = BATCH) -> tuple[Tensor, ...]:
@@ -41,17 +60,17 @@ def augmented(images: Tensor, seed: int) -> Tensor:
     return torch.where(mirrored, images.flip(3), images).contiguous(memory_format=torch.channels_last)
 
 
-def train_epoch(name: str, fashion: Fashion, folder: Path) -> tuple[int, float]:
+def train_epoch(name: str, fashion: Fashion, folder: Path, course: Course = FULL) -> tuple[int, float]:
     """Train network `name` one epoch on; epochs done, and its test accuracy in percent."""
     state = _state(name, folder)
     done = state["epoch"] if state else 0
-    if done >= EPOCHS:
-        raise DepthwiseError(f"{name} has its {EPOCHS} epochs; its checkpoint is in {folder}")
+    if done >= course.epochs:
+        raise DepthwiseError(f"{name} has its {course.epochs} epochs; its checkpoint is in {folder}")
     torch.manual_seed(0)
     model: Any = NETWORKS[name]().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    batches = shuffled(len(fashion.train_images), done)
+    batches = shuffled(min(course.images, len(fashion.train_images)), done)
     optimizer = torch.optim.SGD(model.parameters(), LEARNING_RATE, momentum=0.9, weight_decay=5e-4, nesterov=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=EPOCHS * len(batches))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=course.epochs * len(batches))
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
     for part in parts if state else ():
         parts[part].load_state_dict(state[part])
@@ -64,7 +83,7 @@ def train_epoch(name: str, fashion: Fashion, folder: Path) -> tuple[int, float]:
         loss.backward()
         optimizer.step()
         schedule.step()
-    reached = accuracy(model.eval(), fashion.test_images, fashion.test_labels)
+    reached = accuracy(outputs(model.eval(), fashion.test_images), fashion.test_labels)
     whole = {part: value.state_dict() for part, value in parts.items()} | {"epoch": done + 1, "accuracy": reached}
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f"{name}.unfinished"
@@ -78,13 +97,15 @@ def epochs_done(name: str, folder: Path) -> int:
     return state["epoch"] if state else 0
 
 
-def load_dense(name: str, folder: Path) -> tuple[nn.Module, float]:
+def load_dense(name: str, folder: Path, course: Course = FULL) -> tuple[nn.Module, float]:
     """The trained network, in evaluation mode, channels last, and its test accuracy."""
     state = _state(name, folder)
-    if not state or state["epoch"] < EPOCHS:
+    if not state or state["epoch"] < course.epochs:
         raise DepthwiseError(f"{name} is not trained yet: python -m benchmarks.separating train")
-    if state["accuracy"] < ENOUGH:
-        raise DepthwiseError(f"{name} reached {state['accuracy']:.2f} %, less than {ENOUGH} %; nothing is measured")
+    if state["accuracy"] < course.enough:
+        raise DepthwiseError(
+            f"{name} reached {state['accuracy']:.2f} %, less than {course.enough} %; nothing is measured"
+        )
     model: Any = NETWORKS[name]().eval()
     model.load_state_dict(state["model"])
     return model.to(memory_format=torch.channels_last), state["accuracy"]

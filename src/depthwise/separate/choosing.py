@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import isfinite, log, prod
+from math import isfinite, log
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from ..errors import DepthwiseError
 from .arriving import Original
 from .budget import Menu, allocate, least_budget, predicted, within_error
 from .calibration import Batch
-from .fitting import kernel_of, options, refit_mixing, start, weight_options
+from .fitting import options, trial, weight_options
 from .gathering import AnyEvidence, own_evidence
 from .hooks import hooked
 from .options import Form, Option
@@ -126,7 +126,7 @@ def bias_of(candidate: Candidate, kernel: Tensor, evidence: AnyEvidence) -> Tens
 def _arriving(model: nn.Module, candidate: Candidate, form: Form, evidence: AnyEvidence, original: Original) -> float:
     """The squared relative error of the network's output where one layer has a form, the norm after it moved along."""
     conv = candidate.conv
-    kernel = refit_mixing(evidence, start(kernel_of(conv), form, prod(conv.kernel_size))).kernel
+    kernel = trial(conv, form, evidence).kernel
     if candidate.norm is not None:
         now = evidence.variance(kernel)
         kernel = kernel * (evidence.energy / now).where((evidence.energy > 0) & (now > 0), 1.0).sqrt().unsqueeze(2)

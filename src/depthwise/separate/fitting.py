@@ -17,8 +17,9 @@ from .options import Form, Option
 from .pointwise_first import PointwiseFirst
 from .quadratic import Quadratic
 
-# L-BFGS steps, and turns of the mirror's alternation.
+# L-BFGS steps, and turns of the mirror's alternation: of a fit, and of a trial of one.
 STEPS, ROUNDS = 60, 20
+TRIAL_STEPS, TRIAL_ROUNDS = 6, 2
 
 Factors = DepthwiseFirst | PointwiseFirst
 
@@ -59,20 +60,24 @@ def weight_options(conv: _ConvNd, forms: Sequence[Form]) -> Iterator[Option]:
 
 
 def options(conv: _ConvNd, forms: Sequence[Form], evidence: AnyEvidence) -> Iterator[Option]:
-    """Each form with the relative error that its SVD with a refitted pointwise step leaves in the layer's output."""
+    """Each form with the relative error that a trial of its fit leaves in the layer's output."""
     for form in forms:
-        factors = refit_mixing(evidence, start(kernel_of(conv), form, prod(conv.kernel_size)))
-        yield Option(form, evidence.error(factors.kernel) ** 0.5)
+        yield Option(form, evidence.error(trial(conv, form, evidence).kernel) ** 0.5)
 
 
-def refit_mixing(evidence: AnyEvidence, factors: Factors) -> Factors:
-    """The same filters with the pointwise weights that least squares gives them; never worse than `factors`."""
-    if isinstance(factors, DepthwiseFirst):
-        refitted: Factors = depthwise_first.refit_mixing(evidence, factors)
-    else:
+def trial(conv: _ConvNd, form: Form, evidence: AnyEvidence) -> Factors:
+    """The form's factors after a few steps, which bring most of what all of them do; never worse than the SVD.
+
+    Of a sample of patches, whose steps are many and small, only the pointwise weights are fitted.
+    """
+    first = start(kernel_of(conv), form, prod(conv.kernel_size))
+    if isinstance(first, PointwiseFirst):
         assert isinstance(evidence, Quadratic)  # noqa: S101
-        refitted = pointwise_first.refit_mixing(evidence, factors)
-    return min(refitted, factors, key=lambda each: evidence.error(each.kernel))
+        return pointwise_first.refit(evidence, first, TRIAL_ROUNDS)
+    if isinstance(evidence, Quadratic):
+        return depthwise_first.refit(evidence, first, TRIAL_STEPS)
+    mixed = depthwise_first.refit_mixing(evidence, first)
+    return min(mixed, first, key=lambda each: evidence.error(each.kernel))
 
 
 def fit(conv: _ConvNd, form: Form, evidence: AnyEvidence) -> Fit:
