@@ -14,7 +14,7 @@ from ..problem import Activation
 from ..tensors import are_plain
 from .launch import compiles, machine
 from .lower.activations import ActivationProblem, backward_program, forward_program
-from .run import memory, threads
+from .run import leases, threads
 from .run.bound import Bound
 
 
@@ -33,7 +33,7 @@ class Activated:
         return out
 
     def forward(self, x: Tensor) -> Tensor:
-        out = memory.new_image(tuple(x.shape), x.stride())
+        out = leases.new_image(tuple(x.shape), x.stride())
         self._forward.run({"x": x.data_ptr(), "out": out.data_ptr()})
         return out
 
@@ -42,7 +42,7 @@ class Activated:
             return _by_torch(x, dy, self.problem.activation)
         if dy.is_neg() or not same_strides(x.shape, x.stride(), dy.stride()):
             dy = torch.empty_like(x).copy_(dy)
-        dx = memory.new_image(tuple(x.shape), x.stride())
+        dx = leases.new_image(tuple(x.shape), x.stride())
         self._backward.run({"x": dy.data_ptr(), "operand_0": x.data_ptr(), "out": dx.data_ptr()})
         return dx
 

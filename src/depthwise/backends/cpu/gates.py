@@ -17,7 +17,7 @@ from ..tensors import are_plain, is_foreign, is_listened_to, why_not_memory
 from .launch import compiles, machine
 from .lower.gates import GateProblem, gradient_program, means_program, product_program, sum_program
 from .machine import FLOAT_BYTES
-from .run import memory, threads
+from .run import leases, memory, threads
 from .run.bound import Bound
 from .run.program import Program
 
@@ -101,7 +101,7 @@ class Gate:
         return rows.shape == self._row_size and rows.dtype == torch.float32 and is_dense and not rows.is_neg()
 
     def _new_image(self) -> Tensor:
-        return memory.new_image(self._size, self._strides)
+        return leases.new_image(self._size, self._strides)
 
     def _new_row(self) -> Tensor:
         return memory.new_result(self._row_size, (self._row_size[1], 1, 1, 1), torch.float32)
