@@ -256,10 +256,19 @@ def _write_columns(
         users.setdefault(i * stride + tap * dilation, []).append((i, tap))
     ix = x * stride + (row.kx * dilation - e.number("pad_x"))
     inputs = inputs_of(e, k, o, packed=k.planar)
+    fetches = k.fetches and not checked
+    # Where the next block's vector ends: it may begin in a line that this one ends in.
+    ahead = 2 * k.lanes - 1
+    if fetches:
+        for i in range(count):
+            (gradient + (i * row.pixels.distance + ahead)).prefetch(2)
     for ky, start in enumerate(row.inputs):
         base = start + (ix * row.x_stride + inputs.first)
         for position in sorted(users):
             pixel = base + position * row.x_stride
+            # Each line once: rows and columns that tiles before did not see.
+            if fetches and ky >= k.kernel[1] - k.stride[1] and position >= k.kernel[2] - stride:
+                (pixel + ahead).prefetch(2)
             if checked:
                 pixel = select((ix + position).is_index_of(e.number("in_x")), pixel, e.zeros(k.lanes + 1))
             vector = inputs.load(pixel)

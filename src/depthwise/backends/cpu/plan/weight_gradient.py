@@ -16,6 +16,8 @@ from .sizes import lanes_below, three
 COLUMNS = 4
 # So many sums side by side cover the latency of two multiply-adds at a time.
 _FEWEST_SUMS = 8
+# Lines side by side that come together.
+MOST_PAIRED = 2
 # Tasks of threads, at most: beyond the blocks of filters, slots of boxes are summed apart.
 _MOST_TASKS = 64
 
@@ -48,6 +50,16 @@ class WeightGradientPlan(PixelFilters):
     @property
     def tile_taps(self) -> int:
         return self.tap_rows * self.tap_columns
+
+    @property
+    def fetches(self) -> bool:
+        """Whether a block of filters asks for the lines of the next one: the hardware sees no row in pixels far apart.
+
+        Where taps are one tile and near each other: each line is then asked for once. Of two blocks the CPU fetches the
+        other by itself.
+        """
+        one_tile, near = prod(self.tiles[1:]) == 1, self.dilation[1:] == (1, 1)
+        return one_tile and near and not self.planar and self.multiplier == 1 and self.blocks > MOST_PAIRED
 
     @property
     def block_vectors(self) -> int:
