@@ -25,7 +25,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from ..errors import DepthwiseError
-from ..geometry import padding_pairs, per_axis
+from .exported import all_arguments, is_batched_image, of_conv, of_mean, of_pieces, source_of
 from .graph import Argument, Node, Tree, Value, values_in
 from .network import Shape
 from .operators import KNOWN, NAMES, dtype_name, is_channels_last
@@ -130,7 +130,7 @@ class _Reader:
         return self.weight(path, found) if isinstance(found, Tensor) else found
 
     def _called(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
-        source = _source(node)
+        source = source_of(node)
         where = f"{node.target} in {source}" if source else str(node.target)
         if node.target is operator.getitem:
             whole, index = args
@@ -196,13 +196,13 @@ class _Reader:
             return None
         if short == "chunk":
             # How many pieces there are depends on sizes, and the forward may have asked: other sizes must show.
-            short, arguments = "split_with_sizes", _pieces(node, given)
+            short, arguments = "split_with_sizes", of_pieces(node, given)
         if name == "aten.mean.default":
-            short, arguments = "mean", _of_all(node, given)
+            short, arguments = "mean", of_mean(node, given)
         if short in RENAMED:
             arguments = [(key, argument) for key, (_, argument) in zip(RENAMED[short], arguments, strict=True)]
-        if name in CONVOLUTIONS and _is_batched(node, CONVOLUTIONS[name]):
-            return self._node(node, "conv", _conv(given, node), source)
+        if name in CONVOLUTIONS and is_batched_image(node, CONVOLUTIONS[name]):
+            return self._node(node, "conv", of_conv(given, node), source)
         return self._node(node, short, arguments, source)
 
     def _node(self, node: fx.Node, name: str, arguments: list[tuple[str, Argument]], source: str) -> Place:
@@ -252,20 +252,6 @@ def _places_in(item: Any) -> Iterator[Place]:
             yield from _places_in(part)
 
 
-def all_arguments(target: OpOverload, args: Any, kwargs: Any) -> list[tuple[str, Any]]:
-    """All arguments of an operator by name, its defaults where none are given."""
-    found = []
-    for number, argument in enumerate(target._schema.arguments):
-        if number < len(args):
-            item = args[number]
-        elif argument.name in kwargs:
-            item = kwargs[argument.name]
-        else:
-            item = argument.default_value
-        found.append((argument.name, item))
-    return found
-
-
 def _argument(item: Any, where: str) -> Argument:
     if isinstance(item, Place):
         return item.read(where)
@@ -312,43 +298,6 @@ def _check_state(name: str, arguments: dict[str, Any], where: str) -> None:
             f"{where} normalises with the statistics of the batch and updates its own ({name} in training mode, though "
             f"the model was put in evaluation mode); make its forward follow .training"
         )
-
-
-def _is_batched(node: fx.Node, rank: int) -> bool:
-    fake = node.args[0].meta["val"] if isinstance(node.args[0], fx.Node) else None
-    return isinstance(fake, Tensor) and fake.dim() == rank + 2
-
-
-def _conv(arguments: dict[str, Any], node: fx.Node) -> list[tuple[str, Argument]]:
-    """The arguments of our own convolution, padding in pairs."""
-    weight = cast(fx.Node, node.args[1])
-    kernel_size = tuple(weight.meta["val"].shape[2:])
-    rank = len(kernel_size)
-    stride, dilation = (per_axis(arguments[key], rank, key) for key in ("stride", "dilation"))
-    # A "same" of torch's is at stride 1, where it depends on no size.
-    padding = padding_pairs(arguments["padding"], kernel_size, kernel_size, stride, dilation)
-    window = (("stride", stride), ("padding", padding), ("dilation", dilation), ("groups", arguments["groups"]))
-    given = tuple((key, arguments[key]) for key in ("input", "weight", "bias"))
-    return [*given, *window, ("residual", None), ("activation", None)]
-
-
-def _pieces(node: fx.Node, arguments: dict[str, Any]) -> list[tuple[str, Argument]]:
-    """What is cut, and the size of each piece."""
-    sizes = tuple(int(piece.shape[arguments["dim"]]) for piece in node.meta["val"])
-    return [("self", arguments["self"]), ("split_sizes", sizes), ("dim", arguments["dim"])]
-
-
-def _of_all(node: fx.Node, arguments: dict[str, Any]) -> list[tuple[str, Argument]]:
-    """The arguments of a mean along every dimension."""
-    rank = node.all_input_nodes[0].meta["val"].dim()
-    return [("self", arguments["self"]), ("dim", tuple(range(rank))), ("keepdim", False), ("dtype", arguments["dtype"])]
-
-
-def _source(node: fx.Node) -> str:
-    """Path of the module that called the operator."""
-    stack = node.meta.get("nn_module_stack") or {}
-    paths = [path for path, _ in stack.values()]
-    return str(paths[-1]) if paths else ""
 
 
 def _places(reader: _Reader, program: ExportedProgram, call: Tree) -> Iterator[Any]:

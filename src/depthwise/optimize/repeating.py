@@ -27,7 +27,7 @@ from torch.export.graph_signature import InputKind
 from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode, PythonKeyTracer
 
 from ..tracing import restored
-from .reading import all_arguments
+from .exported import all_arguments
 
 Values = dict[fx.Node, Any]
 # The place of `training` among a batch norm's arguments.

@@ -178,14 +178,10 @@ def _reshape(a: Arguments) -> Shape:
 
 def _sized(shape: Shape, wanted: Shape) -> Shape:
     """Sizes for as many numbers, one of which may be -1: what is left."""
-    fixed = prod(size for size in wanted if size != -1)
-    if -1 in wanted:
-        if wanted.count(-1) > 1 or not fixed or prod(shape) % fixed:
-            raise ValueError(f"{shape} is not {wanted}")
-        return tuple(prod(shape) // fixed if size == -1 else size for size in wanted)
-    if fixed != prod(shape):
+    whole, fixed, free = prod(shape), prod(size for size in wanted if size != -1), wanted.count(-1)
+    if free > 1 or (free and (not fixed or whole % fixed)) or (not free and whole != fixed):
         raise ValueError(f"{shape} is not {wanted}")
-    return wanted
+    return tuple(whole // fixed if size == -1 else size for size in wanted)
 
 
 def _reshape_as(a: Arguments) -> Shape:
@@ -291,9 +287,8 @@ def _squeeze(a: Arguments) -> Shape:
 
 
 def _unflatten(a: Arguments) -> Shape:
-    shape, sizes = a["self"], a.ints("sizes")
-    at = axis(a["dim"], len(shape))
-    return (*shape[:at], *_sized(shape[at : at + 1], sizes), *shape[at + 1 :])
+    shape, at = a["self"], axis(a["dim"], len(a["self"]))
+    return (*shape[:at], *_sized(shape[at : at + 1], a.ints("sizes")), *shape[at + 1 :])
 
 
 def _unsqueeze(a: Arguments) -> Shape:
