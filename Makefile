@@ -20,7 +20,7 @@ test: $(VENV)/.test $(WEB)   ## the whole suite but the slow tests
 
 test-slow: $(VENV)/.dev $(WEB) ## stress, long fuzzing, the wheel in a bare environment, both commands from a fresh clone
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "slow and not alone"
-	$(BIN)/python -m pytest -q -m alone
+	$(BIN)/python -m pytest -q -m alone tests/slow tests/backends/cpu/test_launch.py
 
 bench: $(VENV)/.test         ## layers, whole networks and training against this machine's peak and other libraries; writes benchmarks/results/
 	$(BIN)/python -m benchmarks $(ARGS)

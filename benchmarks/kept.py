@@ -2,7 +2,8 @@
 
 A file of `benchmarks/results/`, one for a kind of machine and a day, holds figures: what was measured, when, at which
 commit, and a list of numbers for each heading of the tables that show them. Runs are the JSON files that `python -m
-benchmarks`, `python -m benchmarks.whole`, `python -m benchmarks.training` and `depthwise demo --json` write.
+benchmarks`, `python -m benchmarks.whole`, `python -m benchmarks.training` and `depthwise demo --json` write. Files with
+a note are older than this: their figures were copied from what runs printed.
 """
 
 from __future__ import annotations

@@ -100,6 +100,15 @@ def test_make_targets_and_commands_exist(page: Path) -> None:
             assert {a for a in arguments if a.startswith("--")} <= known, line
 
 
+def test_the_makefile_finds_every_test_that_runs_alone() -> None:
+    (command,) = re.findall(r"pytest -q -m alone (.+)", (ROOT / "Makefile").read_text())
+    places = [ROOT / place for place in command.split()]
+    marked = [path for path in (ROOT / "tests").rglob("*.py") if "pytest.mark." + "alone" in path.read_text()]
+    assert len(marked) > 1
+    assert all(place.exists() for place in places)
+    assert not [path for path in marked if not any(path.is_relative_to(place) for place in places)]
+
+
 def test_the_places_that_contributing_lists_hold_every_activation() -> None:
     """Who follows the list has done all: no activation stands in a further table."""
     text = (ROOT / "CONTRIBUTING.md").read_text()

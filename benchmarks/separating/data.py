@@ -15,7 +15,6 @@ from depthwise import DepthwiseError
 
 FOLDER = Path("/usr/share/datasets/fashion-mnist")
 IMAGE_SIZE = (1, 28, 28)
-CALIBRATION_SIZE = 512
 
 # Of the 60,000 training images.
 MEAN, DEVIATION = 0.286, 0.353
@@ -30,10 +29,10 @@ class Fashion:
     test_images: Tensor
     test_labels: Tensor
 
-    def calibration(self, seed: int) -> Tensor:
+    def calibration(self, seed: int, size: int) -> Tensor:
         """Unlabelled images to calibrate with, drawn from those to train with."""
         drawn = torch.randperm(len(self.train_images), generator=torch.Generator().manual_seed(1000 + seed))
-        return self.train_images[drawn[:CALIBRATION_SIZE]]
+        return self.train_images[drawn[:size]]
 
 
 def load_fashion(folder: Path | None = None) -> Fashion:

@@ -96,9 +96,10 @@ def append(row: Row, path: Path) -> None:
 
 
 def measure(cell: Cell, fashion: Fashion, folder: Path, course: Course = FULL) -> Row:
-    dense, known, wanted = _dense(cell.network, fashion, folder, course)
+    dense, wanted = _dense(cell.network, fashion, folder, course)
     torch.manual_seed(cell.seed)
-    network, share = METHODS[cell.method](dense, fashion.calibration(cell.seed), cell.budget, cell.seed)
+    samples = fashion.calibration(cell.seed, course.calibration)
+    network, share = METHODS[cell.method](dense, samples, cell.budget, cell.seed)
     if cell.epochs:
         batches = Batches(fashion.train_images[: course.images])
         distill(
@@ -109,12 +110,12 @@ def measure(cell: Cell, fashion: Fashion, folder: Path, course: Course = FULL) -
             autocast=torch.bfloat16,
             progress=False,
         )
-    given = outputs(network, fashion.test_images)
+    given = outputs(network, fashion.test_images[: course.tests])
     return Row(
         cell=cell,
         share=share,
-        dense_accuracy=known,
-        accuracy=accuracy(given, fashion.test_labels),
+        dense_accuracy=accuracy(wanted, fashion.test_labels[: course.tests]),
+        accuracy=accuracy(given, fashion.test_labels[: course.tests]),
         output_error=relative_error(given, wanted),
         machine=cpu_name(),
         threads=torch.get_num_threads(),
@@ -125,10 +126,10 @@ def measure(cell: Cell, fashion: Fashion, folder: Path, course: Course = FULL) -
 
 
 @cache
-def _dense(name: str, fashion: Fashion, folder: Path, course: Course) -> tuple[nn.Module, float, Tensor]:
-    """A dense network, its accuracy, and what it gives for the test images."""
-    dense, known = load_dense(name, folder, course)
-    return dense, known, outputs(dense, fashion.test_images)
+def _dense(name: str, fashion: Fashion, folder: Path, course: Course) -> tuple[nn.Module, Tensor]:
+    """A dense network, and what it gives for the images to test with."""
+    dense = load_dense(name, folder, course)
+    return dense, outputs(dense, fashion.test_images[: course.tests])
 
 
 def output_error(network: nn.Module, dense: nn.Module, images: Tensor) -> float:

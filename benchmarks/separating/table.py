@@ -18,6 +18,9 @@ AIMS = {0.5: (0.3, 0.1), 0.35: (1.0, 0.2), 0.2: (3.0, 0.5)}
 UNTRAINED = (OURS, SVD, CP, BALF, GSVD)
 COLUMNS = [(method, 0) for method in UNTRAINED] + [(method, 1) for method in (*UNTRAINED, RANDOM, BLUEPRINT)]
 NOT_RUN = "not run"
+ERRORS = "Relative error of the logits on the test images, without training, and shares spent"
+# The network and the budget, before what was measured.
+BEFORE = 2
 
 
 def rows_of(rows: Mapping[Cell, Row], network: str, budget: float, method: str, epochs: int) -> list[Row]:
@@ -31,8 +34,12 @@ def rows_of(rows: Mapping[Cell, Row], network: str, budget: float, method: str, 
 
 def document(rows: Mapping[Cell, Row], course: Course = FULL) -> str:
     """Everything between the two marks; the aims are those of networks that are trained in full."""
+    tables = _table(rows), _errors(rows)
+    if course != FULL:
+        tables = _run(tables[0]), _run(tables[1])
+    lost, errors = map(_markdown, tables)
     aims = [_aims(rows)] if course == FULL else []
-    return "\n\n".join([_table(rows), _errors(rows), *aims, _measured(rows)])
+    return "\n\n".join([lost, f"{ERRORS}:\n\n{errors}", *aims, _measured(rows)])
 
 
 def begin(course: Course) -> str:
@@ -74,16 +81,29 @@ def _places() -> Iterator[tuple[str, float]]:
             yield network, budget
 
 
-def _table(rows: Mapping[Cell, Row]) -> str:
+def _run(lines: list[list[str]]) -> list[list[str]]:
+    """Without the rows and columns of which nothing was run.
+
+    >>> row, empty = ["vgg", "0.50", "1.0", NOT_RUN], ["vgg", "0.20", NOT_RUN, NOT_RUN]
+    >>> _run([["network", "budget", "a", "b"], ["---"] * 4, row, empty])
+    [['network', 'budget', 'a'], ['---', '---', '---'], ['vgg', '0.50', '1.0']]
+    """
+    head, rule, *rest = lines
+    rest = [cells for cells in rest if any(cell != NOT_RUN for cell in cells[BEFORE:])]
+    kept = [place for place in range(len(head)) if any(cells[place] != NOT_RUN for cells in rest)]
+    return [[cells[place] for place in kept] for cells in (head, rule, *rest)]
+
+
+def _table(rows: Mapping[Cell, Row]) -> list[list[str]]:
     heads = ["network", "budget", *(f"{method}, 1 epoch" if epochs else method for method, epochs in COLUMNS)]
     lines = [heads, ["---"] * len(heads)]
     for network, budget in _places():
         found = [[row.lost for row in rows_of(rows, network, budget, *column)] for column in COLUMNS]
         lines.append([network, f"{budget:.2f}", *map(spread, found)])
-    return _markdown(lines)
+    return lines
 
 
-def _errors(rows: Mapping[Cell, Row]) -> str:
+def _errors(rows: Mapping[Cell, Row]) -> list[list[str]]:
     methods = UNTRAINED
     heads = ["network", "budget", *(f"error, {method}" for method in methods), *(f"share, {name}" for name in methods)]
     lines = [[*heads, f"share, {BLUEPRINT}"], ["---"] * (len(heads) + 1)]
@@ -93,7 +113,7 @@ def _errors(rows: Mapping[Cell, Row]) -> str:
         errors = [f"{mean(row.output_error for row in each):.3f}" if each else NOT_RUN for each in untrained]
         spent = [f"{mean(row.share for row in each):.3f}" if each else NOT_RUN for each in shares]
         lines.append([network, f"{budget:.2f}", *errors, *spent])
-    return "Relative error of the logits on the test images, without training, and shares spent:\n\n" + _markdown(lines)
+    return lines
 
 
 def verdicts(rows: Mapping[Cell, Row]) -> Iterator[tuple[bool, str]]:

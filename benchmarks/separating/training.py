@@ -21,20 +21,25 @@ LEARNING_RATE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """How long dense networks are trained.
+    """How long dense networks are trained, and on how many images what is made of them is fitted and tested.
 
-    images: the first so many of the training set; separated networks are distilled on as many
-    enough: in percent, what a dense network must reach before it is separated
-    name:   of the folder of its weights and rows, and of the rows beside the page
+    images:      the first so many of the training set; separated networks are distilled on as many
+    calibration: images that are fitted to
+    tests:       the first so many of the images to test with
+    enough:      in percent, what a dense network must reach before it is separated
+    name:        of the folder of its weights and rows, and of the rows beside the page
     """
 
     epochs: int
     images: int
+    calibration: int
+    tests: int
     enough: float
     name: str
 
 
-FULL, SHORT = Course(8, 60_000, 92.5, "separating"), Course(1, 20_000, 75.0, "separating-short")
+FULL = Course(8, 60_000, 512, 10_000, 92.5, "separating")
+SHORT = Course(1, 20_000, 128, 2_000, 75.0, "separating-short")
 
 
 def outputs(model: nn.Module, images: Tensor) -> Tensor:
@@ -97,8 +102,8 @@ def epochs_done(name: str, folder: Path) -> int:
     return state["epoch"] if state else 0
 
 
-def load_dense(name: str, folder: Path, course: Course = FULL) -> tuple[nn.Module, float]:
-    """The trained network, in evaluation mode, channels last, and its test accuracy."""
+def load_dense(name: str, folder: Path, course: Course = FULL) -> nn.Module:
+    """The trained network, in evaluation mode, channels last."""
     state = _state(name, folder)
     if not state or state["epoch"] < course.epochs:
         raise DepthwiseError(f"{name} is not trained yet: python -m benchmarks.separating train")
@@ -108,7 +113,8 @@ def load_dense(name: str, folder: Path, course: Course = FULL) -> tuple[nn.Modul
         )
     model: Any = NETWORKS[name]().eval()
     model.load_state_dict(state["model"])
-    return model.to(memory_format=torch.channels_last), state["accuracy"]
+    network: nn.Module = model.to(memory_format=torch.channels_last)
+    return network
 
 
 def _state(name: str, folder: Path) -> dict[str, Any]:

@@ -50,6 +50,12 @@ def test_every_table_of_numbers_in_the_readme_names_its_file() -> None:
     assert {table for table in tables if re.search(r"\| \d+\.\d", table)} == marked
 
 
+def test_every_kept_file_is_shown() -> None:
+    """By a table; what is measured for those who change kernels stands in benchmarks/tuning.md."""
+    shown = "".join(page.read_text(encoding="utf-8") for page in [*PAGES, ROOT / "benchmarks" / "tuning.md"])
+    assert not [path.name for path in RESULTS.glob("[a-z]*-20*.json") if path.name not in shown]
+
+
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("[a-z]*-20*.json")), ids=lambda path: path.name)
 def test_a_kept_file_says_where_and_when(path: Path) -> None:
     content = json.loads(path.read_text(encoding="utf-8"))

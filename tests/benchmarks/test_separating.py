@@ -14,7 +14,7 @@ from benchmarks.separating.measuring import BUDGETS, Batches, Cell, Row, append,
 from benchmarks.separating.methods import BALF, BLUEPRINT, CP, GSVD, METHODS, OURS, RANDOM, SVD
 from benchmarks.separating.networks import NETWORKS, Residual, conv, head
 from benchmarks.separating.table import END, NOT_RUN, begin, document, verdicts, written
-from benchmarks.separating.training import FULL, Course, epochs_done, load_dense, train_epoch
+from benchmarks.separating.training import FULL, SHORT, Course, epochs_done, load_dense, train_epoch
 from benchmarks.suite import ROOT
 from depthwise import DepthwiseError
 
@@ -37,8 +37,8 @@ def test_missing_data_say_where_to_get_them(tmp_path: Path) -> None:
 
 
 def test_calibration_is_drawn_by_seed(fashion: Fashion) -> None:
-    assert torch.equal(fashion.calibration(1), fashion.calibration(1))
-    assert not torch.equal(fashion.calibration(1), fashion.calibration(2))
+    assert torch.equal(fashion.calibration(1, 64), fashion.calibration(1, 64))
+    assert not torch.equal(fashion.calibration(1, 64), fashion.calibration(2, 64))
 
 
 def test_an_epoch_of_mirrored_images(fashion: Fashion) -> None:
@@ -181,7 +181,7 @@ def test_the_aim_against_plain_svd() -> None:
     assert (False, "vgg at 0.20 has 1.2 times less error than plain SVD, aim 2") in verdicts({CELL: ROW, svd.cell: svd})
 
 
-@pytest.mark.parametrize("course", [FULL], ids=lambda course: course.name)
+@pytest.mark.parametrize("course", [FULL, SHORT], ids=lambda course: course.name)
 def test_the_page_has_the_table_of_the_published_rows(course: Course) -> None:
     page = (ROOT / "docs" / "separate.md").read_text(encoding="utf-8")
     rows = read(ROOT / "docs" / f"{course.name}.jsonl")
