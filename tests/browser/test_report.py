@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from depthwise.demo.report import document
+from depthwise.page.document import document as page_around
+from depthwise.page.table import framed, html_table
 from tests.browser.conftest import AXE, Browser, faults, needed
 from tests.support.results import made_up_result
 
@@ -65,6 +67,20 @@ def test_no_picture_is_cut_on_paper(browser: Browser, tmp_path: Path) -> None:
         on = [index for index, page in enumerate(pages) if f"TOP{number}." in page]
         assert len(on) == 1
         assert on == [index for index, page in enumerate(pages) if f"END{number}." in page]
+
+
+def test_no_page_is_blank_wherever_a_table_ends(browser: Browser, tmp_path: Path) -> None:
+    needed(shutil.which("pdftotext"), "needs pdftotext: apt-get install poppler-utils")
+    rows = [(str(number), "cpu " * 300) for number in range(8)]
+    table = framed("depthwise-optimize", html_table(("layer", "runs on"), rows))
+    for height in range(0, 120, 8):
+        above = f'<div style="height: {height}px"></div>'
+        browser.open(page_around("a report", above + table), scripts=False)
+        browser.pdf(tmp_path / "page.pdf")
+        done = subprocess.run(["pdftotext", "page.pdf", "-"], cwd=tmp_path, capture_output=True, text=True, check=True)
+        *pages, rest = done.stdout.split("\f")
+        assert not rest
+        assert all("cpu" in page for page in pages), height
 
 
 def marked(page: str) -> str:

@@ -54,4 +54,10 @@ _CSS = """
   padding: 0.3rem 0.6rem; text-align: left; color: var(--ink, #1f2937); background: var(--paper, #fff);
   font-variant-numeric: tabular-nums; overflow-wrap: break-word; }
 .depthwise-report thead th { color: var(--soft, #4b5563); font-weight: 600; }
+/* Space behind the last row, or a box that scrolls, would be a page of its own. */
+@media print {
+  .depthwise-report { padding: 0; }
+  .depthwise-report .wide { overflow: visible; }
+  .depthwise-report table:last-child { margin-bottom: 0; }
+}
 """.strip()
