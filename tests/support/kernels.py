@@ -22,12 +22,14 @@ from depthwise.backends.cpu.emit.depthwise import DepthwiseKernel
 from depthwise.backends.cpu.emit.direct import DirectKernel
 from depthwise.backends.cpu.emit.fused import BoxedFusedKernel, FusedKernel
 from depthwise.backends.cpu.emit.kernel import Kernel
+from depthwise.backends.cpu.emit.planar import PlanarPointwiseKernel
 from depthwise.backends.cpu.emit.pointwise import PointwiseKernel
 from depthwise.backends.cpu.launch import Launch
 from depthwise.backends.cpu.lower.decision import Decision
 from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.cpu.pack import Pack, pack_of
-from depthwise.backends.cpu.plan import tuning
+from depthwise.backends.cpu.plan import planar, tuning
+from depthwise.backends.cpu.plan.pointwise import PointwisePlan
 from depthwise.backends.cpu.plan.tuning import tuning_of
 from depthwise.backends.cpu.run import memory as buffers
 from depthwise.backends.cpu.run import threads
@@ -245,7 +247,8 @@ def problem_of(
 def decide(layer: Layer, given: Input, x: Tensor, target: Machine) -> Decision:
     """What the backend would run, but for the heights of tiles, the first of the table: one program for all sizes.
 
-    No call is too small for its threads. With a small cache, bands begin within rows rather than two stages run.
+    No call is too small for its threads. With a small cache, bands begin within rows rather than two stages run, and
+    what is contiguous is multiplied as pixels, in boxes.
     """
     tuned = replace(
         tuning_of(target),
@@ -259,11 +262,12 @@ def decide(layer: Layer, given: Input, x: Tensor, target: Machine) -> Decision:
     with (
         patch.object(threads, "team_size", lambda: given.threads),
         patch.dict(tuning.ROWS, {target.kind: tuned}),
+        patch.object(planar, "MACS_TO_PLANES", -1 if given.small_cache else planar.MACS_TO_PLANES),
     ):
         problem = problem_of(geometry_of(layer, given), x, layer.activations, residual=layer.residual)
         decision = launch.decide(problem, seen)
     pointwise = decision.program.pointwise
-    if pointwise is not None:
+    if isinstance(pointwise, PointwisePlan):
         pointwise = replace(pointwise, heights=tuning_of(target).tiles[pointwise.vectors][0])
     return with_kernels(decision, machine=target, pointwise=pointwise)
 
@@ -365,6 +369,8 @@ KERNELS: dict[tuple[type[Kernel], ...], str] = {
     (FusedKernel,): "fused",
     (BoxedFusedKernel,): "fused",
     (DepthwiseKernel, PointwiseKernel): "two_stage",
+    (BoxedDepthwiseKernel, PlanarPointwiseKernel): "two_stage",
+    (DirectKernel, PlanarPointwiseKernel): "two_stage_planes",
 }
 KINDS = {
     *(
@@ -375,6 +381,7 @@ KINDS = {
         "depthwise_packed",
     ),
     *("fused_last_last", "fused_last_planar", "fused_planar_planar", "two_stage_last_last"),
+    *("two_stage_last_planar", "two_stage_planar_planar", "two_stage_planes"),
 }
 
 

@@ -13,6 +13,7 @@ from depthwise.backends.cpu import machine
 from depthwise.backends.cpu.inspection import MACHINES, inspect
 from depthwise.backends.cpu.plan.depthwise import DepthwisePlan
 from depthwise.backends.cpu.plan.direct import DirectPlan
+from depthwise.backends.cpu.plan.planar import PlanarPlan
 from depthwise.backends.cpu.plan.pointwise import PointwisePlan
 from depthwise.backends.cpu.run import jit
 from depthwise.geometry import geometry
@@ -46,7 +47,7 @@ def test_everything_can_be_read(g: Any, layout: Any, isa: str | None) -> None:
     stages = found.decision.program.stages
     kinds: list[Any] = [type(part) for stage in stages for part in (*stage.kernel.plans, stage.cut)]
     assert kinds[0] in (DepthwisePlan, DirectPlan)
-    assert (PointwisePlan in kinds) is (g.out_channels is not None)
+    assert bool({PlanarPlan, PointwisePlan} & {*kinds}) is (g.out_channels is not None)
     for kind in kinds:
         assert f"\n{kind.__name__}\n" in plan
         for field in fields(kind):

@@ -25,6 +25,7 @@ from depthwise.backends.cpu.lower.decision import Decision
 from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.cpu.pack import pack_of
 from depthwise.backends.cpu.plan import tuning
+from depthwise.backends.cpu.plan.pointwise import PointwisePlan
 from depthwise.backends.cpu.run import jit
 from depthwise.backends.cpu.run.program import Stage
 from depthwise.backends.eager import activate
@@ -73,9 +74,21 @@ EMITTERS: dict[str, tuple[Layer, Input]] = {
     "depthwise_planes": (Layer(7, (1, 3, 3), 2), Input(2, (3, 7, 41), (0, 1, 1), "planar", threads=2)),
     "depthwise_packed": (Layer(1024, (5, 5)), Input(2, (4, 9), 2, threads=2)),
     "fused_last_last": (Layer(10, (3, 3), out_channels=34, groups=2, residual=True), Input(3, (6, 9), 1, threads=2)),
-    "fused_last_planar": (Layer(9, (5,), out_channels=33), Input(2, (40,), ((4, 0),), threads=2)),
-    "fused_planar_planar": (Layer(5, (3, 3), 2, out_channels=17, residual=True), Input(2, (7, 9), 1, "planar")),
+    "fused_last_planar": (
+        Layer(9, (5,), out_channels=33),
+        Input(2, (40,), ((4, 0),), threads=2, small_cache=True),
+    ),
+    "fused_planar_planar": (
+        Layer(5, (3, 3), 2, out_channels=17, residual=True),
+        Input(2, (7, 9), 1, "planar", small_cache=True),
+    ),
     "two_stage_last_last": (Layer(9, (3, 3), out_channels=33), Input(1, (7, 9), 1, threads=2)),
+    "two_stage_last_planar": (Layer(9, (5,), out_channels=33), Input(2, (40,), ((4, 0),), threads=2)),
+    "two_stage_planar_planar": (Layer(5, (3, 3), 2, out_channels=17, residual=True), Input(2, (7, 9), 1, "planar")),
+    "two_stage_planes": (
+        Layer(4, (3, 3), 2, out_channels=38, groups=2, residual=True),
+        Input(2, (7, 41), 1, "planar", threads=2),
+    ),
 }
 on_each_emitter = pytest.mark.parametrize("emitter", EMITTERS)
 
@@ -300,7 +313,7 @@ def test_every_number_of_pixels_and_every_tile(target: Machine) -> None:
 
 def with_tile(decision: Decision, vectors: int, heights: tuple[int, ...]) -> Decision:
     plan = decision.program.pointwise
-    assert plan is not None
+    assert isinstance(plan, PointwisePlan)
     return with_kernels(decision, pointwise=replace(plan, vectors=vectors, heights=heights))
 
 
@@ -309,7 +322,9 @@ def any_cut(given: Input, layer: Layer, decision: Decision, **numbers: Any) -> D
     g = geometry_of(layer, given)
     pixels = given.batch * prod(g.out_spatial)
     pointwise = decision.program.pointwise
-    of_pixel = 64 if pointwise is None else pointwise.pixel_stride + 2 * pointwise.out_channels
+    of_pixel = 64
+    if isinstance(pointwise, PointwisePlan):
+        of_pixel = pointwise.pixel_stride + 2 * pointwise.out_channels
     covered = prod(given.spatial) * prod(layer.kernel) * 16
     numbers = {"scratch_elements": covered + pixels * of_pixel, "box_pixels": pixels, "in_scratch": covered} | numbers
 
@@ -341,6 +356,9 @@ CUTS: dict[str, list[dict[str, int]]] = {
         for b in (1, 2, 63, 70)
         for p in (1, 2, 5)
     ],
+    "two_stage_last_planar": [{"segments": s, "boxes": s, "bands": b} for s in (1, 3, 40) for b in (1, 2, 3, 11)],
+    "two_stage_planar_planar": [{"segments": 1, "boxes": s, "bands": b} for s in (1, 2, 7) for b in (1, 2, 3, 11)],
+    "two_stage_planes": [{"bands": b, "fetch_out": f} for b in (1, 2, 3, 9, 20) for f in (0, 1)],
 }
 
 

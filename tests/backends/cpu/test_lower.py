@@ -15,6 +15,7 @@ from depthwise.backends.cpu.emit.depthwise import DepthwiseKernel
 from depthwise.backends.cpu.lower.pointwise import pointwise_program
 from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.cpu.pack import pack_of, pack_pointwise
+from depthwise.backends.cpu.plan.pointwise import PointwisePlan
 from depthwise.backends.cpu.run import threads
 from depthwise.backends.cpu.run.program import SCRATCH, ZEROS, Program, Stage, Table
 from depthwise.backends.eager import activate
@@ -60,7 +61,7 @@ def test_a_pointwise_convolution_alone(
     expected = reference.pointwise_conv(x, weight, bias, groups)
     expected = activate(expected + added if residual else expected, activation)
     program = pointwise_program(g, 2, pixel_stride, activation, residual=residual, machine=target, threads=team)
-    assert program.pointwise is not None
+    assert isinstance(program.pointwise, PointwisePlan)
     packed, flat = pack_pointwise(weight, bias, program.pointwise)
     result = torch.full((2, out, height, width), NAN).contiguous(memory_format=LAST)
     added = added.contiguous(memory_format=LAST)

@@ -14,19 +14,21 @@ import torch
 from torch import Tensor
 
 from depthwise.backends.cpu import pack
-from depthwise.backends.cpu.emit import boxes, depthwise, direct, fused, inputs, ir, pointwise, product, tile
+from depthwise.backends.cpu.emit import boxes, depthwise, direct, fused, inputs, ir, planar, pointwise, product, tile
 from depthwise.backends.cpu.emit.ir import Block, Int, Vec
 from depthwise.backends.cpu.lower import separable
 from depthwise.backends.cpu.run import jit, program
 from tests.support.kernels import HERE, Input, Layer, Roomy, assert_exact
 
-MODULES = (ir, tile, depthwise, pointwise, product, boxes, direct, fused, program, pack, separable)
+MODULES = (ir, tile, depthwise, pointwise, planar, product, boxes, direct, fused, program, pack, separable)
 
 _BLOCK = Layer(9, (3, 2), out_channels=19, activations=(("relu", 0.0), ("leaky_relu", 0.25)), residual=True)
 # Every emitter, tails in every dimension, and all that a mutant may leave out.
 EXAMPLES: list[tuple[Layer, Input]] = [
     (_BLOCK, Input(2, (5, 9), 1)),
     (_BLOCK, Input(2, (5, 9), 1, "planar")),
+    (_BLOCK, Input(2, (5, 9), 1, "planar", small_cache=True)),
+    (Layer(3, (3, 3), out_channels=20), Input(2, (6, 30), 1, "planar", threads=2)),
     (_BLOCK, Input(1, (5, 9), 1, threads=2)),
     (_BLOCK, Input(1, (5, 9), 1, threads=2, small_cache=True)),
     (Layer(9, (3, 3)), Input(2, (6, 9), ((1, 0), (2, 1)))),
@@ -206,6 +208,18 @@ MUTANTS: dict[str, tuple[ModuleType | type, str, Mutant]] = {
     "no depthwise activation": (depthwise, "activated", lambda right: lambda x, activation: x),
     "no pointwise activation": (product, "activated", lambda right: lambda x, activation: x),
     "no residual": (pointwise, "write_product", without_residual),
+    "no pointwise bias of planes": (pack, "pack_rows", without_bias),
+    "no activation of multiplied planes": (planar, "activated", lambda right: lambda x, activation: x),
+    "the last pixels of a band skipped": (
+        planar,
+        "_write_pixels",
+        lambda right: lambda e, k, outputs, start, stop: right(e, k, outputs, start, stop - 8),
+    ),
+    "a tile of planes one too far": (
+        planar,
+        "_outputs",
+        lambda right: lambda e, k, place, rows: right(e, k, (place[0], place[1], place[2] + 1), rows),
+    ),
     "a tile one row short": (pointwise, "_write_tile", shorter_tile),
     "two lanes of a transposition swapped": (boxes, "transposed", swapped_rows),
     "the last pixels not brought to planes": (

@@ -22,6 +22,7 @@ from depthwise.backends.cpu.pack import (
     pack_depthwise,
     pack_of,
     pack_pointwise,
+    pack_rows,
     unpack_depthwise,
     unpack_pointwise,
 )
@@ -85,6 +86,16 @@ def test_panels_lie_as_the_kernel_walks_them(k: PointwisePlan) -> None:
     assert torch.equal(packed[0], torch.cat(expected_weight))
     assert torch.equal(packed[1], torch.stack(expected_bias))
     assert packed[1].is_contiguous()
+
+
+def test_rows_lie_as_torch_has_them() -> None:
+    weight = torch.arange(1.0, 13).reshape(3, 4).t()
+    for given_weight in (weight[:, :, None], torch._neg_view(weight)[:, :, None]):  # type: ignore[attr-defined, unused-ignore]
+        packed, bias = pack_rows(given_weight, None)
+        assert packed.is_contiguous()
+        assert not packed.is_neg()
+        assert torch.equal(packed, given_weight[:, :, 0])
+        assert torch.equal(bias, torch.zeros(4))
 
 
 @pytest.mark.parametrize("kernel_size", [(1,), (5,), (3, 2), (1, 1), (2, 3, 4)], ids=str)
@@ -179,6 +190,9 @@ def test_denormal_numbers_become_zeros() -> None:
     packed, bias = pack_pointwise(weights[1], biases[1], k)
     assert is_flushed(unpack_pointwise(packed, k), weights[1].flatten(1))
     assert is_flushed(bias.flatten()[:8], biases[1][:8])
+    packed, bias = pack_rows(weights[1], biases[1])
+    assert is_flushed(packed, weights[1].flatten(1))
+    assert is_flushed(bias, biases[1])
     # The caller's own stay as they are.
     assert weights[0][1, 0, 0, 0] != 0
     assert biases[1][1] != 0

@@ -22,6 +22,7 @@ from depthwise.backends.cpu.emit.depthwise import DepthwiseKernel
 from depthwise.backends.cpu.emit.direct import DirectKernel
 from depthwise.backends.cpu.emit.fused import BoxedFusedKernel, FusedKernel
 from depthwise.backends.cpu.emit.kernel import Kernel
+from depthwise.backends.cpu.emit.planar import PlanarPointwiseKernel
 from depthwise.backends.cpu.emit.pointwise import PointwiseKernel
 from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.cpu.plan.bands import Bands, TwoStages, separable_cut
@@ -31,6 +32,7 @@ from depthwise.backends.cpu.plan.depthwise import DepthwisePlan, depthwise_plan
 from depthwise.backends.cpu.plan.direct import DirectPlan, Planes, direct_plan, planes_cut, runs_direct
 from depthwise.backends.cpu.plan.filters import MOST_ZEROS, tap_stride
 from depthwise.backends.cpu.plan.panels import Panels
+from depthwise.backends.cpu.plan.planar import PlanarBands, PlanarPlan, planar_cut, planar_plan, runs_planar
 from depthwise.backends.cpu.plan.pointwise import PointwisePlan, pointwise_plan
 from depthwise.backends.cpu.plan.product import in_vain
 from depthwise.backends.cpu.plan.sizes import fetches_next, joined, lanes_below, seen, three, unaliased
@@ -353,8 +355,9 @@ def test_plans_are_values() -> None:
         one, two = (launch.decide(problem_of(g, x, (("relu", 0.0), None), residual=True), target) for _ in range(2))
         assert one == two
         assert hash(one) == hash(two)
-        (stage,) = one.program.stages
-        parts: tuple[Any, ...] = (*stage.kernel.plans, stage.cut, stage.view)
+        parts: list[Any] = []
+        for stage in one.program.stages:
+            parts += [*stage.kernel.plans, stage.cut, stage.view]
         for part in parts:
             for field in fields(part):
                 assert f"{field.name}={getattr(part, field.name)!r}" in repr(part)
@@ -567,6 +570,13 @@ def pointwise_plans(draw: st.DrawFn) -> PointwisePlan:
 
 
 @st.composite
+def planar_plans(draw: st.DrawFn) -> PlanarPlan:
+    numbers = ("in_channels", "out_channels", "groups", "lanes", "vectors", "rows")
+    values: dict[str, Any] = {name: draw(counts) for name in numbers}
+    return PlanarPlan(activation=draw(activations), residual=draw(st.booleans()), **values)
+
+
+@st.composite
 def direct_plans(draw: st.DrawFn) -> DirectPlan:
     rank = draw(st.integers(1, 3))
     kernel, stride, dilation = (three(tuple(draw(counts) for _ in range(rank)), 1) for _ in range(3))
@@ -592,7 +602,8 @@ def kernels(draw: st.DrawFn) -> Kernel:
     target, kind = draw(st.sampled_from(MACHINES)), draw(st.sampled_from(KINDS_OF_KERNELS))
     values = {"depthwise": depthwise_plans(), "pointwise": pointwise_plans(), "out_stride": counts}
     values["residual_pixels"] = st.booleans()
-    values["plan"] = direct_plans() if kind is DirectKernel else pointwise_plans()
+    plans = {DirectKernel: direct_plans(), PlanarPointwiseKernel: planar_plans()}
+    values["plan"] = plans.get(kind, pointwise_plans())
     own = [field.name for field in fields(kind) if field.name != "machine"]
     return kind(target, **{name: draw(values[name]) for name in own})
 
@@ -605,6 +616,7 @@ KINDS_OF_KERNELS: list[type[Kernel]] = [
         DepthwiseKernel,
         DirectKernel,
         FusedKernel,
+        PlanarPointwiseKernel,
         PointwiseKernel,
     ),
 ]
@@ -626,6 +638,12 @@ def test_depthwise_plans_that_differ_have_other_names(one: DepthwisePlan, two: D
 
 @given(pointwise_plans(), pointwise_plans())
 def test_pointwise_plans_that_differ_have_other_names(one: PointwisePlan, two: PointwisePlan) -> None:
+    for mixed in crossed(one, two):
+        assert mixed == one or mixed.name != one.name
+
+
+@given(planar_plans(), planar_plans())
+def test_planar_plans_that_differ_have_other_names(one: PlanarPlan, two: PlanarPlan) -> None:
     for mixed in crossed(one, two):
         assert mixed == one or mixed.name != one.name
 
@@ -653,6 +671,7 @@ def test_every_slot_of_a_kernel_has_a_number() -> None:
         DepthwiseKernel: Strips,
         DirectKernel: Planes,
         FusedKernel: Bands,
+        PlanarPointwiseKernel: PlanarBands,
         PointwiseKernel: Panels,
     }
     assert set(cuts) == set(KINDS_OF_KERNELS)
@@ -674,7 +693,7 @@ def test_every_slot_of_a_kernel_has_a_number() -> None:
     ],
     ids=lambda value: "".join(f"{key}={number} " for key, number in value.items()) if isinstance(value, dict) else "",
 )
-def test_fifty_sizes_need_at_most_six_programs(
+def test_fifty_sizes_need_few_programs(
     monkeypatch: pytest.MonkeyPatch, layer: dict[str, Any], layouts: tuple[str, ...], target: Machine
 ) -> None:
     small, large = (replace(target, l2_bytes=size) for size in (2**19, 2**20))
@@ -689,7 +708,8 @@ def test_fifty_sizes_need_at_most_six_programs(
             if layout == "last":
                 x = x.movedim(1, -1).contiguous().movedim(-1, 1)
             names.add(launch.decide(problem_of(g, x), own).program.name)
-        assert 1 <= len(names) <= 6, names
+        # Planes are multiplied as they lie, or in boxes.
+        assert 1 <= len(names) <= (6 if layout == "last" else 8), names
 
 
 STEPS = (1, 2, 3, 7, 64, 1000, 65_537, 10**6)
@@ -827,6 +847,42 @@ def test_planes_are_read_as_they_lie_at_strides_that_few_vectors_cover() -> None
 @pytest.mark.parametrize(("height", "rows"), [(9, 3), (8, 4), (6, 3), (10, 4), (3, 3), (2, 4), (13, 3)])
 def test_planes_are_cut_into_tiles_that_do_few_rows_twice(height: int, rows: int) -> None:
     assert direct_plan(geometry((8, height, 64), 3, padding=1), None, AVX512).rows == rows
+
+
+@many
+@given(geometries(separable=True), st.sampled_from(MACHINES), st.booleans())
+def test_tiles_of_planes_are_all_outputs_of_a_group(g: Geometry, target: Machine, residual: bool) -> None:
+    k = planar_plan(g, None, target, residual=residual)
+    outputs = [first + tile * rows + i for first, rows, count in k.tiles for tile in range(count) for i in range(rows)]
+    assert outputs == list(range(k.group_outputs))
+    # Sums, a row of vectors and a weight fit the registers.
+    assert all(1 <= rows <= k.rows for _, rows, _ in k.tiles)
+    assert (k.rows + 1) * k.vectors < target.vector_registers
+
+
+@pytest.mark.parametrize("batch", [1, 3, 4])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_each_thread_has_as_many_bands_of_planes(batch: int, threads: int) -> None:
+    g = geometry((12, 56, 56), 1, out_channels=384)
+    k = planar_plan(g, None, AVX512, residual=False)
+    cut = planar_cut(g, batch, AVX512, threads, k)
+    assert cut.bands * batch % threads == 0
+    assert cut.bands <= 56 * 56 // (k.vectors * k.lanes)
+    assert cut.fetch_out == 1
+    assert planar_cut(geometry((12, 14, 14), 1, out_channels=24), 1, AVX512, 1, k).fetch_out == 0
+
+
+def test_planes_are_multiplied_where_a_results_way_to_planes_costs_more() -> None:
+    def runs(channels: int, outputs: int, size: int, batch: int = 1, *, is_direct: bool = True) -> bool:
+        g = geometry((channels, size, size), 1, out_channels=outputs)
+        return runs_planar(g, batch, AVX512, is_direct=is_direct)
+
+    # Fewer pixels than lanes; many lanes in vain, of few channels and of many.
+    assert [runs(12, 384, 3), runs(12, 384, 7), runs(512, 512, 7), runs(512, 512, 8)] == [False, True, False, True]
+    # Depthwise results that must be transposed, and are more than the others.
+    assert [runs(256, 16, 28, is_direct=direct) for direct in (True, False)] == [True, False]
+    # And such as leave L2, beside results that are not much more.
+    assert [runs(32, outputs, 256) for outputs in (32, 64)] == [False, True]
 
 
 def test_a_single_row_fetches_none_further_down() -> None:

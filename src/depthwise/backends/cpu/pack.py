@@ -13,6 +13,7 @@ from ..base import DepthwiseTensors, Norm, PointwiseTensors, Weights
 from .machine import FLOAT_BYTES
 from .plan.dense import DensePlan
 from .plan.filters import tap_stride
+from .plan.planar import PlanarPlan
 from .plan.pointwise import PointwisePlan
 from .plan.product import Product
 from .plan.sizes import LINE_ELEMENTS
@@ -92,7 +93,7 @@ def _as_it_lies(tensor: Tensor) -> Tensor:
     return tensor.detach().contiguous().resolve_neg()
 
 
-def pack_of(weights: Weights, pointwise: PointwisePlan | DensePlan | None) -> Pack:
+def pack_of(weights: Weights, pointwise: PointwisePlan | PlanarPlan | DensePlan | None) -> Pack:
     """Pack the weights of a call, its batch norms folded in."""
     with torch.no_grad():
         if isinstance(weights, DepthwiseTensors):
@@ -100,10 +101,19 @@ def pack_of(weights: Weights, pointwise: PointwisePlan | DensePlan | None) -> Pa
         if isinstance(weights, PointwiseTensors) and isinstance(pointwise, DensePlan):
             return Pack(None, None, *pack_dense(weights.weight, weights.bias, pointwise))
         if isinstance(weights, PointwiseTensors):
-            return Pack(None, None, *(pack_pointwise(weights.weight, weights.bias, pointwise) if pointwise else ()))
+            packed, bias = _packed_pointwise(weights.weight, weights.bias, pointwise)
+            return Pack(None, None, packed, bias)
         first = _folded(weights.depthwise_weight, weights.depthwise_bias, weights.depthwise_norm)
         last = _folded(weights.pointwise_weight, weights.pointwise_bias, weights.pointwise_norm)
-        return Pack(*pack_depthwise(*first), *(pack_pointwise(*last, pointwise) if pointwise else ()))
+        return Pack(*pack_depthwise(*first), *_packed_pointwise(*last, pointwise))
+
+
+def _packed_pointwise(
+    weight: Tensor, bias: Tensor | None, plan: PointwisePlan | PlanarPlan | DensePlan | None
+) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    if plan is None:
+        return None, None
+    return pack_rows(weight, bias) if isinstance(plan, PlanarPlan) else pack_pointwise(weight, bias, plan)
 
 
 def _folded(weight: Tensor, bias: Tensor | None, norm: Norm | None) -> tuple[Tensor, Tensor | None]:
@@ -161,6 +171,12 @@ def pack_pointwise(weight: Tensor, bias: Tensor | None, k: Product) -> tuple[Ten
     panels = grouped[:, :, : k.full_panels * width].unflatten(2, (k.full_panels, width)).permute(1, 2, 0, 3).flatten(1)
     rest = grouped[:, :, k.full_panels * width :].transpose(0, 1).flatten(1)
     return torch.cat([panels, rest], dim=1).flatten() if k.rest_vectors else panels.flatten(), flat.view(-1, k.lanes)
+
+
+def pack_rows(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(out_channels, group_inputs), as torch has them, and (out_channels,)."""
+    rows = _copy(weight.detach().flatten(1))
+    return torch.hardshrink(rows, LARGEST_DENORMAL, out=rows), _bias(bias, weight)
 
 
 def _bias(bias: Tensor | None, weight: Tensor) -> Tensor:

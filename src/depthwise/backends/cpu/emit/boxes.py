@@ -135,10 +135,9 @@ def first_pixel(e: Block, box: Box) -> Int:
 
 
 def planes_of(e: Block, base: Ptr, box: Box, channels: int, o: Int, lanes: int) -> list[Ptr]:
-    """Where the box begins in the planes from `o` of a contiguous tensor of the output's spatial size."""
-    height, width = e.number("out_y"), e.number("out_x")
+    """Where the box begins in the planes from `o` of a tensor of the output's spatial size."""
+    height, width, plane = e.number("out_y"), e.number("out_x"), e.number("out_c")
     place = (box.z_start * height + box.y_start) * width + box.x_start
-    plane = e.number("out_z") * height * width
     return [base + ((box.n * channels + o + lane) * plane + place) for lane in range(lanes)]
 
 

@@ -78,8 +78,7 @@ def _write_tile(e: Block, k: DirectPlan, place: tuple[Int, Int, Int], y: Int, ro
     """`rows` rows of each of `k.planes` planes from z, y on, `k.rows_apart` from one to the next."""
     n, o, z = place
     lanes, width, height = k.lanes, e.number("out_x"), e.number("out_y")
-    plane = (n * k.filters + o) * e.number("out_z") + z
-    out = e.pointer("out") + (plane * height + y) * width
+    out = e.pointer("out") + ((n * k.filters + o) * e.number("out_c") + (z * height + y) * width)
     if k.fetches:
         _fetch_next_planes(e, k, place, y, rows, out)
     tile = _Tile(

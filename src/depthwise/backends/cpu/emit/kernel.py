@@ -21,6 +21,8 @@ SYMBOL = "kernel"
 VIEW = (
     *("x_n", "x_c", "x_z", "x_y", "x_x", "in_z", "in_y", "in_x", "out_z", "out_y", "out_x"),
     *("pad_z", "pad_y", "pad_x"),
+    # Elements from one plane of a channel of the result to the next channel's, where it lies in planes.
+    "out_c",
 )
 
 

@@ -15,6 +15,7 @@ from ..emit.depthwise import DepthwiseKernel, SummedDepthwiseKernel
 from ..emit.direct import DirectKernel
 from ..emit.fused import BoxedFusedKernel, FusedKernel
 from ..emit.kernel import Kernel
+from ..emit.planar import PlanarPointwiseKernel
 from ..emit.pointwise import PointwiseKernel
 from ..machine import Machine
 from ..plan.bands import Bands, TwoStages, separable_cut
@@ -22,10 +23,11 @@ from ..plan.boxes import boxes_cut, comes_packed, packed_cut
 from ..plan.cut import Cut, team_of
 from ..plan.depthwise import DepthwisePlan, depthwise_plan
 from ..plan.direct import direct_plan, planes_cut, runs_direct
+from ..plan.planar import planar_cut, planar_plan, runs_planar
 from ..plan.pointwise import PointwisePlan, pointwise_plan
-from ..plan.sizes import joined, least_steps, unaliased
+from ..plan.sizes import LINE_ELEMENTS, joined, least_steps, unaliased
 from ..plan.strips import strips_cut
-from ..plan.view import view_of
+from ..plan.view import View, view_of
 from ..run.program import Program, Stage
 from .decision import Decision, Layout, dense_strides
 
@@ -45,6 +47,8 @@ def lower_separable(problem: Problem, machine: Machine, threads: int) -> Decisio
     separable = g.out_channels is not None
     if layout.planar_in and runs_direct(g, machine):
         program = _direct(call)
+    elif separable and layout.planar_out and _multiplies_planes(call, layout):
+        program = _planar_stages(call, layout)
     elif layout.planar_out:
         program = _boxed_separable(call, layout) if separable else _boxed_depthwise(call, layout)
     else:
@@ -143,6 +147,30 @@ def _boxed_separable(call: _Call, layout: Layout) -> Program:
     d, cut = call.depthwise(planar=layout.planar_in), boxes_cut(*call.sizes, planar_in=layout.planar_in)
     kernel = BoxedFusedKernel(call.machine, d, call.pointwise(cut.tile_pixels), layout.residual_pixels)
     return Program((call.stage(kernel, cut, call.zeros(d)),))
+
+
+def _alone(g: Geometry) -> Geometry:
+    """The depthwise step."""
+    return replace(g, out_channels=None, groups=1)
+
+
+def _multiplies_planes(call: _Call, layout: Layout) -> bool:
+    is_direct = layout.planar_in and runs_direct(_alone(call.g), call.machine)
+    return not layout.residual_pixels and runs_planar(call.g, call.batch, call.machine, is_direct=is_direct)
+
+
+def _planar_stages(call: _Call, layout: Layout) -> Program:
+    """The depthwise result lies in planes between two stages."""
+    g, pixels = call.g, prod(call.g.out_spatial)
+    alone = replace(call, g=_alone(g), residual=False)
+    is_direct = layout.planar_in and runs_direct(alone.g, call.machine)
+    (first,) = (_direct(alone) if is_direct else _boxed_depthwise(alone, layout)).stages
+    apart = unaliased(-(-pixels // LINE_ELEMENTS) * LINE_ELEMENTS)
+    first = replace(first, view=replace(first.view, out_channel_stride=apart), buffers=(("out", BETWEEN),))
+    p = planar_plan(g, call.activations[1], call.machine, residual=call.residual)
+    view = View(batch=call.batch, image_stride=g.depthwise_channels * apart, channel_stride=apart)
+    last = Stage(PlanarPointwiseKernel(call.machine, p), view, planar_cut(*call.sizes, p), (("x", BETWEEN),))
+    return Program((first, last), ((BETWEEN, call.batch * g.depthwise_channels * apart),))
 
 
 def _depthwise(call: _Call) -> Program:

@@ -11,7 +11,10 @@ from .sizes import Axes, three
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Extents and strides, in elements, of an input, and the result's extents; axes z y x."""
+    """Extents and strides, in elements, of an input, and the result's extents; axes z y x.
+
+    out_channel_stride: of a result in planes; 0 where they follow one another
+    """
 
     batch: int = 1
     image_stride: int = 0
@@ -20,6 +23,7 @@ class View:
     sizes: Axes = (1, 1, 1)
     padding: Axes = (0, 0, 0)
     outputs: Axes = (1, 1, 1)
+    out_channel_stride: int = 0
 
     @property
     def numbers(self) -> dict[str, int]:
@@ -31,6 +35,7 @@ class View:
             "batch": self.batch,
             "x_n": self.image_stride,
             "x_c": self.channel_stride,
+            "out_c": self.out_channel_stride or prod(self.outputs),
             "rows": rows,
             "pixels": self.batch * prod(self.outputs),
         }

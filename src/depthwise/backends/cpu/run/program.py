@@ -14,6 +14,7 @@ from ..emit.kernel import SYMBOL, Kernel
 from ..machine import FLOAT_BYTES, Machine
 from ..plan.cut import Cut
 from ..plan.dense import DensePlan
+from ..plan.planar import PlanarPlan
 from ..plan.pointwise import PointwisePlan
 from ..plan.view import View
 from . import jit, threads
@@ -88,10 +89,10 @@ class Program:
         return max(stage.team for stage in self.stages)
 
     @property
-    def pointwise(self) -> PointwisePlan | DensePlan | None:
+    def pointwise(self) -> PointwisePlan | PlanarPlan | DensePlan | None:
         """What pointwise or dense weights are packed for."""
         plans = (plan for kernel in self.kernels for plan in kernel.plans)
-        return next((plan for plan in plans if isinstance(plan, PointwisePlan | DensePlan)), None)
+        return next((plan for plan in plans if isinstance(plan, PointwisePlan | PlanarPlan | DensePlan)), None)
 
     @property
     def packing(self) -> tuple[object, ...]:
