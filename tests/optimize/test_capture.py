@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -250,6 +252,49 @@ def test_a_model_that_cannot_be_copied() -> None:
 
     with pytest.raises(DepthwiseError, match="the model cannot be copied: TypeError: there is only one"):
         frozen_copy(Unique())
+
+
+def test_caches_of_the_forward_keep_no_tensor_without_numbers() -> None:
+    class Caches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(torch.arange(4.0))
+            self.cache: dict[str, Tensor] = {}
+            self.seen: list[Any] = [set()]
+
+        def forward(self, x: Tensor) -> Tensor:
+            if "bias" not in self.cache:
+                self.cache["bias"] = self.bias[[3, 2, 1, 0]]
+            self.seen[0].add(x.shape)
+            return (x + self.cache["bias"]).reshape(x.shape[0], x.shape[1] * x.shape[2] * x.shape[3])
+
+    copy = frozen_copy(Caches())
+    assert isinstance(copy, Caches)
+    network = capture(copy, call_of((torch.zeros(1, 4, 8, 4),), {}))
+    assert (network.batch, network.is_sized) == (None, True)
+    assert (copy.cache, copy.seen) == ({}, [set()])
+
+
+def test_what_the_forward_remembers_of_one_size_is_not_another_s() -> None:
+    class Remembers(nn.Module):
+        size = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.size = self.size or x.shape[2]
+            return x * self.size
+
+    network = captured(Remembers(), torch.zeros(1, 4, 8, 8))
+    assert (network.batch, network.is_sized) == (None, True)
+
+
+def test_threads_capture_one_at_a_time() -> None:
+    models = [nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU()) for _ in range(6)]
+    before = getattr(torch.fx.config, "do_not_emit_stack_traces", None)
+    with ThreadPoolExecutor(len(models)) as pool:
+        networks = list(pool.map(lambda model: captured(model, torch.zeros(1, 4, 9, 9)), models))
+    assert [len(network.graph.nodes) for network in networks] == [3] * len(models)
+    assert getattr(torch.fx.config, "do_not_emit_stack_traces", None) == before
+    assert gc.isenabled()
 
 
 def test_values_are_named_once() -> None:

@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from ..backends.forks import Lock
 from ..errors import DepthwiseError
-from ..tracing import check_model, uncollected, unlogged, without_stack_traces
+from ..tracing import check_model, restored, uncollected, unlogged, without_stack_traces
 from .graph import Argument, Batch, Graph, Node, Size, Spec, Tree, Value, values_in
 from .network import Network, pruned, specs_of
 from .operators import DTYPES, FORMATS, dtype_name, is_channels_last
@@ -32,6 +33,8 @@ from .repeating import at, repeated
 from .rules import axes_of
 
 SMALL, LARGE = 2, 5
+# torch.export keeps what it is at in globals.
+_LOCK = Lock()
 # Images larger by so many pixels along each dimension: by a multiple of what networks divide by, and by what leaves
 # other remainders, where a padding to a multiple shows; of these the first that the model takes.
 Growth = tuple[int, ...]
@@ -96,9 +99,13 @@ def frozen_copy(model: nn.Module) -> nn.Module:
     return copy.requires_grad_(requires_grad=False)
 
 
-@uncollected()
 def capture(model: nn.Module, call: Call) -> Network:
-    """The network that `model`, a frozen copy, is for calls like this one."""
+    """The network that `model`, a frozen copy, is for calls like this one; one is captured at a time."""
+    with _LOCK.mine, uncollected():
+        return _captured(model, call)
+
+
+def _captured(model: nn.Module, call: Call) -> Network:
     if not call.tensors:
         raise DepthwiseError(
             "optimize needs an example input: a tensor, a tuple of arguments, or a dict of them by name"
@@ -266,7 +273,7 @@ def _exported(model: nn.Module, call: Call, batch: int | None, growth: Growth) -
     tensors = call.tensors if batch is None else _resized(call.tensors, batch, growth)
     args, kwargs = call.tree(tensors)
     try:
-        with warnings.catch_warnings(), torch.no_grad(), unlogged(), without_stack_traces():
+        with warnings.catch_warnings(), restored(model), torch.no_grad(), unlogged(), without_stack_traces():
             warnings.simplefilter("ignore")
             return torch.export.export(model, args, kwargs, strict=False)
     # The forward is the user's code.
