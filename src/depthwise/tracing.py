@@ -10,6 +10,7 @@ import gc
 import logging
 from collections.abc import Container, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,7 +104,7 @@ def trace(
     whole:      names of operators to record as one call, though torch could take them apart
     closed:     modules that are not looked into: a separable layer that is may run otherwise than one that is not
 
-    The model's own hooks run too. What a forward assigns to its modules is undone; what it appends to a list is not.
+    The model's own hooks run too. What a forward assigns to its modules, and to containers in them, is undone.
 
     >>> [call.name for call in trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), (3, 7, 7)).operators]
     ['aten.convolution', 'aten.relu']
@@ -225,19 +226,34 @@ class _Recorder(TorchDispatchMode):
 
 @contextmanager
 def restored(model: nn.Module) -> Iterator[None]:
-    """Undo what is assigned to the modules: training flags, caches, buffers."""
-    saved = [
-        (space, dict(space))
-        for module in model.modules()
-        for space in (vars(module), module._parameters, module._buffers, module._modules)
-    ]
+    """Undo what is assigned to the modules, and to dicts, lists and sets in them: training flags, caches, buffers."""
+    found: dict[int, Any] = {}
+    for module in model.modules():
+        _find_containers(vars(module), found)
+    saved = [(container, copy(container)) for container in found.values()]
     try:
         yield
     finally:
-        for space, content in saved:
-            for key in space.keys() - content.keys():
-                del space[key]
-            space.update(content)
+        for container, content in saved:
+            if isinstance(container, dict):
+                for key in container.keys() - content.keys():
+                    del container[key]
+                container.update(content)
+            elif isinstance(container, list):
+                container[:] = content
+            else:
+                container.clear()
+                container.update(content)
+
+
+def _find_containers(item: Any, found: dict[int, Any]) -> None:
+    """Add each dict, list and set in an item, itself among them, by its identity."""
+    if not isinstance(item, dict | list | set | tuple) or id(item) in found:
+        return
+    if not isinstance(item, tuple):
+        found[id(item)] = item
+    for part in item.values() if isinstance(item, dict) else item:
+        _find_containers(part, found)
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from depthwise import DepthwiseError, SeparableConv2d
+from depthwise import DepthwiseError, SeparableConv2d, optimize
 from depthwise.optimize.capture import call_of, capture, frozen_copy
 from depthwise.optimize.graph import Batch, Tree, Value
 from depthwise.optimize.network import Network
@@ -58,6 +60,65 @@ def test_a_size_that_is_baked_in() -> None:
 def test_a_size_in_a_constant_of_the_forward() -> None:
     network = of(lambda x: x * torch.tensor(float(x.shape[2])))
     assert (network.batch, network.is_sized) == (None, True)
+
+
+def to_multiple_of_8(x: Tensor) -> Tensor:
+    height, width = (-size % 8 for size in x.shape[2:])
+    return F.pad(x, (0, width, 0, height)) if height or width else x
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        to_multiple_of_8,
+        lambda x: F.pad(x, (0, x.shape[3] % 2)),
+        # Whose views have the batch in them.
+        lambda x: to_multiple_of_8(x).view(x.shape[0], -1),
+        # It takes even sizes alone.
+        lambda x: to_multiple_of_8(x.unflatten(2, (-1, 2)).flatten(2, 3)),
+        lambda x: x * 2 if x.shape[2] == x.shape[3] else x * 3,
+        # Constants of the forward are not compared without an export.
+        lambda x: to_multiple_of_8(x) * torch.tensor(2.0),
+    ],
+)
+def test_what_sizes_with_remainders_show(function: Any) -> None:
+    assert (of(function).batch, of(function).is_sized) == (None, True)
+
+
+def test_what_is_refused_at_sizes_with_remainders_is_taken_at_the_example_s() -> None:
+    def forward(x: Tensor) -> Tensor:
+        return x * 2 if x.shape[2] % 2 == 0 else x.squeeze_(1)
+
+    assert of(forward).is_sized
+
+
+def test_a_padding_that_depends_on_the_size() -> None:
+    layer = SeparableConv2d(4, 8, 3, stride=2, padding="same").eval()
+    found = optimize(layer, torch.zeros(1, 4, 9, 9))
+    for size in (9, 10, 12):
+        x = torch.randn(2, 4, size, size + 1)
+        assert torch.allclose(found(x), layer(x), atol=1e-5), size
+
+
+def test_a_model_that_takes_multiples_alone_has_no_size_baked_in() -> None:
+    def forward(x: Tensor) -> Tensor:
+        if x.shape[2] % 32:
+            raise ValueError("multiples of 32")
+        return x * 2
+
+    network = of(forward)
+    assert (network.batch, network.is_sized, network.least) == (None, False, 0)
+
+
+def test_one_image_is_a_case_of_its_own() -> None:
+    model = Calls(lambda x: x.mean(2)[0] if x.shape[0] == 1 else x.mean(2))
+    found = optimize(model, torch.zeros(1, 4, 8, 8))
+    assert "batches below 2 run on the model as it is" in str(found.report)
+    for batch in (1, 2, 3):
+        x = torch.randn(batch, 4, 8, 8)
+        assert torch.allclose(found(x), model(x), atol=1e-6)
+    network = of(lambda x: x.mean(2)[0] if x.shape[0] == 1 else F.pad(x, (0, x.shape[3] % 2)).mean(2))
+    assert (network.is_sized, network.least) == (True, 2)
 
 
 def test_a_model_that_knows_its_size_has_it_baked_in() -> None:
@@ -191,6 +252,49 @@ def test_a_model_that_cannot_be_copied() -> None:
 
     with pytest.raises(DepthwiseError, match="the model cannot be copied: TypeError: there is only one"):
         frozen_copy(Unique())
+
+
+def test_caches_of_the_forward_keep_no_tensor_without_numbers() -> None:
+    class Caches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(torch.arange(4.0))
+            self.cache: dict[str, Tensor] = {}
+            self.seen: list[Any] = [set()]
+
+        def forward(self, x: Tensor) -> Tensor:
+            if "bias" not in self.cache:
+                self.cache["bias"] = self.bias[[3, 2, 1, 0]]
+            self.seen[0].add(x.shape)
+            return (x + self.cache["bias"]).reshape(x.shape[0], x.shape[1] * x.shape[2] * x.shape[3])
+
+    copy = frozen_copy(Caches())
+    assert isinstance(copy, Caches)
+    network = capture(copy, call_of((torch.zeros(1, 4, 8, 4),), {}))
+    assert (network.batch, network.is_sized) == (None, True)
+    assert (copy.cache, copy.seen) == ({}, [set()])
+
+
+def test_what_the_forward_remembers_of_one_size_is_not_another_s() -> None:
+    class Remembers(nn.Module):
+        size = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.size = self.size or x.shape[2]
+            return x * self.size
+
+    network = captured(Remembers(), torch.zeros(1, 4, 8, 8))
+    assert (network.batch, network.is_sized) == (None, True)
+
+
+def test_threads_capture_one_at_a_time() -> None:
+    models = [nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU()) for _ in range(6)]
+    before = getattr(torch.fx.config, "do_not_emit_stack_traces", None)
+    with ThreadPoolExecutor(len(models)) as pool:
+        networks = list(pool.map(lambda model: captured(model, torch.zeros(1, 4, 9, 9)), models))
+    assert [len(network.graph.nodes) for network in networks] == [3] * len(models)
+    assert getattr(torch.fx.config, "do_not_emit_stack_traces", None) == before
+    assert gc.isenabled()
 
 
 def test_values_are_named_once() -> None:

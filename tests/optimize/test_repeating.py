@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from depthwise import DepthwiseError
 from depthwise.optimize import capture as capturing
-from depthwise.optimize.capture import GROWTH, LARGE, SMALL, call_of, frozen_copy
+from depthwise.optimize.capture import GROWTH, LARGE, NONE, SMALL, call_of, frozen_copy
 from depthwise.optimize.reading import Reading, read
 from tests.support.networks import Calls
 from tests.support.whole import real_model
@@ -19,21 +21,21 @@ from tests.support.whole import real_model
 repeating = importlib.import_module("depthwise.optimize.repeating")
 
 
-def both(model: nn.Module, *args: Any) -> tuple[Reading, Reading | None, Reading | str]:
+def both(model: nn.Module, *args: Any) -> tuple[Reading, Reading | str | None, Reading | str]:
     """The model read at the smaller inputs; run again at the larger ones; and exported there."""
     call, copy = call_of(args, {}), frozen_copy(model)
-    program = capturing._exported(copy, call, SMALL, 0)
+    program = capturing._exported(copy, call, SMALL, NONE)
     assert not isinstance(program, str), program
     one = read(program, call.takes)
-    return one, capturing._repeated(copy, call, program), capturing._attempt(copy, call, LARGE, GROWTH)
+    return one, capturing._repeated(copy, call, program, LARGE, GROWTH), capturing._attempt(copy, call, LARGE, GROWTH)
 
 
-def of(function: Any, *sizes: int, **children: nn.Module) -> tuple[Reading, Reading | None, Reading | str]:
+def of(function: Any, *sizes: int, **children: nn.Module) -> tuple[Reading, Reading | str | None, Reading | str]:
     return both(Calls(function, **children), torch.randn(*(sizes or (1, 4, 32, 32))))
 
 
-def check_same(found: Reading | None, exported: Reading | str) -> None:
-    assert found is not None
+def check_same(found: Reading | str | None, exported: Reading | str) -> None:
+    assert isinstance(found, Reading)
     assert isinstance(exported, Reading)
     assert found.nodes == exported.nodes
     assert found.gives == exported.gives
@@ -71,7 +73,6 @@ OTHER: dict[str, Any] = {
     "what it returns": lambda x: (x * 2, x.shape[2]),
     "in which order it returns": lambda x: (lambda y: (x + y, y) if x.shape[2] > 40 else (y, x + y))(x * 2),
     "under which name": lambda x: {"a" if x.shape[2] > 40 else "b": x * 2},
-    "an error": lambda x: x * 2 if x.shape[2] < 40 else 1 / 0,
 }
 
 
@@ -79,7 +80,7 @@ OTHER: dict[str, Any] = {
 def test_what_an_export_would_say(function: Any) -> None:
     one, found, exported = of(function)
     check_same(found, exported)
-    assert found is not None
+    assert isinstance(found, Reading)
     assert found.nodes == one.nodes
     assert found.shapes != one.shapes
 
@@ -92,10 +93,15 @@ def test_what_is_left_to_an_export(function: Any) -> None:
     assert isinstance(exported, str) or one.weights or (one.nodes, one.gives) != (exported.nodes, exported.gives)
 
 
+def test_what_the_model_raises() -> None:
+    _, found, exported = of(lambda x: x * 2 if x.shape[2] < 40 else 1 / 0)
+    assert (found, exported) == ("ZeroDivisionError: division by zero",) * 2
+
+
 def test_how_many_pieces_there_are_follows_the_sizes() -> None:
     one, found, exported = of(lambda x: x.chunk(3, 2)[0])
     check_same(found, exported)
-    assert found is not None
+    assert isinstance(found, Reading)
     assert found.nodes != one.nodes
 
 
@@ -113,6 +119,15 @@ def test_regions_without_gradients_are_left_to_an_export() -> None:
     assert of(forward)[1] is None
 
 
+def test_a_region_in_lower_precision_is_left_to_an_export() -> None:
+    def forward(x: Tensor) -> Tensor:
+        with torch.autocast("cpu") if x.shape[2] > 40 else nullcontext():
+            return x @ x
+
+    with pytest.raises(DepthwiseError, match="needs wrap_with_autocast"):
+        of(forward)
+
+
 def test_tied_weights_and_buffers() -> None:
     shared = nn.Linear(4, 4)
     model = nn.Sequential(shared, nn.BatchNorm1d(4), shared, nn.Linear(4, 4))
@@ -128,11 +143,11 @@ def test_the_model_and_the_program_stay_as_they_were() -> None:
             return x * 2
 
     call, copy = call_of((torch.randn(1, 4, 8, 8),), {}), frozen_copy(Counts())
-    program = capturing._exported(copy, call, SMALL, 0)
+    program = capturing._exported(copy, call, SMALL, NONE)
     assert not isinstance(program, str)
     before = read(program, call.takes)
     copy.__dict__.pop("last", None)
-    assert capturing._repeated(copy, call, program) is not None
+    assert isinstance(capturing._repeated(copy, call, program, LARGE, GROWTH), Reading)
     assert not hasattr(copy, "last")
     assert read(program, call.takes).shapes == before.shapes
 

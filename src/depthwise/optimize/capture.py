@@ -3,7 +3,7 @@
     copy = model in evaluation mode
     one  = read(export(copy, batch 2, the sizes given))
     two  = read(export(copy, batch 5, larger images))
-    where they are the same, the network takes any batch and any size
+    where they are the same, and for one image of a size that nothing divides, the network takes any batch and any size
     where they are not: three = read(export(copy, batch 5, the sizes given))
         a number that is 2k in one and 5k in three is k times the batch; any other difference: the batch is fixed
         what then still differs from two is a size baked into the graph: other sizes need another capture
@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from ..backends.forks import Lock
 from ..errors import DepthwiseError
-from ..tracing import check_model, uncollected, unlogged, without_stack_traces
+from ..tracing import check_model, restored, uncollected, unlogged, without_stack_traces
 from .graph import Argument, Batch, Graph, Node, Size, Spec, Tree, Value, values_in
 from .network import Network, pruned, specs_of
 from .operators import DTYPES, FORMATS, dtype_name, is_channels_last
@@ -32,8 +33,14 @@ from .repeating import at, repeated
 from .rules import axes_of
 
 SMALL, LARGE = 2, 5
-# Larger images by so many pixels, a multiple of what networks divide by.
-GROWTH = 64
+# torch.export keeps what it is at in globals.
+_LOCK = Lock()
+# Images larger by so many pixels along each dimension: by a multiple of what networks divide by, and by what leaves
+# other remainders, where a padding to a multiple shows; of these the first that the model takes.
+Growth = tuple[int, ...]
+NONE: Growth = (0, 0, 0)
+GROWTH: Growth = (64, 64, 64)
+UNEVEN: tuple[Growth, ...] = tuple((step, 3 * step, 5 * step) for step in (37, 38, 36, 40, 48))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +99,13 @@ def frozen_copy(model: nn.Module) -> nn.Module:
     return copy.requires_grad_(requires_grad=False)
 
 
-@uncollected()
 def capture(model: nn.Module, call: Call) -> Network:
-    """The network that `model`, a frozen copy, is for calls like this one."""
+    """The network that `model`, a frozen copy, is for calls like this one; one is captured at a time."""
+    with _LOCK.mine, uncollected():
+        return _captured(model, call)
+
+
+def _captured(model: nn.Module, call: Call) -> Network:
     if not call.tensors:
         raise DepthwiseError(
             "optimize needs an example input: a tensor, a tuple of arguments, or a dict of them by name"
@@ -102,28 +113,66 @@ def capture(model: nn.Module, call: Call) -> Network:
     batch = next((tensor.shape[0] for tensor in call.tensors if tensor.dim()), None)
     if batch is None:
         return _of_one(model, call, "the inputs have no dimension for a batch")
-    program = _exported(model, call, SMALL, 0)
+    program = _exported(model, call, SMALL, NONE)
     if isinstance(program, str):
         return _of_one(model, call, program)
     one = read(program, call.takes)
-    two = _repeated(model, call, program) or _attempt(model, call, LARGE, GROWTH)
+    two = _repeated(model, call, program, LARGE, GROWTH)
+    if not isinstance(two, Reading):
+        two = _attempt(model, call, LARGE, GROWTH)
     is_regular = isinstance(two, Reading) and _irregular(one, two) is None
     # Where both are the same, no number in them is a batch or a size.
     is_same = isinstance(two, Reading) and one.nodes == two.nodes and one.gives == two.gives
     if isinstance(two, Reading) and is_regular and is_same and _other_constant(one, two) is None:
-        return _network(call, one, one.nodes, one.gives, two, is_sized=False)
-    three = _attempt(model, call, LARGE, 0)
-    why = three if isinstance(three, str) else _irregular(one, three)
-    if isinstance(three, str) or why is not None:
-        return _of_one(model, call, str(why))
+        is_sized, least = _alone(model, call, program, one)
+        return _network(call, one, one.nodes, one.gives, two, is_sized=is_sized, least=least)
+    another = _exported(model, call, LARGE, NONE)
+    if isinstance(another, str):
+        return _of_one(model, call, another)
+    three = read(another, call.takes)
+    why = _irregular(one, three)
+    if why is not None:
+        return _of_one(model, call, why)
     try:
         nodes, gives = _merged(one, three)
     except _DifferenceError as difference:
         return _of_one(model, call, str(difference))
     is_sized = isinstance(two, str) or not (
-        is_regular and _is_at(nodes, gives, two) and _other_constant(one, two) is None
+        is_regular
+        and _is_at(nodes, gives, two)
+        and _other_constant(one, two) is None
+        and _is_so(model, call, another, three, LARGE, UNEVEN)
     )
     return _network(call, one, nodes, gives, three if isinstance(two, str) or is_sized else two, is_sized=is_sized)
+
+
+def _alone(model: nn.Module, call: Call, program: ExportedProgram, one: Reading) -> tuple[bool, int]:
+    """Whether sizes are baked into a program that has no batch in it, and the least batch that it is right for."""
+    if _is_so(model, call, program, one, 1, UNEVEN):
+        return False, 0
+    least = 0 if _is_so(model, call, program, one, 1, (NONE,)) else SMALL
+    return not _is_so(model, call, program, one, LARGE, UNEVEN), least
+
+
+def _is_so(
+    model: nn.Module, call: Call, program: ExportedProgram, expected: Reading, batch: int, growths: tuple[Growth, ...]
+) -> bool:
+    """Whether the model is what was read of its program at the first of other sizes that it takes, if there is one."""
+    for growth in growths:
+        try:
+            found = _again(model, call, program, batch, growth)
+        # What is refused there is not what was read.
+        except DepthwiseError:
+            return False
+        if isinstance(found, Reading):
+            return _is_like(expected, found)
+    return True
+
+
+def _is_like(one: Reading, other: Reading) -> bool:
+    """Whether two readings are the same, and stay so at the sizes of either."""
+    is_same = one.nodes == other.nodes and one.gives == other.gives and _other_constant(one, other) is None
+    return is_same and _irregular(one, other) is None
 
 
 def _irregular(one: Reading, other: Reading) -> str | None:
@@ -159,7 +208,7 @@ def _least(node: Node, one: Reading, other: Reading) -> int:
 
 def _of_one(model: nn.Module, call: Call, why: str) -> Network:
     """The network for the example's own batch and sizes alone."""
-    found = _attempt(model, call, None, 0)
+    found = _attempt(model, call, None, NONE)
     if isinstance(found, str):
         raise DepthwiseError(f"torch.export does not take the model with the example inputs: {found}")
     network = _network(call, found, found.nodes, found.gives, found, is_sized=True)
@@ -169,7 +218,7 @@ def _of_one(model: nn.Module, call: Call, why: str) -> Network:
 
 
 def _network(
-    call: Call, one: Reading, nodes: tuple[Node, ...], gives: Any, other: Reading, *, is_sized: bool
+    call: Call, one: Reading, nodes: tuple[Node, ...], gives: Any, other: Reading, *, is_sized: bool, least: int = 0
 ) -> Network:
     specs = []
     batched = _batched(call.tensors)
@@ -192,31 +241,39 @@ def _network(
         one.dtypes,
         takes_last=any(map(is_channels_last, call.tensors)),
         gives_last=tuple(one.last[name] for name in values_in(gives)),
-        least=max((_least(node, one, other) for node in nodes), default=0),
+        least=max((_least(node, one, other) for node in nodes), default=0) or least,
     )
     return pruned(network)
 
 
-def _repeated(model: nn.Module, call: Call, program: ExportedProgram) -> Reading | None:
-    """The model read with the larger inputs, where it then calls what is in the program at the smaller ones."""
-    values = repeated(model, program, *call.tree(_resized(call.tensors, LARGE, GROWTH)))
-    if values is None:
-        return None
+def _again(model: nn.Module, call: Call, program: ExportedProgram, batch: int, growth: Growth) -> Reading | str:
+    """The model read at other sizes, run again where it calls what is in the program, exported where it may not."""
+    found = _repeated(model, call, program, batch, growth)
+    return _attempt(model, call, batch, growth) if found is None else found
+
+
+def _repeated(
+    model: nn.Module, call: Call, program: ExportedProgram, batch: int, growth: Growth
+) -> Reading | str | None:
+    """The model read at other sizes, where it then calls what is in the program; or what it raises there."""
+    values = repeated(model, program, *call.tree(_resized(call.tensors, batch, growth)))
+    if values is None or isinstance(values, str):
+        return values
     with at(values):
         return read(program, call.takes)
 
 
-def _attempt(model: nn.Module, call: Call, batch: int | None, growth: int) -> Reading | str:
+def _attempt(model: nn.Module, call: Call, batch: int | None, growth: Growth) -> Reading | str:
     """The model read with inputs of this batch, each image larger by `growth`; or why torch does not export it so."""
     program = _exported(model, call, batch, growth)
     return program if isinstance(program, str) else read(program, call.takes)
 
 
-def _exported(model: nn.Module, call: Call, batch: int | None, growth: int) -> ExportedProgram | str:
+def _exported(model: nn.Module, call: Call, batch: int | None, growth: Growth) -> ExportedProgram | str:
     tensors = call.tensors if batch is None else _resized(call.tensors, batch, growth)
     args, kwargs = call.tree(tensors)
     try:
-        with warnings.catch_warnings(), torch.no_grad(), unlogged(), without_stack_traces():
+        with warnings.catch_warnings(), restored(model), torch.no_grad(), unlogged(), without_stack_traces():
             warnings.simplefilter("ignore")
             return torch.export.export(model, args, kwargs, strict=False)
     # The forward is the user's code.
@@ -231,18 +288,19 @@ def _batched(tensors: tuple[Tensor, ...]) -> list[bool]:
     return [tensor.dim() > 0 and tensor.shape[0] == batch for tensor in tensors]
 
 
-def _resized(tensors: tuple[Tensor, ...], batch: int, growth: int) -> tuple[Tensor, ...]:
+def _resized(tensors: tuple[Tensor, ...], batch: int, growth: Growth) -> tuple[Tensor, ...]:
     return tuple(
         _at(tensor, batch, growth) if is_batched else tensor
         for tensor, is_batched in zip(tensors, _batched(tensors), strict=True)
     )
 
 
-def _at(tensor: Tensor, batch: int, growth: int) -> Tensor:
+def _at(tensor: Tensor, batch: int, growth: Growth) -> Tensor:
     """A tensor like this one of another batch, and where it is an image, a sequence or a volume, a larger one."""
-    spatial = [size + growth for size in tensor.shape[2:]] if tensor.dim() in (3, 4, 5) else list(tensor.shape[2:])
-    sizes = [batch, *tensor.shape[1:2], *spatial]
-    if not growth and tensor.shape[0]:
+    sizes = [batch, *tensor.shape[1:]]
+    if tensor.dim() in FORMATS or tensor.dim() == 3:
+        sizes[2:] = [size + more for size, more in zip(sizes[2:], growth, strict=False)]
+    if not any(growth) and tensor.shape[0]:
         made = tensor[:1].expand(sizes).clone()
     else:
         made = torch.zeros(sizes, dtype=tensor.dtype)

@@ -73,11 +73,11 @@ class Optimized(nn.Module):
             return self._results(found, values, tensors, batch)
 
     def _by_model(self, tensors: tuple[Tensor, ...], batch: int) -> Any:
-        """What the model itself gives for a batch that is smaller than what it slices off."""
+        """What the model itself gives for a batch that is smaller than those it was captured for."""
         if self._source is None:
             raise DepthwiseError(
-                f"the network slices {self._network.least} images off its batch, and got {batch}; a network from a "
-                f"file has no model for smaller batches: give it {self._network.least} images or more"
+                f"the network is one for batches of {self._network.least} images or more, and got {batch}; a network "
+                f"from a file has no model for smaller ones"
             )
         args, kwargs = Call(tensors, self._source.call.takes).tree(tensors)
         with torch.no_grad(), torch.autocast("cpu", enabled=False):

@@ -22,7 +22,7 @@ class Network:
     sizes:    shapes of the inputs, at the smallest batch it was captured with, each by its input's name
     is_sized: other heights and widths need another capture
     seen:     for each capture, the shape of every value; dtypes: theirs
-    least:    smaller batches than this are not what was captured, as their slices are shorter
+    least:    smaller batches than this are not what was captured: their slices are shorter, or one is its own case
     why_fixed: why the batch is fixed; "" where it is not
     takes_last: an image among the example inputs was channels-last
     gives_last: for each value returned, whether torch then gives it channels-last

@@ -26,6 +26,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode, PythonKeyTracer
 
+from ..errors import said
 from ..tracing import restored
 from .exported import all_arguments
 
@@ -36,8 +37,10 @@ _TRAINING = 5
 
 def repeated(
     model: nn.Module, program: ExportedProgram, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Values | None:
-    """What each node of the program gives with these arguments; None where the model may be another program with them.
+) -> Values | str | None:
+    """What each node of the program gives with these arguments, or what the model raises with them.
+
+    None where the model may be another program with them.
 
     model: what was exported, in evaluation mode
     """
@@ -49,10 +52,16 @@ def repeated(
         # As torch.export has it: batch norms are told.
         without_cudnn = torch.backends.cudnn.flags(enabled=False)
         with restored(model), torch.no_grad(), without_cudnn, fakes, enable_python_dispatcher(), calls:
-            gives = model(*args, **kwargs)
+            try:
+                gives = model(*args, **kwargs)
+            # The forward is the user's code.
+            except Exception as error:  # noqa: BLE001
+                return None if calls.is_other else said(error)
+        if calls.is_other:
+            return None
         _follow(program.graph, known, calls.seen)
         _compare_results(program, known, gives)
-    # The forward is the user's code; an export says what it raises.
+    # What is found otherwise than it was expected may be of any kind.
     except Exception:  # noqa: BLE001
         return None
     return known
@@ -81,10 +90,16 @@ class _Calls(ProxyTorchDispatchMode):
     def __init__(self) -> None:
         super().__init__(PythonKeyTracer(), "fake", pre_dispatch=True)
         self.seen: list[tuple[OpOverload, Any, Any, Any]] = []
+        # Whether an operator was called that no comparison of calls is for.
+        self.is_other = False
+        self._is_cast = torch.is_autocast_enabled("cpu")
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is torch.ops.aten.batch_norm.default and not args[_TRAINING]:
+        if torch.is_autocast_enabled("cpu") is not self._is_cast:
+            # What a region of autocast converts is no call of its own.
+            self.is_other = True
+        if func is torch.ops.aten.batch_norm.default and args[_TRAINING : _TRAINING + 1] == (False,):
             # As its statistics stand it is one factor and one number for each channel; torch takes it apart at length.
             out = torch.empty_like(args[0])
         else:

@@ -98,7 +98,7 @@ class NetworkReport:
         if self.batch is not None:
             found.append(f"the batch is fixed to {self.batch}: {self.why_fixed}")
         if self.least:
-            found.append(f"batches below {self.least} run on the model as it is: it slices so many images off")
+            found.append(f"batches below {self.least} run on the model as it is, which does something else for them")
         if self.is_sized:
             found.append("other sizes of the input are captured again, at their first call")
         return found

@@ -137,6 +137,22 @@ def test_what_is_not_known_is_left_to_llvm(file: bytes) -> None:
 
 
 @here
+def test_what_is_written_to_is_left_to_llvm() -> None:
+    text = """
+        @count = internal global i64 5
+        define i64 @next() {
+          %old = load i64, ptr @count
+          %new = add i64 %old, 1
+          store i64 %new, ptr @count
+          ret i64 %new
+        }
+    """
+    file = jit.compile_object(text, machine.avx2())
+    assert loader.loaded(file) is None
+    assert [whole_number(jit.link(file, machine.avx2()), "next") for _ in range(2)] == [6, 6]
+
+
+@here
 def test_a_system_that_refuses(file: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader, "protect", lambda _: 13)
     assert loader.loaded(file) is None

@@ -27,9 +27,9 @@ _RELOCATABLE, _X86_64 = 1, 62
 _SECTION = struct.Struct("<IIQQQQIIQQ")
 _SYMBOL = struct.Struct("<IBBHQQ")
 _RELOCATION = struct.Struct("<QQq")
-# Kinds of sections, and the flag of those that have a place in memory.
+# Kinds of sections, and the flags of those that have a place in memory and of those that are written to.
 _PROGRAM, _SYMBOLS, _RELOCATIONS, _UNWINDING = 1, 2, 4, 0x70000001
-_ALLOCATED = 2
+_ALLOCATED, _WRITABLE = 2, 1
 _FUNCTION = 2
 # Kinds of relocations, all of 32 bits: a distance, and one to a function, which is the same within a module.
 _DISTANCES = (2, 4)
@@ -67,6 +67,11 @@ class _Section:
     def is_placed(self) -> bool:
         return bool(self.flags & _ALLOCATED) and self.kind != _UNWINDING
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether it is in the file as it will be in memory."""
+        return self.kind == _PROGRAM and not self.flags & _WRITABLE
+
     def content(self, file: bytes) -> bytes:
         return file[self.offset : self.offset + self.size]
 
@@ -78,7 +83,7 @@ def loaded(file: bytes) -> Loaded | None:
     sections = _sections(file)
     symbols = [section for section in sections if section.kind == _SYMBOLS]
     placed = {number: section for number, section in enumerate(sections) if section.is_placed}
-    if len(symbols) != 1 or any(section.kind != _PROGRAM for section in placed.values()):
+    if len(symbols) != 1 or not all(section.is_constant for section in placed.values()):
         return None
     places, size = _places(placed)
     content = bytearray(size)
