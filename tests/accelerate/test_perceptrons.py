@@ -95,6 +95,28 @@ def test_pointwise_convolutions_in_the_place_of_linear_layers() -> None:
     assert_same(model, theirs, x, "_Recorded", "_Activation")
 
 
+@pytest.mark.parametrize("features", [1, 12])
+def test_results_lie_as_before_where_an_axis_has_size_one(features: int) -> None:
+    model = made(drop=0.5)
+    model.fc1 = nn.Linear(features, 40)
+    theirs = copy.deepcopy(model)
+    accelerate_(model)
+    for size in ((1, 1, 6), (1, 5, 1), (1, 5, 6), (2, 1, 6), (2, 5, 1)):
+        rows = [axis for axis in range(3) if size[axis] == 1]
+        for axis in rows:
+            # Contiguous, whatever the stride of an axis of size 1.
+            strides = list(torch.empty(*size, features).stride())
+            strides[axis] = features
+            x = torch.randn(*size, features).as_strided((*size, features), strides)
+            assert x.is_contiguous()
+            outs = []
+            for each in (model, theirs):
+                torch.manual_seed(2)
+                outs.append(each(x))
+            assert outs[0].is_contiguous()
+            torch.testing.assert_close(*outs)
+
+
 def test_without_gradients_the_linear_layers_are_torchs() -> None:
     model = made()
     theirs = copy.deepcopy(model)

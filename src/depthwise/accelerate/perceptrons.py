@@ -41,7 +41,10 @@ def _linear(layer: nn.Module, x: Any) -> Any:
     is_recorded = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     if not (is_recorded and x.is_contiguous()) or refusal(images, None, None, None, None) is not None:
         return layer(x)
-    return pointwise_conv(_RANK, images, weight[..., None, None], bias).movedim(1, -1)
+    out = pointwise_conv(_RANK, images, weight[..., None, None], bias).movedim(1, -1)
+    # Where an axis has size 1, its stride may have passed for that of contiguous images: a dropout draws in the order
+    # in which numbers lie.
+    return out.contiguous()
 
 
 def _activated(module: nn.Module, x: Any) -> Any:
