@@ -70,7 +70,8 @@ def test_the_first_call_compiles_and_packs_nothing(
 ) -> None:
     model, x = network(), torch.randn(2, 3, 15, 15).contiguous(memory_format=memory_format)
     prepare(model, x)
-    assert len(set(compiled)) == 2
+    # Two layers: each of one kernel, of contiguous images of two.
+    assert len(set(compiled)) == (4 if memory_format == torch.contiguous_format else 2)
 
     def never(*_: object) -> Any:
         raise AssertionError("done at the first call")
@@ -102,7 +103,7 @@ def test_many_sizes_need_few_kernels(rank: int, compiled: list[str]) -> None:
     with torch.no_grad():
         for size in range(1, 51):
             layer(torch.zeros(1, 24, *(min(size, 12),) * (rank - 1), size))
-    assert len(set(compiled)) <= 6
+    assert len(set(compiled)) <= 8
 
 
 @pytest.mark.parametrize("backend", ["eager", None])

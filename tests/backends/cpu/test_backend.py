@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -111,6 +113,9 @@ class TestRefusals:
             monkeypatch.delitem(sys.modules, name)
         monkeypatch.setitem(sys.modules, "llvmlite", None)
         monkeypatch.delitem(sys.modules, "depthwise.backends.cpu.machine")
+        # What knows llvmlite's version.
+        monkeypatch.delitem(sys.modules, "depthwise.backends.cpu.disk.store")
+        monkeypatch.delattr("depthwise.backends.cpu.disk.store")
         why = CPU.refusal(call())
         assert why is not None
         assert why.startswith("llvmlite cannot be imported: ")
@@ -120,16 +125,20 @@ class TestRefusals:
         with depthwise.backend("cpu"), pytest.raises(DepthwiseError, match="refuses: llvmlite cannot be imported"):
             functional.depthwise_conv2d(X, WEIGHT)
 
-    def test_a_process_without_llvmlite(self) -> None:
+    @pytest.mark.parametrize("absent", ["llvmlite", "llvmlite.binding"])
+    def test_a_process_without_llvmlite(self, absent: str, tmp_path: Path) -> None:
         script = (
-            "import sys; sys.modules['llvmlite'] = None\n"
+            f"import sys; sys.modules['{absent}'] = None\n"
             "import torch, depthwise\n"
             "layer = depthwise.SeparableConv2d(3, 8, 3).eval()\n"
             "print(layer(torch.ones(1, 3, 9, 9)).shape)\n"
             "print(depthwise.backends.CPU.refusal(depthwise.doctor.EXAMPLE))\n"
         )
         script = script.replace("import torch, depthwise\n", "import torch, depthwise, depthwise.doctor\n")
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
+        # With nothing on disk LLVM itself is asked.
+        empty = os.environ | {"DEPTHWISE_CACHE_DIR": str(tmp_path / "kernels")}
+        command = [sys.executable, "-c", script]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=empty)
         assert done.returncode == 0, done.stderr
         assert "torch.Size([1, 8, 7, 7])\nllvmlite cannot be imported: " in done.stdout
 
@@ -290,7 +299,7 @@ class TestNorms:
     def test_training_mode_runs_the_parts(self) -> None:
         layer = normed().train()
         with torch.no_grad():
-            assert [choice.problem.operation for choice in chosen(layer, X)] == ["depthwise"]
+            assert [choice.problem.operation for choice in chosen(layer, X)] == ["depthwise", "pointwise"]
 
     def test_norms_fold_in_float64(self) -> None:
         """A large mean that nearly cancels: rounded before it is folded, it would be off by many times this bound."""

@@ -33,6 +33,13 @@ PROGRAMS = [
             for channels, residual in ((3, False), (16, True), (21, True))
             for layout, threads in (("last", 1), ("last", 2), ("planar", 1))
         ),
+        # Multiplied as pixels: results of fewer than a vector's lanes, and with a small cache all that is contiguous.
+        (Layer(9, (3, 3), out_channels=16), Input(1, (3, 4), 1, "planar")),
+        *(
+            (Layer(9, size, out_channels=16), Input(1, spatial, 1, layout, threads, small_cache=True))
+            for size, spatial, layout in (((3, 3), (7, 7), "planar"), ((9,), (50,), "last_sliced"))
+            for threads in (1, 2)
+        ),
         *(
             (Layer(8, (3, 3), out_channels=8, activations=(activation(i), activation(i + 1))), Input(1, (7, 7), 1))
             for i in range(len(ACTIVATIONS))

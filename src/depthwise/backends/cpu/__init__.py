@@ -146,10 +146,12 @@ def machine_refusal() -> str | None:
     """Why no generated code runs in this process, or None where it does."""
     try:
         from .machine import host
+
+        found = host()
     # Without the library itself, or with one for another system, llvmlite raises an OSError.
     except (ImportError, OSError) as error:
         return f"llvmlite cannot be imported: {error}"
-    if host() is None:
+    if found is None:
         return "this CPU has neither AVX2 with FMA, nor AVX-512, nor NEON"
     why = executable.refusal()
     if why is not None:

@@ -80,6 +80,8 @@ class PlanarBands(Cut):
 
 def planar_plan(g: Geometry, activation: Activation, machine: Machine, *, residual: bool) -> PlanarPlan:
     outputs = g.output_size[0] // g.groups
+    # Their sums, a row of vectors and a weight fit the registers.
+    are_few = outputs <= VECTORS_OF_FEW and (outputs + 1) * VECTORS_OF_FEW < machine.vector_registers
     return PlanarPlan(
         in_channels=g.depthwise_channels,
         out_channels=g.output_size[0],
@@ -87,8 +89,8 @@ def planar_plan(g: Geometry, activation: Activation, machine: Machine, *, residu
         activation=activation,
         residual=residual,
         lanes=machine.vector_lanes,
-        vectors=VECTORS if outputs > VECTORS_OF_FEW else VECTORS_OF_FEW,
-        rows=tuning_of(machine).tiles[VECTORS][0][0] if outputs > VECTORS_OF_FEW else outputs,
+        vectors=VECTORS_OF_FEW if are_few else VECTORS,
+        rows=outputs if are_few else tuning_of(machine).tiles[VECTORS][0][0],
     )
 
 
