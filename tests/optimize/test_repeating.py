@@ -98,6 +98,13 @@ def test_what_the_model_raises() -> None:
     assert (found, exported) == ("ZeroDivisionError: division by zero",) * 2
 
 
+def test_torch_does_not_log_what_the_model_raises(caplog: pytest.LogCaptureFixture) -> None:
+    _, found, exported = of(lambda x, linear: linear(x), linear=nn.Linear(32, 8))
+    assert isinstance(found, str)
+    assert isinstance(exported, str)
+    assert not [record for record in caplog.records if record.name == "torch._subclasses.fake_tensor"]
+
+
 def test_how_many_pieces_there_are_follows_the_sizes() -> None:
     one, found, exported = of(lambda x: x.chunk(3, 2)[0])
     check_same(found, exported)

@@ -27,7 +27,7 @@ from torch.export.graph_signature import InputKind
 from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode, PythonKeyTracer
 
 from ..errors import said
-from ..tracing import restored
+from ..tracing import restored, unlogged
 from .exported import all_arguments
 
 Values = dict[fx.Node, Any]
@@ -51,7 +51,7 @@ def repeated(
         known = _placeholders(model, program, args, kwargs)
         # As torch.export has it: batch norms are told.
         without_cudnn = torch.backends.cudnn.flags(enabled=False)
-        with restored(model), torch.no_grad(), without_cudnn, fakes, enable_python_dispatcher(), calls:
+        with restored(model), unlogged(), torch.no_grad(), without_cudnn, fakes, enable_python_dispatcher(), calls:
             try:
                 gives = model(*args, **kwargs)
             # The forward is the user's code.
