@@ -5,14 +5,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo import compiled_autograd
 from torch.utils.checkpoint import checkpoint
 
-from depthwise import accelerate_
+from depthwise import SeparableConv2d, accelerate_
 from depthwise.backends.cpu import machine
+from depthwise.blocks import SqueezeExcite
 from tests.accelerate.test_norms import block, weighted
 from tests.layers.test_turns import image, nodes
 
@@ -60,6 +63,21 @@ def test_a_compiled_step() -> None:
         weighted(torch.compile(model, backend="aot_eager")(image(4, 8, 9, 9))).backward()
 
     assert_same(*pair(), run)
+
+
+def test_a_backward_pass_that_is_compiled() -> None:
+    separable = SeparableConv2d(8, 8, 3, depthwise_norm=nn.BatchNorm2d)
+    theirs = nn.Sequential(*block(), SqueezeExcite(8, 4, gate=nn.Sigmoid), separable)
+    mine = copy.deepcopy(theirs)
+    accelerate_(mine)
+
+    def run(model: nn.Module) -> None:
+        loss = weighted(model(image(4, 8, 9, 9)))
+        # Theirs as it is.
+        with compiled_autograd._enable(torch.compile(backend="eager")) if model is mine else nullcontext():
+            loss.backward()
+
+    assert_same(mine, theirs, run)
 
 
 def test_autocast_with_a_scaler() -> None:

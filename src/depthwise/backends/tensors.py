@@ -63,7 +63,8 @@ def is_listened_to() -> bool:
 
 def are_plain(*tensors: Tensor) -> bool:
     """Whether generated code may read these, float32 all, and nobody records or rewrites what is done with them."""
-    if torch.is_grad_enabled() or is_listened_to():
+    # Compiled autograd traces backward passes.
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or is_listened_to():
         return False
     return all(tensor.dtype == torch.float32 and why_not_memory(tensor) is None for tensor in tensors)
 

@@ -116,6 +116,23 @@ def test_threads_take_and_free_at_once() -> None:
     assert own.bytes[0] == 0
 
 
+def test_a_signals_handler_may_come_at_any_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, mapped, inner = Leases(), memory.mapped, []
+
+    def interrupted(size: int) -> memory.Mapping:
+        inner.append(new(own, MANY).fill_(2.0))
+        own.release()
+        own.before_fork()
+        own.after_fork()
+        return mapped(size)
+
+    monkeypatch.setattr(memory, "mapped", interrupted)
+    kept = new(own, MANY).fill_(1.0)
+    assert own.bytes == (kept.nbytes, 0)
+    assert inner[0].data_ptr() != kept.data_ptr()
+    assert (inner[0] == 2.0).all()
+
+
 def test_tensors_are_as_any_other() -> None:
     own = Leases()
     tensor = new(own, MANY).fill_(2.0)

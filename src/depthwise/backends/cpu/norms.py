@@ -141,8 +141,10 @@ class Norm:
 
     def _looked_at(self, saved: Sequence[Tensor | None], dy: Tensor, wanted: tuple[bool, ...]) -> Bound | None:
         """The program for these; None where torch's operators are to compute the gradients."""
+        if not _is_as_planned(self.problem, saved, dy):
+            return None
         bound = _bound(_whole_backward if wanted[0] or wanted[3] else _sums_alone, self.problem)
-        if bound is None or not _is_as_planned(self.problem, saved, dy):
+        if bound is None:
             return None
         tensors = [dy, *(tensor for tensor in saved if tensor is not None)]
         known = _Backward((torch.get_num_threads(), wanted, len(tensors)), calls.guard(*tensors), bound)

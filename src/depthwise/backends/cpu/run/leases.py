@@ -46,7 +46,8 @@ class Leases:
     """Blocks of memory, in use and free, together no more than were lately in use at once."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # A signal's handler may come, and want memory or fork, while the thread that it interrupts holds it.
+        self._lock: Any = threading.RLock()
         # By size; of one size the latest, which may be in cache, first.
         self._free: list[Block] = []
         # Whatever frees a tensor may do it anywhere, while the lock is held too: it leaves the block here.
@@ -55,6 +56,8 @@ class Leases:
 
     def new(self, size: tuple[int, ...], strides: tuple[int, ...]) -> Tensor:
         """A dense float32 tensor without values, whose memory is used again when nothing refers to it."""
+        if self._lock._is_owned():
+            return memory.new_result(size, strides, torch.float32)
         count = prod(size)
         block = self._take(count * FLOAT_BYTES)
         lease = _lease_of(count * FLOAT_BYTES).from_address(block.address)
@@ -65,13 +68,16 @@ class Leases:
 
     def release(self) -> None:
         """Give the memory that nothing is in back to the system."""
-        with self._lock:
-            self._emptied()
+        if not self._lock._is_owned():
+            with self._lock:
+                self._emptied()
 
     def before_fork(self) -> None:
         """No other thread is in here, and nothing is free: its pages would be copied when they are written again."""
+        is_interrupted = self._lock._is_owned()
         self._lock.acquire()
-        self._emptied()
+        if not is_interrupted:
+            self._emptied()
 
     def after_fork(self) -> None:
         self._lock.release()
