@@ -70,6 +70,8 @@ def test_a_backward_pass_that_is_compiled() -> None:
     theirs = nn.Sequential(*block(), SqueezeExcite(8, 4, gate=nn.Sigmoid), separable)
     mine = copy.deepcopy(theirs)
     accelerate_(mine)
+    # What such tensors were read by is known then.
+    weighted(copy.deepcopy(mine)(image(4, 8, 9, 9))).backward()
 
     def run(model: nn.Module) -> None:
         loss = weighted(model(image(4, 8, 9, 9)))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 
 from ...geometry import Geometry
 from .. import calls
@@ -215,7 +216,7 @@ class _Convolution:
         self, gradient: Tensor, x: Tensor, weight: Tensor, bias_sizes: list[int] | None, wanted: tuple[bool, ...]
     ) -> tuple[Tensor | None, ...]:
         asked, found = torch.get_num_threads(), None
-        if not (torch.is_grad_enabled() or dispatch_modes() or forward_ad._current_level >= 0):
+        if not (is_compiling() or torch.is_grad_enabled() or dispatch_modes() or forward_ad._current_level >= 0):
             for threads, needed, reads, steps in self._backward:
                 if threads == asked and needed == wanted and reads(gradient, x, weight):
                     if not (gradient.data_ptr() and x.data_ptr() and weight.data_ptr()):

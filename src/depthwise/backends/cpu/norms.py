@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 
 from .. import calls
 from ..eager import activate
@@ -129,7 +130,7 @@ class Norm:
 
     def _known_to_read(self, saved: Sequence[Tensor | None], dy: Tensor, wanted: tuple[bool, ...]) -> Bound | None:
         """The program that read tensors like these, where nobody records or rewrites what is done."""
-        if torch.is_grad_enabled() or dispatch_modes() or forward_ad._current_level >= 0:
+        if is_compiling() or torch.is_grad_enabled() or dispatch_modes() or forward_ad._current_level >= 0:
             return None
         tensors = [dy, *(tensor for tensor in saved if tensor is not None)]
         key = torch.get_num_threads(), wanted, len(tensors)
