@@ -18,7 +18,7 @@ FLOORS = [
     ["errors", "version", "geometry", "files"],
     ["cost", "activations", "reference", "factorize", "folding", "modules"],
     ["backends"],
-    ["operators", "functional", "norms", "gates", "elementwise"],
+    ["operators", "functional", "refusals", "norms", "gates", "elementwise"],
     ["layers"],
     ["blocks", "keras"],
     ["inputs", "tracing", "count", "preparing", "measure"],

@@ -407,6 +407,30 @@ def test_a_forward_that_ends_the_process() -> None:
         trace(Calls(leave), (3,))
 
 
+class Uncopied(dict[str, int]):
+    """A dict that cannot be copied as objects are."""
+
+    def __reduce_ex__(self, _: Any) -> Any:
+        raise TypeError("no copy of this")
+
+
+def test_what_a_forward_puts_into_containers_is_undone() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen, self.nested, self.own = [1], ({"a": {2}},), Uncopied(x=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.seen.append(len(x))
+            self.nested[0]["a"].add(3)
+            self.own["y"] = 2
+            return x + 1
+
+    model = Counting()
+    trace(model, (3, 8, 8))
+    assert (model.seen, model.nested, model.own) == ([1], ({"a": {2}},), {"x": 1})
+
+
 def test_sizes_are_positive() -> None:
     with pytest.raises(DepthwiseError, match="input_size must be at least 1; got 0"):
         trace(nn.ReLU(), (3, 0, 8))

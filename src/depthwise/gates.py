@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .norms import refusal
+from .refusals import refusal
 
 _DIMENSIONS, _FORMAT = 4, torch.channels_last
 
@@ -19,10 +19,10 @@ def squeeze_excite(x: Any, factors_of: Callable[[Tensor], Tensor]) -> Tensor | N
     x, out:     (batch, channels, height, width) in float32, channels-last
     factors_of: of the means, (batch, channels, 1, 1), makes as many factors; it is called once
     """
-    # Before it is looked at: transforms have no words for how a tensor lies.
-    if refusal(x, None, None, None, None) is not None:
+    if refusal(x) is not None or x.dim() != _DIMENSIONS or not x.is_contiguous(memory_format=_FORMAT):
         return None
-    if x.dim() != _DIMENSIONS or not x.is_contiguous(memory_format=_FORMAT):
+    # One pixel is its own mean.
+    if x.numel() <= x.shape[1]:
         return None
     from .backends.cpu.gates import gate_of
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .backends import asked_backend
 from .backends.calls import ORDINARY, circumstances, guard
-from .backends.cpu import machine_refusal
 from .backends.formats import LAST
 from .backends.problem import Activation
-from .backends.tensors import Tensors, dispatch_modes, is_foreign, is_listened_to, why_not_memory
+from .backends.tensors import Tensors, dispatch_modes
+from .refusals import foreign, refusal
 
 if TYPE_CHECKING:
     from .backends.cpu.norms import Norm
@@ -47,7 +46,7 @@ def batch_norm(
     key = id(weight), eps, activation, bias is None, residual is None, moves
     norm = _found(key, x, tensors)
     if norm is None:
-        if refusal(x, running, weight, bias, residual) is not None:
+        if norm_refusal(x, running, weight, bias, residual) is not None:
             return None
         from .backends.cpu.norms import norm_of
 
@@ -87,7 +86,7 @@ def _keep(key: tuple[object, ...], x: Tensor, tensors: Tensors, norm: Norm) -> N
         _known.pop(oldest, None)
 
 
-def refusal(
+def norm_refusal(
     x: Tensor,
     running: tuple[Tensor, Tensor] | None,
     weight: Tensor | None,
@@ -95,26 +94,21 @@ def refusal(
     residual: Tensor | None,
 ) -> str | None:
     """Why torch's operators compute a batch norm in training mode, or None where kernels of ours do."""
-    if torch.compiler.is_compiling() or is_listened_to():
-        return "something sees or rewrites operators"
-    if not isinstance(x, Tensor) or x.dim() not in _FORMATS or not _is_dense(x):
+    why = refusal(x) if residual is None else refusal(x, residual)
+    if why is not None:
+        return why
+    if x.dim() not in _FORMATS or not _is_dense(x):
         return "the input is neither channels-last nor contiguous"
     if x.numel() <= x.shape[1]:
-        return "there is one pixel, or none"
+        return "there is one pixel"
     if residual is not None and (residual.shape != x.shape or residual.stride() != x.stride()):
         return "the residual does not lie as the input does"
-    for tensor in (x, residual):
-        why = None if tensor is None else _foreign(tensor) or why_not_memory(tensor)
-        if why is not None:
-            return why
     # Numbers by channel are looked at less: each look takes as long as the smallest norms.
     for tensor in (weight, bias, *(running or ())):
-        why = None if tensor is None else _foreign(tensor) or _not_by_channel(tensor, x.shape[1])
+        why = None if tensor is None else foreign(tensor) or _not_by_channel(tensor, x.shape[1])
         if why is not None:
             return why
-    if asked_backend() not in (None, "cpu"):
-        return "another backend is asked for"
-    return machine_refusal()
+    return None
 
 
 def _is_dense(x: Tensor) -> bool:
@@ -124,13 +118,3 @@ def _is_dense(x: Tensor) -> bool:
 def _not_by_channel(tensor: Tensor, channels: int) -> str | None:
     is_one_each = tensor.shape == (channels,) and (channels == 1 or tensor.stride(0) == 1)
     return None if is_one_each else "a weight or a statistic is not one number a channel"
-
-
-def _foreign(tensor: Any) -> str | None:
-    if is_foreign(tensor):
-        return f"a tensor is a {type(tensor).__name__}"
-    if tensor.dtype != torch.float32 or not tensor.is_cpu or tensor.layout != torch.strided:
-        return f"a tensor is {tensor.dtype} on {tensor.device}, not torch.float32 on cpu"
-    if tensor.is_neg():
-        return "a tensor is a view that negates"
-    return None if tensor.data_ptr() else "a tensor has no memory"

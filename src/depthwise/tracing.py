@@ -10,7 +10,6 @@ import gc
 import logging
 from collections.abc import Container, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -230,7 +229,7 @@ def restored(model: nn.Module) -> Iterator[None]:
     found: dict[int, Any] = {}
     for module in model.modules():
         _find_containers(vars(module), found)
-    saved = [(container, copy(container)) for container in found.values()]
+    saved = [(container, _content(container)) for container in found.values()]
     try:
         yield
     finally:
@@ -244,6 +243,11 @@ def restored(model: nn.Module) -> Iterator[None]:
             else:
                 container.clear()
                 container.update(content)
+
+
+def _content(container: Any) -> Any:
+    """What is in a dict, a list or a set, of whatever class: a copy of a user's own class could be anything."""
+    return next(kind(container) for kind in (dict, list, set) if isinstance(container, kind))
 
 
 def _find_containers(item: Any, found: dict[int, Any]) -> None:

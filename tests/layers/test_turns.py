@@ -13,7 +13,7 @@ from depthwise import SeparableConv2d, backend
 from depthwise.backends.cpu import machine
 from depthwise.blocks import BlueprintConv2d, InvertedResidual, MobileNetV1Block, XceptionBlock
 from depthwise.layers.turns import in_turn, normalized
-from depthwise.norms import batch_norm, refusal
+from depthwise.norms import batch_norm, norm_refusal
 
 pytestmark = pytest.mark.skipif(machine.host() is None, reason="no generator serves this machine")
 LAST = torch.channels_last
@@ -189,12 +189,12 @@ def test_frozen_parameters() -> None:
 
 def test_why_torch_computes_is_told() -> None:
     x, ones = image(2, 4, 5, 5), torch.ones(4)
-    assert refusal(x, (ones, ones), ones, ones, x) is None
-    assert refusal(x.contiguous(), (ones, ones), ones, ones, None) is None
-    assert refusal(x[..., ::2], None, None, None, None) == "the input is neither channels-last nor contiguous"
-    assert refusal(image(1, 4, 1, 1), None, None, None, None) == "there is one pixel, or none"
-    assert refusal(x, None, None, None, x.contiguous()) == "the residual does not lie as the input does"
-    assert refusal(x, None, torch.ones(3), None, None) == "a weight or a statistic is not one number a channel"
+    assert norm_refusal(x, (ones, ones), ones, ones, x) is None
+    assert norm_refusal(x.contiguous(), (ones, ones), ones, ones, None) is None
+    assert norm_refusal(x[..., ::2], None, None, None, None) == "the input is neither channels-last nor contiguous"
+    assert norm_refusal(image(1, 4, 1, 1), None, None, None, None) == "there is one pixel"
+    assert norm_refusal(x, None, None, None, x.contiguous()) == "the residual does not lie as the input does"
+    assert norm_refusal(x, None, torch.ones(3), None, None) == "a weight or a statistic is not one number a channel"
     for odd in (
         torch.ones(()),
         torch.ones(1),
@@ -207,12 +207,13 @@ def test_why_torch_computes_is_told() -> None:
             *((None, odd, None), (None, None, odd)),
             *(((odd, ones), None, None), ((ones, odd), None, None)),
         ):
-            told = refusal(x, running, weight, bias, None)
+            told = norm_refusal(x, running, weight, bias, None)
             assert told == "a weight or a statistic is not one number a channel"
-    assert refusal(x, None, ones.double(), None, None) == "a tensor is torch.float64 on cpu, not torch.float32 on cpu"
-    assert refusal(x._neg_view(), None, None, None, None) == "a tensor is a view that negates"
+    told = norm_refusal(x, None, ones.double(), None, None)
+    assert told == "a tensor is torch.float64 on cpu, not torch.float32 on cpu"
+    assert norm_refusal(x._neg_view(), None, None, None, None) == "a tensor is a view that negates"
     with backend("eager"):
-        assert refusal(x, None, None, None, None) == "another backend is asked for"
+        assert norm_refusal(x, None, None, None, None) == "another backend is asked for"
     with torch.autocast("cpu"):
-        assert refusal(x, None, None, None, None) == "something sees or rewrites operators"
+        assert norm_refusal(x, None, None, None, None) == "something sees or rewrites operators"
     assert batch_norm(x[..., ::2], None, None, None, 0.1, 1e-5) is None

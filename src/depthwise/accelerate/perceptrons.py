@@ -10,14 +10,15 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from ..elementwise import activation
 from ..functional import pointwise_conv
+from ..layers.activations import activation_name
 from ..layers.depthwise import weight_and_bias
 from ..layers.turns import is_seen
-from ..norms import refusal
+from ..refusals import refusal
 from .classes import Forward, Kind, MakeForward
 from .norms import is_traced
 
 _RANK = 2
-_GELUS = ("torch.nn.modules.activation", "GELU"), ("timm.layers.activations", "GELU")
+_TIMM_GELU = "timm.layers.activations", "GELU"
 
 
 def perceptron_forward(kind: Any) -> Forward:
@@ -37,11 +38,10 @@ def _linear(layer: nn.Module, x: Any) -> Any:
     if type(layer) is not nn.Linear or is_seen(layer) or not isinstance(x, Tensor) or x.dim() != _RANK + 2:
         return layer(x)
     weight, bias = weight_and_bias(layer)
-    images = x.movedim(-1, 1)
     is_recorded = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    if not (is_recorded and x.is_contiguous()) or refusal(images, None, None, None, None) is not None:
+    if not is_recorded or refusal(x) is not None or not x.is_contiguous() or x.numel() <= x.shape[-1]:
         return layer(x)
-    out = pointwise_conv(_RANK, images, weight[..., None, None], bias).movedim(1, -1)
+    out = pointwise_conv(_RANK, x.movedim(-1, 1), weight[..., None, None], bias).movedim(1, -1)
     # Where an axis has size 1, its stride may have passed for that of contiguous images: a dropout draws in the order
     # in which numbers lie.
     return out.contiguous()
@@ -49,7 +49,7 @@ def _linear(layer: nn.Module, x: Any) -> Any:
 
 def _activated(module: nn.Module, x: Any) -> Any:
     kind = type(module)
-    is_gelu = (kind.__module__, kind.__name__) in _GELUS and getattr(module, "approximate", "none") == "none"
+    is_gelu = activation_name(module) == "gelu" or (kind.__module__, kind.__name__) == _TIMM_GELU
     out = activation(x, ("gelu", 0.0)) if is_gelu and not is_seen(module) else None
     return module(x) if out is None else out
 

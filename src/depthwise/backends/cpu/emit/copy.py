@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..plan.copy import CopyPlan
+from ..plan.rows import RowPlan
 from .elementwise import each_channel
 from .ir import Block, Int
 from .kernel import OnePlanKernel
@@ -23,7 +23,7 @@ class CopyKernel(OnePlanKernel):
     pointers = ("x", "out")
     numbers = ("all_rows", "x_start", "out_start", "x_step", "out_step")
 
-    plan: CopyPlan
+    plan: RowPlan
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
         rows = e.number("all_rows")

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..plan.gate import GatePlan
+from ..plan.rows import RowPlan
 from .ir import Block, Int, Ptr, Vec, least
 from .kernel import OnePlanKernel
 from .row_sums import pairwise
@@ -51,7 +51,7 @@ class GateGradientKernel(OnePlanKernel):
     numbers = ("images", "pixels")
     writes = ("dx", "factors_gradient")
 
-    plan: GatePlan
+    plan: RowPlan
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
         images, pixels, channels = e.number("images"), e.number("pixels"), self.plan.channels

@@ -5,8 +5,9 @@ from __future__ import annotations
 from ...pixels import Copy
 from ..emit.copy import CopyKernel
 from ..machine import Machine
-from ..plan.copy import CopyPlan, Pieces
+from ..plan.copy import Pieces
 from ..plan.elementwise import shared_by
+from ..plan.rows import RowPlan
 from ..plan.sizes import lanes_below
 from ..plan.view import View
 from ..run.program import Program, Stage
@@ -14,7 +15,7 @@ from .decision import Decision, of_pixels
 
 
 def lower_copy(problem: Copy, machine: Machine, threads: int) -> Decision:
-    plan = CopyPlan(problem.channels, lanes_below(problem.channels, machine.vector_lanes))
+    plan = RowPlan(problem.channels, lanes_below(problem.channels, machine.vector_lanes))
     cut = Pieces(
         threads=shared_by(problem.rows * problem.channels, problem.rows, threads),
         all_rows=problem.rows,

@@ -8,7 +8,9 @@ from ...pixels import Elementwise, Mean, Term
 from ..emit.gate_gradient import GateGradientKernel
 from ..machine import Machine
 from ..plan.elementwise import shared_by
-from ..plan.gate import WholeImages, gate_plan
+from ..plan.gate import WholeImages
+from ..plan.rows import RowPlan
+from ..plan.sizes import lanes_below
 from ..plan.view import View
 from ..run.program import Program, Stage
 from .elementwise import lower_elementwise
@@ -44,7 +46,8 @@ def gradient_program(problem: GateProblem, machine: Machine, threads: int) -> Pr
     elements = problem.images * problem.pixels * problem.channels
     team = shared_by(elements, problem.images, threads)
     cut = WholeImages(threads=team, images=problem.images, pixels=problem.pixels)
-    return Program((Stage(GateGradientKernel(machine, gate_plan(problem.channels, machine)), View(), cut),))
+    plan = RowPlan(problem.channels, lanes_below(problem.channels, machine.vector_lanes))
+    return Program((Stage(GateGradientKernel(machine, plan), View(), cut),))
 
 
 def _with(term: Term, problem: GateProblem, machine: Machine, threads: int) -> Program:

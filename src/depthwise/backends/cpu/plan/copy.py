@@ -4,20 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .constants import Plan
 from .cut import Cut
-
-
-@dataclass(frozen=True, slots=True)
-class CopyPlan(Plan):
-    """So many numbers of each row, in vectors of `lanes`."""
-
-    channels: int
-    lanes: int
-
-    @property
-    def name(self) -> str:
-        return f"c{self.channels}_v{self.lanes}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,8 @@ from math import prod
 from ....geometry import Geometry
 from ...base import Activation
 from ..machine import FLOAT_BYTES, Machine
-from .constants import Plan
 from .cut import Cut
+from .product import Grouped
 from .sizes import activation_name, moved_bytes
 from .tuning import tuning_of
 
@@ -22,19 +22,12 @@ MOST_BETWEEN = 4
 
 
 @dataclass(frozen=True, slots=True)
-class PlanarPlan(Plan):
-    """The constants of a loop nest: (out_channels, in_channels) x (in_channels, pixels) in each group.
+class PlanarPlan(Grouped):
+    """(out_channels, in_channels) x (in_channels, pixels) in each group.
 
     lanes, vectors, rows: register tiles are of at most `rows` output channels x `vectors` vectors of `lanes` pixels
     """
 
-    in_channels: int
-    out_channels: int
-    groups: int
-    activation: Activation
-    residual: bool
-    lanes: int
-    vectors: int
     rows: int
 
     @property
@@ -46,14 +39,6 @@ class PlanarPlan(Plan):
     @property
     def packing(self) -> tuple[object, ...]:
         return ("rows",)
-
-    @property
-    def group_inputs(self) -> int:
-        return self.in_channels // self.groups
-
-    @property
-    def group_outputs(self) -> int:
-        return self.out_channels // self.groups
 
     @property
     def tiles(self) -> tuple[tuple[int, int, int], ...]:

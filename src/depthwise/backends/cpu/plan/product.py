@@ -1,4 +1,4 @@
-"""A matrix product in each group, as panels of weights: what pointwise and dense plans have in common."""
+"""A matrix product in each group: what all plans of products have in common, and those with panels of weights."""
 
 from __future__ import annotations
 
@@ -13,11 +13,8 @@ from .tuning import tuning_of
 
 
 @dataclass(frozen=True, slots=True)
-class Product(Plan):
-    """(pixels, terms) x (terms, out_channels) in each group, and what becomes of the sums.
-
-    lanes, vectors: register tiles are some pixels x `vectors` vectors of `lanes` output channels
-    """
+class Grouped(Plan):
+    """A product in each group of channels, what becomes of the sums, and `vectors` of `lanes` of a register tile."""
 
     in_channels: int
     out_channels: int
@@ -26,6 +23,22 @@ class Product(Plan):
     residual: bool
     lanes: int
     vectors: int
+
+    @property
+    def group_inputs(self) -> int:
+        return self.in_channels // self.groups
+
+    @property
+    def group_outputs(self) -> int:
+        return self.out_channels // self.groups
+
+
+@dataclass(frozen=True, slots=True)
+class Product(Grouped):
+    """(pixels, terms) x (terms, out_channels) in each group.
+
+    lanes, vectors: register tiles are some pixels x `vectors` vectors of `lanes` output channels
+    """
 
     @property
     def packing(self) -> tuple[object, ...]:
@@ -37,17 +50,9 @@ class Product(Plan):
         return self.out_channels
 
     @property
-    def group_inputs(self) -> int:
-        return self.in_channels // self.groups
-
-    @property
     def terms(self) -> int:
         """Products that one sum is of: rows of a panel."""
         return self.group_inputs
-
-    @property
-    def group_outputs(self) -> int:
-        return self.out_channels // self.groups
 
     @property
     def group_vectors(self) -> int:

@@ -24,6 +24,9 @@ from . import memory
 
 # Smaller tensors the C library puts where others were.
 LEAST_BYTES = memory.MIB
+# Blocks begin in one of so many places, so many bytes apart: in other sets of the caches than what a kernel reads and
+# writes beside them.
+_PLACES, _APART_BYTES = 31, 4096 + 5 * 64
 # A block may be larger than what is in it by so many parts of that.
 _SPARE = 8
 # Of the most that was in use at once, what was before twice so many leases is forgotten.
@@ -108,8 +111,9 @@ class Leases:
 
     def _mapped(self, size: int) -> Block:
         self._drop(max(self._most, self._most_before, self._used + size) - size)
-        held, _, address = memory.mapped(size)
-        return Block(size, 0, address, held)
+        shift = self._count % _PLACES * _APART_BYTES
+        found = memory.mapped(size + shift)
+        return Block(size, 0, found.address + shift, found.held)
 
     def _drop(self, most: int) -> None:
         """Give back what was free the longest, until no more than `most` is used and kept."""
