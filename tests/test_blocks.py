@@ -170,6 +170,8 @@ def test_arguments_are_checked(make: Callable[[], object], message: str) -> None
 )
 def test_the_attributes_of_a_convolution(block: Any, expected: tuple[Any, ...]) -> None:
     assert (block.in_channels, block.out_channels, block.kernel_size, block.stride) == expected
+    same = tuple(k // 2 for k in block.kernel_size) if type(block) is not BlueprintConv2d else (0, 0)
+    assert (block.padding, block.dilation) == (same, (1, 1))
 
 
 def test_all_attributes_of_a_blueprint() -> None:

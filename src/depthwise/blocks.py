@@ -38,6 +38,8 @@ class MobileNetV1Block(nn.Module):
     out_channels: int
     kernel_size: tuple[int, ...]
     stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
 
     def __init__(
         self, in_channels: int, out_channels: int, stride: IntOrTuple = 1, device: Any = None, dtype: Any = None
@@ -117,6 +119,8 @@ class InvertedResidual(nn.Module):
     out_channels: int
     kernel_size: tuple[int, ...]
     stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
 
     def __init__(
         self,
@@ -305,6 +309,8 @@ class XceptionBlock(nn.Module):
     out_channels: int
     kernel_size: tuple[int, ...]
     stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
 
     def __init__(
         self,
@@ -361,6 +367,8 @@ class ConvNeXtBlock(nn.Module):
     out_channels: int
     kernel_size: tuple[int, ...]
     stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
 
     def __init__(
         self,
@@ -403,6 +411,7 @@ def _name_sizes(block: Any, in_channels: int, out_channels: int, kernel_size: In
     block.in_channels, block.out_channels = in_channels, out_channels
     block.kernel_size = per_axis(kernel_size, 2, "kernel_size")
     block.stride = per_axis(stride, 2, "stride")
+    block.padding, block.dilation = tuple(k // 2 for k in block.kernel_size), (1, 1)
 
 
 def _to(device: Any, dtype: Any) -> dict[str, Any]:

@@ -211,7 +211,9 @@ def separate(
     budget: Annotated[
         float | None, typer.Option(help="Share of the dense multiplications; 0.5 where not given.")
     ] = None,
-    max_error: Annotated[float | None, typer.Option(help="Or: the greatest relative error of each layer.")] = None,
+    max_error: Annotated[
+        float | None, typer.Option(help="Or: the greatest relative error of the network's output on the samples.")
+    ] = None,
     adapter: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="package.module:callable: makes the model's input of a batch."),

@@ -44,11 +44,14 @@ class Acceleration:
         return tuple(module for module in self.modules if not module.became)
 
     @property
-    def summary(self) -> str:
+    def gained(self) -> str:
+        """How many became what."""
         kinds = Counter(module.became for module in self.accelerated)
-        if not kinds:
-            return "nothing to accelerate"
-        return ", ".join(f"{number} {kind}" for kind, number in kinds.items()) + f"; {len(self.left)} left as they were"
+        return ", ".join(f"{number} {kind}" for kind, number in kinds.items())
+
+    @property
+    def summary(self) -> str:
+        return f"{self.gained}; {len(self.left)} left as they were" if self.gained else "nothing to accelerate"
 
     def notes(self) -> list[str]:
         """Sentences on the whole."""
