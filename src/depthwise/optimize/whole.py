@@ -45,12 +45,17 @@ class Call:
         self._results = [(lie.buffer, lie.shape, lie.strides) for lie in results]
         self._gives = [(lie.buffer, lie.shape, lie.strides) for lie in gives]
 
-    def run(self, given: Sequence[Tensor]) -> Sequence[Tensor] | None:
-        """What it gives; None where what it is given is not as it was planned."""
+    def reads(self, given: Sequence[Tensor]) -> bool:
+        """Whether what it is given is as it was planned."""
+        return all(
+            x.shape == shape and x.dtype is torch.float32 and _is_plain(name, x)
+            for (name, _, shape, _), x in zip(self._reads, given, strict=True)
+        )
+
+    def computed(self, given: Sequence[Tensor]) -> list[Tensor]:
+        """What it gives for tensors that it reads."""
         tensors: dict[str, Tensor] = {}
-        for (name, buffer, shape, strides), x in zip(self._reads, given, strict=True):
-            if x.shape != shape or x.dtype is not torch.float32 or not _is_plain(name, x):
-                return None
+        for (_, buffer, shape, strides), x in zip(self._reads, given, strict=True):
             tensors[buffer] = x if x.stride() == strides else _laid(x, shape, strides)
         for buffer, shape, strides in self._results:
             tensors[buffer] = torch.empty_strided(shape, strides)
@@ -114,17 +119,17 @@ class Whole(Program):
 
     def run(self, given: Sequence[Any], batch: int) -> Sequence[Any]:
         if batch and not is_listened_to() and asked_backend() in (None, CPU.name):
-            call = self._call(batch)
-            made = None if call is None else call.run(given)
-            if made is not None:
-                return made
+            call = self.call(batch)
+            if call is not None and call.reads(given):
+                return call.computed(given)
         return self._otherwise.run(given, batch)
 
     def figures(self) -> Figures | None:
         series = self._series(self._at(self._batch))
         return CPU.figures(series) if series is not None and series.steps else None
 
-    def _call(self, batch: int) -> Call | None:
+    def call(self, batch: int) -> Call | None:
+        """The program bound for a batch and this number of threads; None where there is none."""
         key = batch, torch.get_num_threads()
         found = self._kept.get(key, _MISSING)
         if not isinstance(found, _Missing):
