@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import depthwise
 from depthwise import DepthwiseError, SeparableConv2d, load_optimized, optimize
@@ -405,3 +407,78 @@ def test_other_refusals() -> None:
         optimize(3, torch.zeros(1))  # type: ignore[arg-type]
     with pytest.raises(DepthwiseError, match="there is no pass speed; known: identities, constants, norms"):
         optimized(nn.Identity(), torch.zeros(1), without=("speed",))
+
+
+def large() -> nn.Module:
+    """One whose weights are worth giving up."""
+    return randomised(
+        nn.Sequential(
+            *(nn.Conv2d(3, 48, 3, stride=2, padding=1), nn.ReLU(), InvertedResidual(48, 256, squeeze=4)),
+            *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 300)),
+        )
+    )
+
+
+def away(found: Optimized) -> list[str]:
+    """The weights that hold no memory."""
+    return [spec.name for spec in found._network.graph.weights if not found._network.weights[spec.name].numel()]
+
+
+def spent(found: Optimized, x: Tensor) -> Optimized:
+    """The module after a call, some of its weights given up."""
+    found(x)
+    assert away(found)
+    return found
+
+
+@pytest.mark.parametrize("made_in", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("called_in", [torch.no_grad, torch.inference_mode])
+def test_weights_that_packs_hold_are_there_when_they_are_wanted(
+    tmp_path: Path, made_in: Callable[[], Any], called_in: Callable[[], Any]
+) -> None:
+    model, x = large(), torch.randn(1, 3, 24, 24)
+    with made_in():
+        optimize(model, x).save(tmp_path / "net.safetensors")
+        made = optimize(model, x), load_optimized(tmp_path / "net.safetensors")
+    with called_in():
+        for found in made:
+            spent(found, x).save(tmp_path / "again.safetensors")
+            before, after = (load_file(tmp_path / f"{name}.safetensors") for name in ("net", "again"))
+            assert before.keys() == after.keys()
+            assert all(torch.equal(before[name], weight) for name, weight in after.items())
+            expected = found(x)
+            for other in (load_optimized(tmp_path / "again.safetensors"), copy.deepcopy(found)):
+                assert torch.equal(spent(other, x)(x), expected)
+            for sizes in ((2, 3, 24, 24), (1, 3, 57, 40), (5, 3, 8, 8)):
+                assert difference(found, model, torch.randn(sizes)) <= 1
+                assert away(found)
+            found.profile(x, seconds=0.0)
+            assert "segment" in str(found.report)
+            assert away(found)
+            # PyTorch's operators read them, from then on.
+            assert found(x[:0]).shape == (0, 300)
+            assert not away(found)
+            assert difference(found, model, x) <= 1
+
+
+def test_weights_come_back_as_tensors_of_no_mode() -> None:
+    model, x = large(), torch.randn(2, 3, 24, 24)
+    found = spent(optimize(model, x), x)
+    with FlopCounterMode(display=False):
+        counted = found(x)
+    assert not away(found)
+    assert all(type(weight) is Tensor for weight in found._network.weights.values())
+    torch.testing.assert_close(counted, found(x))
+
+
+def test_the_models_own_weights_are_not_given_up() -> None:
+    model, x = large(), torch.randn(1, 3, 24, 24)
+    before = copy.deepcopy(model.state_dict())
+    spent(optimize(model, x), x)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    shared = torch.randn(300, 48)
+    turned = Calls(lambda x: F.linear(x, shared))
+    expected = shared.clone()
+    found = optimize(turned, torch.randn(2, 48))
+    spent(found, torch.randn(2, 48))
+    assert torch.equal(shared, expected)

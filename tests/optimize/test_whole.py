@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from depthwise import DepthwiseError, backend
 from depthwise.backends import CPU
+from depthwise.backends.packs import Packs
 from depthwise.optimize import whole
 from depthwise.optimize.frozen import optimized
 from depthwise.optimize.module import MOST_PLANS, Optimized
@@ -154,9 +155,9 @@ def test_what_is_kept_is_bounded(pair: Pair) -> None:
         found(x.expand(batch, 3, 10, 11))
     program = program_of(found, x)
     assert len(program._kept) == MOST_KEPT
-    packs = len(program._packs)
+    packs = len(found._packs._packs)
     assert difference(found, model, x) <= 1
-    assert len(program._packs) == packs
+    assert len(found._packs._packs) == packs
 
 
 def test_calls_keep_no_memory(pair: Pair) -> None:
@@ -219,12 +220,12 @@ def test_weights_are_packed_once_for_all_sizes(pair: Pair) -> None:
     found = optimized(model, torch.zeros(1, 3, 32, 32))
     for batch, size in ((1, 32), (1, 48), (3, 32)):
         assert difference(found, model, torch.randn(batch, 3, size, size)) <= 1
-    kept = dict(found._packs)
+    kept = dict(found._packs._packs)
     assert len(found._plans) == 2
     assert all(program_of(found, torch.zeros(1, 3, n, n))._packs is found._packs for n in (32, 48))
     found(torch.randn(2, 3, 48, 48))
     found.profile(torch.randn(2, 3, 48, 48), seconds=0.0)
-    assert all(found._packs[key] is pack for key, pack in kept.items())
+    assert all(found._packs.find(key) is pack for key, pack in kept.items())
 
 
 def test_the_examples_plan_is_kept(pair: Pair) -> None:
@@ -300,7 +301,7 @@ def test_where_no_code_can_be_generated_all_is_torchs(pair: Pair, monkeypatch: p
 def test_a_node_without_work_gives_what_it_reads_where_it_lies() -> None:
     """Node by node too, as a profile runs them: the order in which the stem reads an image is nobody's work."""
     found, x = optimized(nn.Conv2d(3, 8, 3), torch.zeros(1, 3, 9, 9)), torch.randn(1, 3, 9, 9)
-    alone = plan(found._network, {"input_0": (1, 3, 9, 9)}, 1, {}, node_by_node=True)
+    alone = plan(found._network, {"input_0": (1, 3, 9, 9)}, 1, Packs(), node_by_node=True)
     assert [segment.nodes[0].operator for segment in alone.segments] == ["layout", "conv"]
     (laid_out,) = alone.programs[0].run([x], 1)
     assert laid_out.data_ptr() == x.data_ptr()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from math import prod
 
 import torch
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from depthwise.backends.base import DepthwiseTensors, PointwiseTensors, Weights
 from depthwise.backends.cpu import series as module
 from depthwise.backends.cpu.machine import Machine
-from depthwise.backends.cpu.pack import Pack, Shelf
+from depthwise.backends.cpu.pack import Shelf
 from depthwise.backends.cpu.run.program import ZEROS, Program
+from depthwise.backends.packs import Packs
 from depthwise.backends.pixels import Copy, Elementwise, Mean, PixelProblem, Term
 from depthwise.backends.problem import Activation, Operation, Problem
 from depthwise.backends.series import Series, Step
@@ -64,7 +65,7 @@ def run_series(
     """What a series gives, by name, flat; its arena starts as NaN. apart: each buffer of the arena in memory alone."""
     found = module.plan(series, target, team)
     program = found.program
-    packs: dict[Hashable, Pack] = {}
+    packs = Packs()
     buffers = {name: memory.place(tensor) for name, tensor in {**tensors, **series.constants}.items()}
     for number, own in found.packings.items():
         pack = module._packed(series.steps[number], own, packs, Shelf(0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -16,6 +16,7 @@ from .problem import Activation as Activation
 from .problem import Operation, Problem
 
 if TYPE_CHECKING:
+    from .packs import Packs
     from .series import Compiled, Figures, Series
 
 
@@ -228,7 +229,7 @@ class Backend(ABC):
         """The name of what would run `problem`."""
         return None
 
-    def compiled(self, series: Series, packs: MutableMapping[Hashable, Any]) -> Compiled | None:  # noqa: ARG002
+    def compiled(self, series: Series, packs: Packs) -> Compiled | None:  # noqa: ARG002
         """What runs problems that it does not refuse in one call; None where it cannot.
 
         packs: what is made of weights, which series of other sizes use too

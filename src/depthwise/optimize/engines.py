@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from ..backends import CPU
+from ..backends.packs import Packs
 from .graph import Node
 from .lowering import LoweredGraph, lower_graph
 from .network import Network
@@ -17,8 +18,6 @@ from .segments import Engine, Program, Segment
 from .whole import Whole
 
 Step = Callable[[dict[str, Any], int], Any]
-# What a backend keeps of a network's weights; of use as long as these are held.
-Packs = MutableMapping[Hashable, Any]
 NO_WORK = "no work: another look at its input"
 # Of a network at its sizes: batches that it is lowered for, the oldest go first.
 MOST_BATCHES = 8

@@ -12,11 +12,11 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from ..backends.forks import Lock
+from ..backends.packs import Packs
 from ..backends.tensors import address_of
 from ..errors import DepthwiseError
 from .again import MOST_KNOWN, Again, again, laid_out
 from .capture import Call, capture
-from .engines import Packs
 from .file import from_bytes, load, save, to_bytes
 from .graph import Batch, Tree, Value
 from .network import Network, Shape
@@ -53,12 +53,13 @@ class Optimized(nn.Module):
 
     def __init__(self, network: Network, saved: dict[str, int], source: Source | None = None) -> None:
         super().__init__()
-        self._network = network
+        # What another capture may need is the model's too.
+        own = source is None
+        self._network = network = network.copied() if own else network
         self._saved = saved
         self._source = source
         self._lock = Lock()
-        # Of this network's weights, whatever sizes and batches they are packed for.
-        self._packs: Packs = {}
+        self._packs = Packs(gives_up=own)
         self._first = plan(network, network.sizes, _batch_of(network, network.sizes), self._packs)
         self._plans: dict[tuple[Any, ...], Plan] = {self._key(network.sizes): self._first}
         self._known: tuple[Again, ...] = ()
@@ -101,7 +102,8 @@ class Optimized(nn.Module):
     @property
     def report(self) -> NetworkReport:
         """What runs where, and why, for inputs of the example's sizes."""
-        return report(self._first, self._saved)
+        with self._packs.weights():
+            return report(self._first, self._saved)
 
     def profile(self, *args: Any, seconds: float = 1.0, **kwargs: Any) -> Profile:
         """What each node of the network takes with these arguments, each run alone, about so long in all."""
@@ -112,13 +114,14 @@ class Optimized(nn.Module):
                 f"batches below {least} run on the model as it is, of which no node can be timed; got {batch}"
             )
         found = self._plan(tensors, batch)
-        alone = plan(found.network, self._shapes(tensors), max(batch, 1), found.packs, node_by_node=True)
-        with torch.no_grad():
+        with found.packs.weights(), torch.no_grad():
+            alone = plan(found.network, self._shapes(tensors), max(batch, 1), found.packs, node_by_node=True)
             return profile(alone, tensors, batch, seconds)
 
     def save(self, path: str | Path) -> None:
         """Write the network to one safetensors file, which `load_optimized` reads; kernels are made where it runs."""
-        save(path, self._network, self._saved)
+        with self._packs.weights():
+            save(path, self._network, self._saved)
 
     def train(self, mode: bool = True) -> Optimized:  # noqa: ARG002  nn.Module's own signature
         """The module itself: it is frozen, and computes the same in either mode."""
@@ -128,7 +131,8 @@ class Optimized(nn.Module):
         return self.report.summary
 
     def __reduce__(self) -> tuple[Any, tuple[bytes]]:
-        return _of_bytes, (to_bytes(self._network, self._saved),)
+        with self._packs.weights():
+            return _of_bytes, (to_bytes(self._network, self._saved),)
 
     def _tensors(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, ...]:
         """The tensors of a call, checked against those that the network was captured with."""
@@ -189,7 +193,7 @@ class Optimized(nn.Module):
         network, shapes = self._network, self._shapes(tensors)
         if network.is_sized and not _fits(network, shapes):
             network = self._recaptured(tensors)
-            return plan(network, network.sizes, _batch_of(network, network.sizes), {})
+            return plan(network, network.sizes, _batch_of(network, network.sizes), Packs())
         batch = network.batch or max(batch, 1)
         return plan(network, at_batch(network, shapes, batch), batch, self._packs)
 

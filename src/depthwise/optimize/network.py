@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from .graph import Argument, Graph, Node, Spec, Value, renamed, values_in
@@ -39,6 +40,11 @@ class Network:
     takes_last: bool = False
     gives_last: tuple[bool, ...] = ()
     least: int = 0
+
+    def copied(self) -> Network:
+        """The same with weights of its own, made in no inference mode: they may be changed anywhere."""
+        with torch.inference_mode(mode=False):
+            return replace(self, weights={name: weight.clone() for name, weight in self.weights.items()})
 
     def bytes(self) -> int:
         storages = {w.untyped_storage().data_ptr(): w.untyped_storage().nbytes() for w in self.weights.values()}

@@ -9,13 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..backends.packs import Packs
 from ..backends.tensors import address_of
-from .engines import Kernels, Packs, TorchOperators
+from .engines import Kernels, TorchOperators
 from .network import Network, Shape
 from .operators import DTYPES, bound
 from .rules import Arguments, Shapes
 from .segments import Engine, Program, Segment, cut
 from .shapes import Ask, infer
+
+# Operators whose weights are packed.
+PRODUCTS = ("conv", "gated", "linear", "separable")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +31,7 @@ class Plan:
     kernels:  of the others, the names of their code
     last:     for each segment, the values that nothing reads after it
     packs:    of its weights, which other plans of the network share
-    weight_addresses: of the memory of its weights
+    weight_addresses: of the memory of those weights that results may lie in
     """
 
     network: Network
@@ -60,6 +64,11 @@ def plan(
     packs:        what is packed of the network's weights, which more is put into
     node_by_node: a segment for each node, so that each can be timed
     """
+    with packs.weights():
+        return _plan(network, inputs, batch, packs, node_by_node=node_by_node)
+
+
+def _plan(network: Network, inputs: Mapping[str, Shape], batch: int, packs: Packs, *, node_by_node: bool) -> Plan:
     graph = network.graph
     shapes = shapes_of(network, inputs, batch)
 
@@ -72,9 +81,22 @@ def plan(
     segments = cut(graph, refusals, engine.name, rest.name, node_by_node=node_by_node)
     engines: dict[str, Engine] = {engine.name: engine, rest.name: rest}
     programs = tuple(engines[segment.engine].compile(segment) for segment in segments)
-    addresses = frozenset(map(address_of, network.weights.values()))
+    kept = [network.weights[name] for name in sorted(_read_as_they_lie(network, segments, engine.name))]
+    packs.keep(kept)
+    addresses = frozenset(map(address_of, kept))
     last = _last(segments, set(graph.returned()))
     return Plan(network, shapes, refusals, kernels, segments, programs, last, packs, addresses)
+
+
+def _read_as_they_lie(network: Network, segments: Sequence[Segment], engine: str) -> set[str]:
+    """The weights that more is done with than that our kernels multiply by them."""
+    nodes = [
+        node
+        for segment in segments
+        for node in segment.nodes
+        if segment.engine != engine or node.operator not in PRODUCTS
+    ]
+    return network.weights.keys() & set(network.graph.returned()).union(*(node.operands() for node in nodes))
 
 
 def shapes_of(network: Network, inputs: Mapping[str, Shape], batch: int) -> dict[str, Shapes]:

@@ -6,7 +6,7 @@ where the results lie. Calls from several threads share nothing but what does no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from ..backends import CPU, asked_backend
 from ..backends.forks import Lock
 from ..backends.formats import same_strides
+from ..backends.packs import Packs
 from ..backends.series import Compiled, Figures, Series
 from ..backends.tensors import is_listened_to, why_not_memory
 from ..errors import DepthwiseError
@@ -106,7 +107,7 @@ class Whole(Program):
         batch: int,
         otherwise: Program,
         weights: Mapping[str, Tensor],
-        packs: MutableMapping[Hashable, Any],
+        packs: Packs,
     ) -> None:
         self._segment = segment
         self._at = at
@@ -122,10 +123,12 @@ class Whole(Program):
             call = self.call(batch)
             if call is not None and call.reads(given):
                 return call.computed(given)
+        self._packs.stay()
         return self._otherwise.run(given, batch)
 
     def figures(self) -> Figures | None:
-        series = self._series(self._at(self._batch))
+        with self._packs.weights():
+            series = self._series(self._at(self._batch))
         return CPU.figures(series) if series is not None and series.steps else None
 
     def call(self, batch: int) -> Call | None:
@@ -138,7 +141,8 @@ class Whole(Program):
             if key not in self._kept:
                 while len(self._kept) >= MOST_KEPT:
                     del self._kept[next(iter(self._kept))]
-                self._kept[key] = self._bound(batch)
+                with self._packs.weights():
+                    self._kept[key] = self._bound(batch)
             return self._kept[key]
 
     def _bound(self, batch: int) -> Call | None:
@@ -146,6 +150,7 @@ class Whole(Program):
         series = self._series(graph)
         if series is None:
             return None
+        self._packs.keep(series.constants.values())
         compiled = CPU.compiled(series, self._packs) if series.steps else _NoWork()
         if compiled is None:
             return None

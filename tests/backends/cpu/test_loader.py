@@ -137,6 +137,28 @@ def test_what_is_not_known_is_left_to_llvm(file: bytes) -> None:
 
 
 @here
+def test_a_file_that_was_cut_short_is_damaged(file: bytes) -> None:
+    ends = [*range(len(loader._HEADER), 64), *range(64, len(file), 37), len(file) - 1]
+    for end in ends:
+        with pytest.raises(loader.DamagedError, match="damaged"):
+            loader.loaded(file[:end])
+    at = first_relocation(file)
+    for place, number in ((at + 8, 1 << 40 | 2), (at, 1 << 40)):
+        with pytest.raises(loader.DamagedError, match="damaged"):
+            loader.loaded(changed(file, place, "<Q", number))
+
+
+@here
+def test_code_on_disk_that_is_damaged_is_compiled_anew(file: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[bytes] = []
+    monkeypatch.setattr(store, "read", lambda *_: file[: len(file) // 2])
+    monkeypatch.setattr(store, "write", lambda *entry: written.append(entry[-1]))
+    code = jit.load("a damaged entry", machine.avx2(), lambda: TEXT)
+    assert whole_number(code, "answer", 1) == 24
+    assert written == [file]
+
+
+@here
 def test_what_is_written_to_is_left_to_llvm() -> None:
     text = """
         @count = internal global i64 5

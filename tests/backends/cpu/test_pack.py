@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -19,14 +19,18 @@ from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.cpu.pack import (
     Pack,
     Shelf,
+    pack_dense,
     pack_depthwise,
     pack_of,
     pack_pointwise,
     pack_rows,
+    unpack_dense,
     unpack_depthwise,
     unpack_pointwise,
 )
+from depthwise.backends.cpu.plan.dense import DensePlan
 from depthwise.backends.cpu.plan.pointwise import PointwisePlan
+from depthwise.backends.cpu.plan.product import Product
 from depthwise.backends.cpu.plan.sizes import lanes_below
 from depthwise.backends.cpu.run import memory
 from depthwise.functional import pointwise_conv
@@ -86,6 +90,25 @@ def test_panels_lie_as_the_kernel_walks_them(k: PointwisePlan) -> None:
     assert torch.equal(packed[0], torch.cat(expected_weight))
     assert torch.equal(packed[1], torch.stack(expected_bias))
     assert packed[1].is_contiguous()
+
+
+@given(kernels, st.sampled_from(((1, 1, 1), (1, 3, 2), (2, 1, 5))), st.integers(1, 9), st.booleans())
+def test_unpacking_gives_the_dense_weight_back(
+    k: PointwisePlan, kernel_size: tuple[int, int, int], slab: int, planar: bool
+) -> None:
+    own: dict[str, Any] = {field.name: getattr(k, field.name) for field in fields(Product)}
+    slab = k.group_inputs if planar else min(slab, k.group_inputs)
+    window: dict[str, Any] = {
+        "rank": 3,
+        "kernel": kernel_size,
+        "stride": (1, 1, 1),
+        "dilation": (1, 1, 1),
+        "heights": (2, 1),
+    }
+    order: dict[str, Any] = {"by_rows": False, "pixels_first": False, "fetches": False, "pixel_stride": 1}
+    dense = DensePlan(**own, **window, **order, slab=slab, planar=planar)
+    weight = torch.arange(1.0, 1 + dense.out_channels * dense.terms).reshape(-1, k.group_inputs, *kernel_size)
+    assert torch.equal(unpack_dense(pack_dense(weight, None, dense)[0], dense), weight.flatten(2))
 
 
 def test_rows_lie_as_torch_has_them() -> None:

@@ -31,7 +31,7 @@ from depthwise.backends.cpu.plan.cut import Cut, team_of
 from depthwise.backends.cpu.plan.depthwise import DepthwisePlan, depthwise_plan
 from depthwise.backends.cpu.plan.direct import DirectPlan, Planes, direct_plan, planes_cut, runs_direct
 from depthwise.backends.cpu.plan.filters import MOST_ZEROS, tap_stride
-from depthwise.backends.cpu.plan.panels import Panels
+from depthwise.backends.cpu.plan.panels import Panels, panels_cut
 from depthwise.backends.cpu.plan.planar import PlanarBands, PlanarPlan, planar_cut, planar_plan, runs_planar
 from depthwise.backends.cpu.plan.pointwise import PointwisePlan, pointwise_plan
 from depthwise.backends.cpu.plan.product import in_vain
@@ -66,6 +66,19 @@ def test_features_tell_which_cores_multiply_in_halves(features: dict[str, bool],
     assert found is not None
     assert found.in_halves is in_halves
     assert found.narrow_lanes == (8 if in_halves else 16)
+
+
+@pytest.mark.parametrize(
+    ("channels", "size", "by_pixels"), [((64, 64), 112, True), ((112, 672), 14, True), ((160, 960), 7, False)]
+)
+def test_threads_share_pixels_where_they_are_many_for_the_weights(
+    channels: tuple[int, int], size: int, by_pixels: bool
+) -> None:
+    """Not on CPUs whose cores share what they compute in a cache nearby."""
+    g = geometry((channels[0], size, size), 1, 1, 0, 1, out_channels=channels[1])
+    for halves in (False, True):
+        cut = panels_cut(g, Machine("avx512", 16, 32, "", "", "", in_halves=halves), 2, size * size)
+        assert (cut.bands, cut.panel_chunks) == ((2, 1) if by_pixels and not halves else (1, 2))
 
 
 @st.composite

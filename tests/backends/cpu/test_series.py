@@ -15,6 +15,7 @@ from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.cpu.run import arena, jit, program
 from depthwise.backends.cpu.run.arena import Life
 from depthwise.backends.cpu.run.program import Stage
+from depthwise.backends.packs import Packs
 from depthwise.backends.pixels import Elementwise, Term
 from depthwise.backends.series import Series, Step
 from tests.support.kernels import HERE
@@ -78,7 +79,7 @@ def test_memory_is_used_again(target: Machine) -> None:
 def test_a_series_is_bound_and_run() -> None:
     torch.set_num_threads(2)
     made, tensors, given = example()
-    compiled = CPU.compiled(made, {})
+    compiled = CPU.compiled(made, Packs())
     assert compiled is not None
     for _ in range(3):
         out = {name: torch.full((made.elements[name],), torch.nan) for name in given}
@@ -94,12 +95,12 @@ def test_a_series_is_bound_and_run() -> None:
 @here
 def test_packs_are_shared_by_series_of_other_sizes() -> None:
     made = example()[0]
-    packs: dict[Any, Any] = {}
+    packs = Packs()
     CPU.compiled(made, packs)
-    before = dict(packs)
+    before = dict(packs._packs)
     assert len(before) == 5
     CPU.compiled(made, packs)
-    assert packs == before
+    assert packs._packs == before
 
 
 @here
@@ -110,8 +111,8 @@ def test_code_that_cannot_be_made_is_said_once(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(jit, "load", fails)
     monkeypatch.setattr(launch, "_failed", set())
     with pytest.warns(UserWarning, match="could not be compiled, PyTorch's operators run instead"):
-        assert CPU.compiled(example()[0], {}) is None
-    assert CPU.compiled(example()[0], {}) is None
+        assert CPU.compiled(example()[0], Packs()) is None
+    assert CPU.compiled(example()[0], Packs()) is None
 
 
 def slot_reused_too_early(patch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ Nothing of LLVM is imported before the first call that could run here.
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any
@@ -18,6 +18,7 @@ from ...geometry import Geometry
 from ..base import Backend, DepthwiseTensors, PointwiseTensors, SeparableTensors, Weights
 from ..calls import Prepared
 from ..eager import by_parts, convolved, parts_of, pointwise
+from ..packs import Packs
 from ..pixels import PixelProblem, activations_of
 from ..problem import Activation, Operation, Problem
 from ..series import Compiled, Figures, Series
@@ -98,7 +99,7 @@ class Cpu(Backend):
             return None
         return recorded(weights, problem) if problem.differentiable else prepared(weights, problem)
 
-    def compiled(self, series: Series, packs: MutableMapping[Hashable, Any]) -> Compiled | None:
+    def compiled(self, series: Series, packs: Packs) -> Compiled | None:
         from .series import ready
 
         return ready(series, packs)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 
 import torch
 from torch import Tensor
 
 from ...folding import scale_and_shift_of
-from ..base import DepthwiseTensors, Norm, PointwiseTensors, Weights
+from ..base import DepthwiseTensors, Norm, PointwiseTensors, SeparableTensors, Weights
 from .machine import FLOAT_BYTES
 from .plan.dense import DensePlan
 from .plan.filters import tap_stride
@@ -201,6 +203,40 @@ def unpack_pointwise(packed: Tensor, k: Product) -> Tensor:
     weight = packed.new_empty(k.groups, k.group_outputs, k.terms)
     weight[:, _columns(k).flatten()] = grouped.flatten(2).transpose(1, 2)
     return weight.flatten(0, 1)
+
+
+def unpack_dense(packed: Tensor, k: DensePlan) -> Tensor:
+    """The weight that `pack_dense` was given, as (out_channels, group_inputs, taps)."""
+    terms = unpack_pointwise(packed, k)
+    if k.planar:
+        planes: Tensor = terms.unflatten(1, (k.group_inputs, k.taps))
+        return planes
+    slabs = terms.split(k.taps * k.slab, dim=1)
+    return torch.cat([slab.unflatten(1, (k.taps, -1)).transpose(1, 2) for slab in slabs], dim=1)
+
+
+def weights_in(
+    pack: Pack, weights: Weights, pointwise: PointwisePlan | PlanarPlan | DensePlan | None
+) -> list[tuple[Tensor, Callable[[], Tensor]]]:
+    """The weights that a pack was made of, each with what makes it again, denormals aside."""
+    found: list[tuple[Tensor, Callable[[], Tensor]]] = []
+    if isinstance(weights, SeparableTensors) and weights.norms != (None, None):
+        return found
+    if pack.depthwise_weight is not None and not isinstance(weights, PointwiseTensors):
+        filters = weights.weight if isinstance(weights, DepthwiseTensors) else weights.depthwise_weight
+        shape = len(filters), tuple(filters.shape[2:])
+        found.append((filters, partial(unpack_depthwise, pack.depthwise_weight, *shape)))
+    if pack.pointwise_weight is not None and pointwise is not None and not isinstance(weights, DepthwiseTensors):
+        matrix = weights.weight if isinstance(weights, PointwiseTensors) else weights.pointwise_weight
+        found.append((matrix, partial(_matrix_in, pack.pointwise_weight, matrix.shape, pointwise)))
+    return found
+
+
+def _matrix_in(packed: Tensor, shape: torch.Size, plan: PointwisePlan | PlanarPlan | DensePlan) -> Tensor:
+    if isinstance(plan, PlanarPlan):
+        return packed.view(shape)
+    made = unpack_dense(packed, plan) if isinstance(plan, DensePlan) else unpack_pointwise(packed, plan)
+    return made.reshape(shape)
 
 
 def _columns(k: Product) -> Tensor:

@@ -8,11 +8,12 @@ the last to read is written over by its result.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Mapping, MutableMapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
 
+from ..packs import Packs
 from ..pixels import AveragePool, Bilinear, Copy, Elementwise, GroupNorm, MaxPool, Mean, Nearest, Rearrange
 from ..problem import Problem
 from ..series import Compiled, Figures, Series, Step
@@ -22,16 +23,13 @@ from .launch import compiles, machine, most_seconds
 from .lower import lower
 from .lower.expanded import lower_expanded
 from .machine import FLOAT_BYTES, Machine
-from .pack import NAMES, Pack, Shelf, pack_of
+from .pack import NAMES, Pack, Shelf, pack_of, weights_in
 from .parts import Part, parts_of, reading, written
 from .plan.sizes import LINE_ELEMENTS
 from .run import threads
 from .run.bound import Bound
 from .run.program import SCRATCH, ZEROS, Program, Stage
 from .sums import with_sums
-
-# Packs by what they are made of and the order that they are in: programs of several batches share them.
-Packs = MutableMapping[Hashable, Pack]
 
 
 @dataclass(frozen=True)
@@ -191,10 +189,13 @@ def _packed(step: Step, program: Program, packs: Packs, shelf: Shelf) -> Pack:
     weights = step.weights
     if weights is None:
         raise RuntimeError("only weights are packed")
+    # Programs of several batches share what is made of the same in the same order.
     key = (*(None if tensor is None else id(tensor) for tensor in weights.weights), program.packing)
-    found = packs.get(key)
-    # Two threads may both have packed: what is bound to is what is kept.
-    return packs.setdefault(key, shelf.moved(pack_of(weights, program.pointwise))) if found is None else found
+    found: Pack | None = packs.find(key)
+    if found is None:
+        pack = shelf.moved(pack_of(weights, program.pointwise))
+        found = packs.add(key, pack, weights_in(pack, weights, program.pointwise))
+    return found
 
 
 # An activation of one number, on a slow machine.

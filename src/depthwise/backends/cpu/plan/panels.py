@@ -8,6 +8,7 @@ from math import prod
 from ....geometry import Geometry
 from ..machine import Machine
 from .cut import Cut
+from .tuning import tuning_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +51,8 @@ def images_cut(g: Geometry, machine: Machine, threads: int, images: int, panel_e
 
 def panels_cut(g: Geometry, machine: Machine, threads: int, pixels: int) -> Panels:
     count = -(-g.output_size[0] // (2 * machine.vector_lanes))
-    # By panels each thread reads its own weights only; by pixels the shares are more even.
-    panel_chunks = threads if count % threads == 0 or count >= 8 * threads else 1
+    # By panels each thread reads its own weights only; by pixels its own pixels only, and the shares are more even.
+    are_few = pixels <= tuning_of(machine).panel_pixels * g.output_size[0]
+    panel_chunks = threads if are_few and (count % threads == 0 or count >= 8 * threads) else 1
     bands = 1 if panel_chunks > 1 else min(threads, pixels)
     return Panels(threads=threads, panel_chunks=panel_chunks, bands=bands, tile_pixels=-(-pixels // bands))

@@ -60,10 +60,19 @@ def _load_once(entry: tuple[Machine, str], emit: Callable[[], str]) -> Code:
 
 
 def _from_disk_or_compiled(key: str, machine: Machine, emit: Callable[[], str]) -> Code:
-    object_code = store.read(key, machine)
-    if object_code is None:
-        object_code = compile_object(emit(), machine)
-        store.write(key, machine, object_code)
+    kept = store.read(key, machine)
+    if kept is not None:
+        try:
+            return _placed(kept, machine)
+        except loader.DamagedError:
+            # Compiled and kept anew.
+            pass
+    object_code = compile_object(emit(), machine)
+    store.write(key, machine, object_code)
+    return _placed(object_code, machine)
+
+
+def _placed(object_code: bytes, machine: Machine) -> Code:
     return loader.loaded(object_code) or link(object_code, machine)
 
 

@@ -6,7 +6,8 @@
     pages: no longer writable, executable
 
 Only what LLVM writes for our kernels under Linux on x86-64 is known: code and constants, which name each other by their
-distance. Of everything else `loaded` says that it is not for it, and LLVM links that.
+distance. Of everything else `loaded` says that it is not for it, and LLVM links that. A file that names what is not in
+it was cut short, or written over.
 Format: System V ABI, "Object Files", and its supplement for AMD64, "Relocation".
 """
 
@@ -34,6 +35,10 @@ _FUNCTION = 2
 # Kinds of relocations, all of 32 bits: a distance, and one to a function, which is the same within a module.
 _DISTANCES = (2, 4)
 _INT32 = struct.Struct("<i")
+
+
+class DamagedError(Exception):
+    """An object file names bytes, sections or symbols that are not in it."""
 
 
 class Loaded(Code):
@@ -73,11 +78,21 @@ class _Section:
         return self.kind == _PROGRAM and not self.flags & _WRITABLE
 
     def content(self, file: bytes) -> bytes:
-        return file[self.offset : self.offset + self.size]
+        found = file[self.offset : self.offset + self.size]
+        if len(found) < self.size:
+            raise DamagedError(f"the object file is damaged: a section of {self.size} bytes has {len(found)}")
+        return found
 
 
 def loaded(file: bytes) -> Loaded | None:
-    """The code of an object file; None where that has anything that is not known here."""
+    """The code of an object file; None where that has anything that is not known here. Raises DamagedError."""
+    try:
+        return _loaded(file)
+    except (struct.error, IndexError, ValueError) as error:
+        raise DamagedError(f"the object file is damaged: {error}") from error
+
+
+def _loaded(file: bytes) -> Loaded | None:
     if sys.platform != "linux" or not file.startswith(_HEADER) or struct.unpack_from("<HH", file, 16) != (1, _X86_64):
         return None
     sections = _sections(file)
