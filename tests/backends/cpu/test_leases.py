@@ -252,6 +252,20 @@ def test_training_steps_use_it_and_inference_does_not() -> None:
     assert leases._leases.bytes[1] == 0
 
 
+@pytest.mark.skipif(machine.host() is None, reason="no generator serves this machine")
+def test_large_gradients_of_weights_are_in_it_too() -> None:
+    gc.collect()
+    x, weight = torch.randn(1, 512, 2, 2).contiguous(memory_format=torch.channels_last), torch.randn(1024, 512, 1, 1)
+    y = functional.pointwise_conv(2, x, weight.requires_grad_(), None)
+    used = leases._leases.bytes[0]
+    y.sum().backward()
+    assert weight.grad is not None
+    assert leases._leases.bytes[0] == used + weight.grad.nbytes + APART
+    torch.testing.assert_close(weight.grad[:, :, 0, 0], x.sum((0, 2, 3)).expand(1024, 512))
+    weight.grad = None
+    assert leases._leases.bytes[0] == used
+
+
 def test_small_ones_and_other_systems_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     before = leases._leases.bytes
     small = leases.new_image((MANY - 1,), (1,))
