@@ -63,9 +63,8 @@ class Leases:
         block = self._take(count * FLOAT_BYTES)
         lease = _lease_of(count * FLOAT_BYTES).from_address(block.start)
         lease.block, lease.returned = block, self._returned
-        storage = torch.frombuffer(lease, dtype=torch.float32, count=count).untyped_storage()
-        # Not a view of another tensor: results may be changed in place.
-        return memory.new_result((0,), (1,), torch.float32).set_(storage, 0, size, strides)
+        # In place: no view of another tensor, as results may be changed in place.
+        return torch.frombuffer(lease, dtype=torch.float32, count=count).as_strided_(size, strides)
 
     def release(self) -> None:
         """Give the memory that nothing is in back to the system."""
