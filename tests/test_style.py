@@ -37,7 +37,8 @@ ROOMS = [
     "series",
     "inspection",
     "peak",
-    "differentiable",
+    "autograd",
+    "plain",
     "operators",
     "__init__",
 ]

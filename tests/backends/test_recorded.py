@@ -15,7 +15,7 @@ import depthwise
 from depthwise import DepthwiseError, norms, operators
 from depthwise.backends import calls, observed_choices
 from depthwise.backends.base import Norm
-from depthwise.backends.cpu import differentiable, machine
+from depthwise.backends.cpu import autograd, machine
 from depthwise.functional import depthwise_conv, pointwise_conv, separable_conv
 from depthwise.layers.turns import in_turn
 
@@ -78,7 +78,7 @@ def test_a_call_like_another_goes_the_short_way(of_input: bool, bias: bool, monk
     with monkeypatch.context() as patch:
         patch.setattr(operators, "convolution", not_asked)
         patch.setattr(norms, "refusal", not_asked)
-        patch.setattr(differentiable, "_torch_gradients", not_asked)
+        patch.setattr(autograd, "_torch_gradients", not_asked)
         mine = model.numbers(x := image().requires_grad_(of_input))
     with depthwise.backend("eager"):
         torch.testing.assert_close(mine, model.numbers(x), atol=2e-4, rtol=2e-4)
@@ -283,7 +283,7 @@ def test_a_separable_call_goes_the_short_way(
     expected = block(x)
     with monkeypatch.context() as patch:
         patch.setattr(operators, "convolution", not_asked)
-        patch.setattr(differentiable, "problem_of", not_asked)
+        patch.setattr(autograd, "problem_of", not_asked)
         assert torch.equal(block(x), expected)
     block.check(x.requires_grad_())
     block.check(x, torch.randn(2, 12, 5, 5))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from depthwise import functional
 from depthwise.backends import calls, weights
-from depthwise.backends.cpu import differentiable, machine, operators
+from depthwise.backends.cpu import machine, operators, plain
 
 pytestmark = pytest.mark.skipif(machine.host() is None, reason="no generator serves this machine")
 NODES = torch.ops.depthwise
@@ -95,7 +95,7 @@ def test_weights_in_training_are_packed_by_the_program(monkeypatch: pytest.Monke
         with pytest.raises(AssertionError, match="the long way"):
             call()
     call()
-    monkeypatch.setattr(differentiable._Afresh, "run", not_asked)
+    monkeypatch.setattr(plain._Afresh, "run", not_asked)
     torch.testing.assert_close(call(), _torchs(x, weight, bias), atol=1e-4, rtol=1e-4)
 
 

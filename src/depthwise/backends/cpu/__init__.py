@@ -24,8 +24,9 @@ from ..problem import Activation, Operation, Problem
 from ..series import Compiled, Figures, Series
 from ..tensors import is_listened_to
 from ..weights import gradients_asked
-from .differentiable import is_last, recorded, run_plain, run_recorded
+from .autograd import is_last, recorded, run_recorded
 from .operators import OPERATORS
+from .plain import run_plain
 from .run import executable
 
 

@@ -205,7 +205,7 @@ def _sums(
     size, strides = tuple(weight.shape), weight.stride()
 
     def run(gradient: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        dw = memory.new_result(size, strides, _FLOAT32)
+        dw = leases.new_image(size, strides)
         db = memory.new_result(size[:1], (1,), _FLOAT32) if bias else None
         addresses = {"x": x.data_ptr(), "gradient": gradient.data_ptr(), "weight_gradient": dw.data_ptr()}
         if db is not None:

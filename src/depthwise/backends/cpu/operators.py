@@ -19,7 +19,8 @@ from ..problem import Operation, problem_of
 from ..schema import DEPTHWISE, SEPARABLE, of_depthwise, of_separable
 from ..tensors import Tensors, is_foreign
 from ..weights import Identities, forget, gradients_asked, identities_of
-from .differentiable import afresh, gradients_of, has_versions, run_plain
+from .autograd import gradients_of
+from .plain import afresh, has_versions, run_plain
 
 _LIBRARY = torch.library.Library("depthwise", "FRAGMENT")
 _LIBRARY.define(f"cpu_depthwise_conv({DEPTHWISE}) -> Tensor")

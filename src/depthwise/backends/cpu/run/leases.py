@@ -7,10 +7,8 @@ frees the C library gives back to it.
 from __future__ import annotations
 
 import ctypes
-import mmap
 import os
 import threading
-from bisect import bisect_left, insort
 from collections import deque
 from functools import lru_cache
 from math import prod
@@ -21,41 +19,41 @@ from torch import Tensor
 
 from ..machine import FLOAT_BYTES
 from . import memory
+from .ranges import Range, Ranges
 
 # Smaller tensors the C library puts where others were.
 LEAST_BYTES = memory.MIB
-# Blocks begin in one of so many places, so many bytes apart: in other sets of the caches than what a kernel reads and
-# writes beside them.
-_PLACES, _APART_BYTES = 31, 4096 + 5 * 64
-# A block may be larger than what is in it by so many parts of that.
-_SPARE = 8
+# Memory is asked of the system in pieces of at least so much, each as large as all before: none of it is there before
+# it is written.
+_LEAST_MAPPED_BYTES = 64 * memory.MIB
+# What lies between two blocks, which so begin in different sets of the caches.
+_LINE_BYTES, _APART_BYTES = 64, 4096 + 5 * 64
+# What is free is in pieces: of the most that was in use, so many parts more may be there.
+_SPARE = 16
 # Of the most that was in use at once, what was before twice so many leases is forgotten.
 _LEASES = 4096
 
 
 class Block(NamedTuple):
-    """`size` bytes at an address, there as long as `held` is.
+    """Bytes at an address, there as long as `held` is."""
 
-    number: the less, the later it was freed
-    """
-
-    size: int
-    number: int
-    address: int
-    held: Any
+    start: int
+    stop: int
+    held: list[memory.Mapping]
 
 
 class Leases:
-    """Blocks of memory, in use and free, together no more than were lately in use at once."""
+    """Blocks of memory, in use and free, together hardly more than were lately in use at once."""
 
     def __init__(self) -> None:
         # A signal's handler may come, and want memory or fork, while the thread that it interrupts holds it.
         self._lock: Any = threading.RLock()
-        # By size; of one size the latest, which may be in cache, first.
-        self._free: list[Block] = []
+        self._mapped: list[memory.Mapping] = []
+        # Free: what holds memory, and what would have to be zeroed by the system first.
+        self._warm, self._cold = Ranges(), Ranges()
         # Whatever frees a tensor may do it anywhere, while the lock is held too: it leaves the block here.
         self._returned: deque[Block] = deque()
-        self._used = self._kept = self._most = self._most_before = self._count = 0
+        self._used = self._most = self._most_before = self._count = self._mapped_bytes = 0
 
     def new(self, size: tuple[int, ...], strides: tuple[int, ...]) -> Tensor:
         """A dense float32 tensor without values, whose memory is used again when nothing refers to it."""
@@ -63,11 +61,10 @@ class Leases:
             return memory.new_result(size, strides, torch.float32)
         count = prod(size)
         block = self._take(count * FLOAT_BYTES)
-        lease = _lease_of(count * FLOAT_BYTES).from_address(block.address)
+        lease = _lease_of(count * FLOAT_BYTES).from_address(block.start)
         lease.block, lease.returned = block, self._returned
-        storage = torch.frombuffer(lease, dtype=torch.float32, count=count).untyped_storage()
-        # Not a view of another tensor: results may be changed in place.
-        return memory.new_result((0,), (1,), torch.float32).set_(storage, 0, size, strides)
+        # In place: no view of another tensor, as results may be changed in place.
+        return torch.frombuffer(lease, dtype=torch.float32, count=count).as_strided_(size, strides)
 
     def release(self) -> None:
         """Give the memory that nothing is in back to the system."""
@@ -87,53 +84,80 @@ class Leases:
 
     @property
     def bytes(self) -> tuple[int, int]:
-        """In use, and free."""
+        """In use, and free in memory."""
         with self._lock:
             self._collect()
-            return self._used, self._kept
+            return self._used, self._warm.size
 
     def _take(self, size: int) -> Block:
+        size = -(-size // _LINE_BYTES) * _LINE_BYTES + _APART_BYTES
         with self._lock:
             self._collect()
             self._count += 1
             if self._count % _LEASES == 0:
                 self._most, self._most_before = self._used, self._most
-                self._drop(max(self._most, self._most_before))
-            index = bisect_left(self._free, (size,))
-            if index < len(self._free) and self._free[index].size <= size + size // _SPARE:
-                block = self._free.pop(index)
-                self._kept -= block.size
-            else:
-                block = self._mapped(-(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
-            self._used += block.size
+            start = self._warm.take(size)
+            if start is None:
+                start = self._taken_cold(size)
+            self._used += size
             self._most = max(self._most, self._used)
-            return block
+            most = max(self._most, self._most_before)
+            self._drop(most + most // _SPARE)
+            return Block(start, start + size, self._mapped)
 
-    def _mapped(self, size: int) -> Block:
-        self._drop(max(self._most, self._most_before, self._used + size) - size)
-        shift = self._count % _PLACES * _APART_BYTES
-        found = memory.mapped(size + shift)
-        return Block(size, 0, found.address + shift, found.held)
+    def _taken_cold(self, size: int) -> int:
+        start = self._cold.take(size)
+        while start is None:
+            new = _mapped(size, max(size, _LEAST_MAPPED_BYTES, self._mapped_bytes))
+            self._mapped.append(new)
+            self._mapped_bytes += new.size
+            self._cold.add(new.address, new.address + new.size, 0)
+            start = self._cold.take(size)
+        return start
 
     def _drop(self, most: int) -> None:
         """Give back what was free the longest, until no more than `most` is used and kept."""
-        while self._free and self._used + self._kept > most:
-            oldest = max(range(len(self._free)), key=lambda index: self._free[index].number)
-            self._kept -= self._free.pop(oldest).size
+        # In whole huge pages where that is enough, so that those around stay such.
+        for unit in (memory.HUGE_PAGE_BYTES, memory.PAGE_BYTES):
+            if self._used + self._warm.size <= most:
+                return
+            for each in self._warm.by_age():
+                excess = -(-(self._used + self._warm.size - most) // unit) * unit
+                stop = each.stop // unit * unit
+                start = max(-(-each.start // unit) * unit, stop - excess)
+                if start < stop:
+                    self._cooled(each, start, stop)
+
+    def _cooled(self, each: Range, start: int, stop: int) -> None:
+        memory.give_back(start, stop)
+        self._warm.take_out(each, start, stop)
+        self._cold.add(start, stop, 0)
 
     def _emptied(self) -> None:
         self._collect()
-        self._free.clear()
-        self._kept, self._most, self._most_before = 0, self._used, 0
+        if self._used:
+            for each in self._warm.by_age():
+                self._cooled(each, each.start, each.stop)
+        else:
+            self._mapped, self._mapped_bytes = [], 0
+            self._warm, self._cold = Ranges(), Ranges()
+        self._most, self._most_before = self._used, 0
 
     def _collect(self) -> None:
         """What was freed is free."""
         while self._returned:
-            block = self._returned.popleft()
-            self._used -= block.size
-            self._kept += block.size
+            start, stop, _ = self._returned.popleft()
+            self._used -= stop - start
             # Numbers go down: of one size the latest comes first.
-            insort(self._free, block._replace(number=-self._count), key=lambda each: each[:2])
+            self._warm.add(start, stop, -self._count)
+
+
+def _mapped(least: int, wanted: int) -> memory.Mapping:
+    try:
+        return memory.mapped(wanted)
+    except OSError:
+        # A limit on addresses (ulimit -v).
+        return memory.mapped(least)
 
 
 @lru_cache(maxsize=1024)

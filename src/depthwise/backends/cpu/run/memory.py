@@ -22,9 +22,9 @@ CPU = torch.device("cpu")
 LEAST_HUGE_BYTES = 32 * MIB
 # A larger buffer is asked of torch anew at each call, rather than kept for every thread that ever called.
 MOST_KEPT_BYTES = 64 * MIB
-_PAGE_BYTES = 4096
+PAGE_BYTES = 4096
 HUGE_PAGE_BYTES = 2 * MIB
-_MADV_HUGEPAGE = 14
+_MADV_DONTNEED, _MADV_HUGEPAGE = 4, 14
 # Whether memory is mapped here, and huge pages are asked for.
 MAPS = sys.platform == "linux"
 
@@ -55,8 +55,8 @@ def ask_for_huge_pages(out: Tensor, size: int) -> None:
     """
     advise = _advise()
     if advise is not None:
-        start = -(-out.data_ptr() // _PAGE_BYTES) * _PAGE_BYTES
-        advise(start, (out.data_ptr() + size - start) // _PAGE_BYTES * _PAGE_BYTES, _MADV_HUGEPAGE)
+        start = -(-out.data_ptr() // PAGE_BYTES) * PAGE_BYTES
+        advise(start, (out.data_ptr() + size - start) // PAGE_BYTES * PAGE_BYTES, _MADV_HUGEPAGE)
 
 
 def scratch(size: int) -> Buffer:
@@ -77,11 +77,12 @@ def _buffer(size: int) -> Buffer:
 
 
 class Mapping(NamedTuple):
-    """Bytes of `held` from `start` on, at an address where a huge page begins."""
+    """`size` bytes of `held` from `start` on, at an address where a huge page begins."""
 
     held: mmap.mmap
     start: int
     address: int
+    size: int
 
 
 def mapped(size: int) -> Mapping:
@@ -92,8 +93,15 @@ def mapped(size: int) -> Mapping:
     start = -address % HUGE_PAGE_BYTES
     advise = _advise()
     if advise is not None:
-        advise(address + start, size // _PAGE_BYTES * _PAGE_BYTES, _MADV_HUGEPAGE)
-    return Mapping(held, start, address + start)
+        advise(address + start, size // PAGE_BYTES * PAGE_BYTES, _MADV_HUGEPAGE)
+    return Mapping(held, start, address + start, size)
+
+
+def give_back(start: int, stop: int) -> None:
+    """Let the system take the pages between two addresses, which hold nothing; they are zeros when they are read."""
+    advise, start = _advise(), -(-start // PAGE_BYTES) * PAGE_BYTES
+    if advise is not None and start < stop:
+        advise(start, (stop - start) // PAGE_BYTES * PAGE_BYTES, _MADV_DONTNEED)
 
 
 def lasting(elements: int) -> Tensor | None:
