@@ -137,7 +137,7 @@ class PointwiseGradient:
 
 def lower_pointwise_gradient(asked: PointwiseGradient, machine: Machine, threads: int) -> Program:
     g, batch = asked.geometry, asked.batch
-    plan = pointwise_gradient_plan(g, machine, bias=asked.bias)
+    plan = pointwise_gradient_plan(g, batch, machine, bias=asked.bias)
     cut = pixel_slots(plan, g, batch, machine, team_of(g, batch, machine, threads))
     view = View(batch=batch, outputs=three(g.out_spatial, 1))
     stages = (
