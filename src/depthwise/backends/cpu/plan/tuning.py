@@ -49,6 +49,7 @@ class Tuning:
     two_stages:    the time of two stages, beside even shares: what one thread computed comes to others from its caches
     uneven:        bands of two sizes lose so much of the time, times the share of the rarer size
     expanded_share: an expansion's result of more times the size of L2 is better kept there, row by row
+    l2_sets:       that lines fall into, few of them where they are a power of two apart; 1: they are spread anyhow
     least_balance: a wave of tasks that leaves threads idle for more than the rest of this share is cut otherwise
     """
 
@@ -73,6 +74,7 @@ class Tuning:
     two_stages: float = 1.06
     uneven: float = 0.1
     expanded_share: float = 2.0
+    l2_sets: int = 1
     least_balance: float = 0.95
 
 
@@ -90,7 +92,7 @@ _WIDE = Tuning(
 )
 
 ROWS: dict[str, Tuning] = {
-    "avx512": _WIDE,
+    "avx512": replace(_WIDE, l2_sets=2048),
     "avx512 in halves": replace(_WIDE, far_planes=16),
     "avx2": Tuning(
         few_taps=(6,),
