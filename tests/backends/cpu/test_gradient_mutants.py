@@ -13,7 +13,15 @@ import pytest
 
 from depthwise.backends import calls
 from depthwise.backends.cpu import launch
-from depthwise.backends.cpu.emit import filter_sums, fresh, input_gradient, ir, pointwise_gradient, weight_gradient
+from depthwise.backends.cpu.emit import (
+    filter_sums,
+    fresh,
+    input_gradient,
+    ir,
+    pointwise_gradient,
+    tap_sums,
+    weight_gradient,
+)
 from depthwise.backends.cpu.emit.ir import Block
 from depthwise.backends.cpu.plan import input_gradient as phases
 from depthwise.backends.cpu.run import jit
@@ -97,19 +105,34 @@ def without_last_slot(right: Callable[..., Any]) -> Callable[..., Any]:
 MUTANTS: dict[str, tuple[ModuleType | type, str, Mutant]] = {
     "padding shifted along a row": (Block, "number", shifted_padding),
     "columns at the edges left out": (
-        weight_gradient,
+        tap_sums,
         "_columns",
-        changed(lambda found, *_: (found[1], *found[1:4], found[3])),
+        changed(lambda found, *_: (found[1], *found[1:3], found[2])),
     ),
     "the first row that a tap sees left out": (
-        weight_gradient,
-        "_inside",
+        tap_sums,
+        "outputs_inside",
         changed(lambda found, *_: (ir.least(found[0] + 1, found[1]), found[1])),
     ),
     "boxes begin their sums anew": (
         weight_gradient,
         "_write_box",
         lambda right: lambda *arguments: right(*arguments[:-1], arguments[3] < 0),
+    ),
+    "tiles of columns that look at no edge": (
+        tap_sums,
+        "_tiles",
+        changed(lambda runs, *_: [(begin, end, count, False) for begin, end, count, _ in runs]),
+    ),
+    "rows in registers in another order": (
+        tap_sums._Columns,
+        "by_gradients",
+        lambda right: lambda self, rows, row, sums: right(self, rows[::-1], row, sums),
+    ),
+    "gradients of a bundle's first block for all": (
+        tap_sums._Columns,
+        "_gradient",
+        lambda right: lambda self, _, row, i: right(self, 0, row, i),
     ),
     "taps in another order": (
         weight_gradient,
@@ -184,7 +207,7 @@ MUTANTS: dict[str, tuple[ModuleType | type, str, Mutant]] = {
 def planted(monkeypatch: pytest.MonkeyPatch, owner: ModuleType | type, name: str, mutant: Mutant) -> None:
     right = getattr(owner, name)
     wrong = mutant(right)
-    for place in {owner, input_gradient, weight_gradient}:
+    for place in {owner, input_gradient, tap_sums, weight_gradient}:
         if getattr(place, name, None) is right:
             monkeypatch.setattr(place, name, wrong)
 

@@ -18,6 +18,7 @@ from depthwise.backends.cpu import machine
 from depthwise.backends.cpu.lower.norms import NormProblem, backward_program, forward_program
 from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.cpu.norms import norm_of
+from depthwise.backends.cpu.plan.norm import column_plan
 from depthwise.backends.cpu.run import jit
 from depthwise.backends.eager import activate
 from depthwise.backends.problem import Activation
@@ -98,6 +99,18 @@ def test_channels_that_do_not_fit_in_cache_are_done_by_chunks_of_pixels() -> Non
     assert [len(backward_program(each, HERE[0], 2, input_gradient=True).stages) for each in (small, large)] == [1, 3]
     planes = replace(large, plane=1 << 10)
     assert len(forward_program(planes, HERE[0], 2).stages) == 1
+
+
+@pytest.mark.parametrize(("channels", "pixels", "fits"), [(256, 6272, False), (240, 6272, True), (72, 6272, False)])
+def test_columns_whose_lines_share_sets_of_l2_are_not_taken(channels: int, pixels: int, *, fits: bool) -> None:
+    wide = replace(machine.avx2(), isa="avx512", vector_lanes=16, vector_registers=32, l2_bytes=2 << 20)
+    for threads in (1, 2, 3):
+        own, halves = (
+            column_plan((pixels, channels), None, each, threads, residual=False, read_again=1)
+            for each in (wide, replace(wide, in_halves=True))
+        )
+        assert (own is not None) == fits
+        assert halves is not None
 
 
 def computed(

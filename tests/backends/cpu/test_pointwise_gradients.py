@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from depthwise.backends import CPU
+from depthwise.backends import CPU, calls
 from depthwise.backends.base import PointwiseTensors
-from depthwise.backends.cpu import gradients, machine
+from depthwise.backends.cpu import gradients, launch, machine
 from depthwise.backends.cpu.plan.pointwise_gradient import pointwise_gradient_plan
 from depthwise.backends.eager import CONVOLUTIONS
 from depthwise.backends.problem import problem_of
@@ -70,8 +73,8 @@ def test_rows_and_columns_are_what_fills_vectors_best() -> None:
     found = {}
     for inputs, outputs in ((16, 96), (96, 16), (24, 144), (512, 512)):
         g = geometry((inputs, 8, 8), 1, out_channels=outputs)
-        plan = pointwise_gradient_plan(g, target, bias=False)
-        assert not pointwise_gradient_plan(g, target, bias=True).turned
+        plan = pointwise_gradient_plan(g, 1, target, bias=False)
+        assert not pointwise_gradient_plan(g, 1, target, bias=True).turned
         found[inputs, outputs] = plan.packs_rows, plan.packs_columns
         columns = outputs if plan.turned else inputs
         assert plan.panels * plan.vectors * plan.lanes >= columns
@@ -82,6 +85,20 @@ def test_rows_and_columns_are_what_fills_vectors_best() -> None:
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_integers_give_torchs_bits(size: tuple[int, int, int, int, tuple[int, ...]], threads: int) -> None:
+    check_pointwise(*size, threads=threads)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("size", [size for size in SIZES if size[3] == 1], ids=str)
+def test_pixels_fetched_ahead_change_no_bit(
+    size: tuple[int, int, int, int, tuple[int, ...]], threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, channels, outputs, _, spatial = size
+    small = replace(launch.machine(), l2_bytes=4)
+    plan = pointwise_gradient_plan(geometry((channels, *spatial), 1, out_channels=outputs), batch, small, bias=True)
+    assert 0 < plan.fetching_panels <= plan.panels
+    monkeypatch.setattr(gradients, "machine", lambda: small)
+    monkeypatch.setattr(calls, "_bound", OrderedDict())
     check_pointwise(*size, threads=threads)
 
 

@@ -123,7 +123,7 @@ class _Numbers:
     """
 
     places: list[Ptr]
-    apart: int
+    apart: int | Int
 
     def of(self, pixel: Int) -> list[Ptr]:
         return [place + pixel * self.apart for place in self.places]
@@ -142,12 +142,16 @@ def _write_piece(e: Block, k: PointwiseGradientPlan, piece: _Piece, tiles: tuple
         if k.packs_columns:
             _pack_columns(e, k, piece, group.index)
         begin, end = group.index * k.group_tiles, (group.index + 1) * k.group_tiles
-        with e.loop(0, k.panels) as panel, e.loop(greatest(begin, start), least(end, stop)) as tile:
-            out = sums + (tile.index * k.tile_elements + panel.index * (k.rows * width))
-            rows = _rows(e, k, piece, tile.index, start)
-            columns = _columns(e, k, piece, group.index, panel.index)
-            for i, vector in enumerate(_product(e, k, piece.count, rows, columns)):
-                _put(e, vector, out + i * k.lanes, piece.is_further)
+        first, last = greatest(begin, start), least(end, stop)
+        for panels, fetches in (((0, k.fetching_panels), k.fetches), ((k.fetching_panels, k.panels), False)):
+            with e.loop(*panels) as panel, e.loop(first, last) as tile:
+                out = sums + (tile.index * k.tile_elements + panel.index * (k.rows * width))
+                rows = _rows(e, k, piece, tile.index, start)
+                columns = _columns(e, k, piece, group.index, panel.index)
+                place = (panel.index * (last - first) + (tile.index - first)) * piece.count
+                fetched = _next_piece(e, k, piece, place, last - first) if fetches else []
+                for i, vector in enumerate(_product(e, k, piece.count, rows, columns, fetched)):
+                    _put(e, vector, out + i * k.lanes, piece.is_further)
 
 
 def _packed_rows(e: Block, k: PointwiseGradientPlan, piece: _Piece) -> Ptr:
@@ -205,10 +209,25 @@ def _sum_of_rows(e: Block, k: PointwiseGradientPlan, piece: _Piece, rows: _Numbe
     return last.values[0]
 
 
-def _product(e: Block, k: PointwiseGradientPlan, count: Int, rows: _Numbers, columns: _Numbers) -> list[Vec]:
-    """The sums of one tile over the pixels of a piece."""
+def _next_piece(e: Block, k: PointwiseGradientPlan, piece: _Piece, place: Int, tiles: Int) -> list[_Numbers]:
+    """What the next piece has of both sides from `place` on, of as many places as the fetching panels have pixels."""
+    following, runs = piece.first + piece.count, tiles * k.fetching_panels
+    found = []
+    for name, channels in (("x", k.in_channels), ("gradient", k.out_channels)):
+        step = ceil_div(e.whole(channels), runs)
+        found.append(_Numbers([e.pointer(name) + (following * channels + place * step)], step))
+    return found
+
+
+def _product(
+    e: Block, k: PointwiseGradientPlan, count: Int, rows: _Numbers, columns: _Numbers, fetched: list[_Numbers]
+) -> list[Vec]:
+    """The sums of one tile over the pixels of a piece; what is fetched is asked for meanwhile, pixel by pixel."""
     zeros = [e.zeros(k.lanes).load(k.lanes)] * (k.rows * k.vectors)
     with e.loop(0, count, carried=zeros) as pixel:
+        for numbers in fetched:
+            for place in numbers.of(pixel.index):
+                place.prefetch(2)
         (first,) = rows.of(pixel.index)
         vectors = [place.load(k.lanes) for place in columns.of(pixel.index)]
         for i in range(k.rows):

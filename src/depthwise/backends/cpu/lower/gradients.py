@@ -111,9 +111,9 @@ def lower_weight_gradient(asked: WeightGradient, machine: Machine, threads: int)
     distance = g.in_channels if is_dense else asked.strides[-1]
     pixel_stride = g.in_channels if is_dense and not asked.planar else None
     plan = weight_gradient_plan(
-        g, machine, bias=asked.bias, planar=asked.planar, pixel_stride=pixel_stride, distance=distance
+        g, asked.batch, machine, bias=asked.bias, planar=asked.planar, pixel_stride=pixel_stride, distance=distance
     )
-    cut = weight_boxes(g, asked.batch, machine, team_of(g, asked.batch, machine, threads), planar=asked.planar)
+    cut = weight_boxes(plan, g, asked.batch, machine, team_of(g, asked.batch, machine, threads))
     view, zeros = view_of(g, asked.batch, asked.strides), plan.zero_elements(g.input_size[-1], distance)
     stages = (
         Stage(WeightGradientKernel(machine, plan), view, cut, zeros=zeros),
@@ -137,7 +137,7 @@ class PointwiseGradient:
 
 def lower_pointwise_gradient(asked: PointwiseGradient, machine: Machine, threads: int) -> Program:
     g, batch = asked.geometry, asked.batch
-    plan = pointwise_gradient_plan(g, machine, bias=asked.bias)
+    plan = pointwise_gradient_plan(g, batch, machine, bias=asked.bias)
     cut = pixel_slots(plan, g, batch, machine, team_of(g, batch, machine, threads))
     view = View(batch=batch, outputs=three(g.out_spatial, 1))
     stages = (

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, replace
+from math import gcd
 
 from ...base import Activation
 from ..machine import FLOAT_BYTES, Machine
 from .constants import Plan
 from .cut import Cut, balance
+from .sizes import LINE_ELEMENTS
 from .tuning import tuning_of
 
 # Of a tile whose rows go side by side: the sums of one block of channels are read and written once for each.
@@ -84,12 +86,23 @@ def column_plan(
     """
     pixels, channels = size
     plain = norm_plan(channels, activation, machine, residual=residual)
-    most = machine.l2_bytes // 2 // (read_again * FLOAT_BYTES * pixels * plain.lanes)
-    if not most:
+    column = read_again * FLOAT_BYTES * pixels * plain.lanes
+    most = machine.l2_bytes // 2 // column
+    if not most or not _stays(channels, column, machine):
         return None
     count = -(-channels // plain.lanes)
     choices = [n for n in (2, 3, 1) if count % n == 0 and n <= most]
+    # Vectors that lie across lines are worth it side by side alone. Threads have no say in this, nor in any bit.
+    if max(choices) == 1 and channels % LINE_ELEMENTS and tuning_of(machine).l2_sets > 1:
+        return None
     return replace(plain, vectors=max(choices, key=lambda n: balance(count // n, threads)))
+
+
+def _stays(channels: int, column: int, machine: Machine) -> bool:
+    """Whether the bytes of a column stay in half of those sets of L2 that its lines fall into."""
+    lines, rest = divmod(channels, LINE_ELEMENTS)
+    shared = 1 if rest else gcd(tuning_of(machine).l2_sets, lines)
+    return column * shared <= machine.l2_bytes // 2
 
 
 def plane_plan(activation: Activation, machine: Machine, *, residual: bool) -> NormPlan:

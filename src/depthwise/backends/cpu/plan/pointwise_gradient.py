@@ -12,7 +12,7 @@ from ....geometry import Geometry
 from ..machine import FLOAT_BYTES, Machine
 from .constants import Plan
 from .cut import Cut
-from .sizes import lanes_below
+from .sizes import LINE_ELEMENTS, lanes_below, moved_bytes
 
 # Pixels whose products are added up in registers before the sums go to memory, at most and at least.
 _MOST_PIXELS, _FEWEST_PIXELS = 128, 32
@@ -32,6 +32,7 @@ class PointwiseGradientPlan(Plan):
     rows:           of a register tile
     bias:           the gradient of a bias is computed too; not where it is turned
     turned:         rows are input channels, and columns output channels; else the other way round
+    fetches:        the next piece's pixels are asked for while one is multiplied
     """
 
     in_channels: int
@@ -42,11 +43,14 @@ class PointwiseGradientPlan(Plan):
     rows: int
     bias: bool
     turned: bool
+    fetches: bool
 
     @property
     def name(self) -> str:
         size = f"n{self.out_channels}k{self.in_channels}g{self.groups}"
-        return f"{size}_m{self.rows}x{self.vectors}v{self.lanes}{'t' * self.turned}{'b' * self.bias}"
+        return (
+            f"{size}_m{self.rows}x{self.vectors}v{self.lanes}{'t' * self.turned}{'f' * self.fetches}{'b' * self.bias}"
+        )
 
     @property
     def group_inputs(self) -> int:
@@ -88,6 +92,12 @@ class PointwiseGradientPlan(Plan):
         return self.group_tiles > _MOST_DIRECT
 
     @property
+    def fetching_panels(self) -> int:
+        """The first ones of a piece, as many as are multiplied while every pixel asks for a line of either side."""
+        lines = -(-max(self.group_rows, self.group_columns) // LINE_ELEMENTS)
+        return min(self.panels, -(-lines // self.group_tiles)) if self.fetches else 0
+
+    @property
     def cost(self) -> int:
         """Multiply-adds of vectors for each pixel, and what it takes to bring numbers together."""
         columns = self.panels * self.vectors
@@ -121,13 +131,13 @@ class PixelSlots(Cut):
     tile_chunks: int
 
 
-def pointwise_gradient_plan(g: Geometry, machine: Machine, *, bias: bool) -> PointwiseGradientPlan:
+def pointwise_gradient_plan(g: Geometry, batch: int, machine: Machine, *, bias: bool) -> PointwiseGradientPlan:
     """g: with a window of one pixel"""
-    plain = _plan(g, machine, bias=bias, turned=False)
-    return plain if bias else min(plain, _plan(g, machine, bias=False, turned=True), key=lambda plan: plan.cost)
+    plans = [_plan(g, batch, machine, bias=bias, turned=turned) for turned in ((False,) if bias else (False, True))]
+    return min(plans, key=lambda plan: plan.cost)
 
 
-def _plan(g: Geometry, machine: Machine, *, bias: bool, turned: bool) -> PointwiseGradientPlan:
+def _plan(g: Geometry, batch: int, machine: Machine, *, bias: bool, turned: bool) -> PointwiseGradientPlan:
     columns, rows = g.in_channels // g.groups, g.output_size[0] // g.groups
     if turned:
         columns, rows = rows, columns
@@ -145,6 +155,7 @@ def _plan(g: Geometry, machine: Machine, *, bias: bool, turned: bool) -> Pointwi
         rows=-(-rows // -(-rows // most)),
         bias=bias,
         turned=turned,
+        fetches=g.groups == 1 and moved_bytes(g, batch) > machine.l2_bytes,
     )
 
 

@@ -50,6 +50,7 @@ class Tuning:
     uneven:        bands of two sizes lose so much of the time, times the share of the rarer size
     expanded_share: an expansion's result of more times the size of L2 is better kept there, row by row
     panel_pixels:  of a pointwise stage, pixels for each output channel, at most, for threads to share panels of weights
+    l2_sets:       that lines fall into, few of them where they are a power of two apart; 1: they are spread anyhow
     least_balance: a wave of tasks that leaves threads idle for more than the rest of this share is cut otherwise
     """
 
@@ -75,6 +76,7 @@ class Tuning:
     uneven: float = 0.1
     expanded_share: float = 2.0
     panel_pixels: float = inf
+    l2_sets: int = 1
     least_balance: float = 0.95
 
 
@@ -92,7 +94,7 @@ _WIDE = Tuning(
 )
 
 ROWS: dict[str, Tuning] = {
-    "avx512": replace(_WIDE, panel_pixels=0.25),
+    "avx512": replace(_WIDE, panel_pixels=0.25, l2_sets=2048),
     "avx512 in halves": replace(_WIDE, far_planes=16),
     "avx2": Tuning(
         few_taps=(6,),

@@ -10,14 +10,14 @@ from ..machine import FLOAT_BYTES, Machine
 from .boxes import covered_pixels
 from .cut import Cut
 from .filters import MOST_ZEROS, PixelFilters
-from .sizes import lanes_below, three
+from .sizes import Axes, lanes_below, moved_bytes, three
 
 # Output columns that are multiplied one after another: their gradients are in registers.
 COLUMNS = 4
 # So many sums side by side cover the latency of two multiply-adds at a time.
 _FEWEST_SUMS = 8
 # Lines side by side that come together.
-MOST_PAIRED = 2
+PAIRED = 2
 # Tasks of threads, at most: beyond the blocks of filters, slots of boxes are summed apart.
 _MOST_TASKS = 64
 
@@ -27,20 +27,26 @@ class WeightGradientPlan(PixelFilters):
     """The constants of a loop nest over taps and pixels.
 
     tap_rows, tap_columns: of a tile of taps, whose sums are in registers
+    vectors: blocks of filters side by side, a *bundle*, whose lines come from L2 together
     sets: sums of each tap, which columns are added to in turn
+    keeps: rows of inputs that the next row of outputs sees too stay in registers
+    fetches: a bundle asks for the lines of the next one: the hardware sees no row in pixels far apart
     bias: the gradient of a bias is computed too
     """
 
     tap_rows: int
     tap_columns: int
+    vectors: int
     sets: int
+    keeps: bool
+    fetches: bool
     bias: bool
 
     @property
     def name(self) -> str:
         layout = "planar" if self.planar else f"p{self.pixel_stride or 0}"
-        tile = f"v{self.lanes}t{self.tap_rows}x{self.tap_columns}x{self.sets}"
-        return f"{self.window_name}_{tile}{'b' * self.bias}_{layout}"
+        tile = f"v{self.lanes}t{self.tap_rows}x{self.tap_columns}x{self.sets}v{self.vectors}"
+        return f"{self.window_name}_{tile}{'k' * self.keeps}{'f' * self.fetches}{'b' * self.bias}_{layout}"
 
     @property
     def tiles(self) -> tuple[int, int, int]:
@@ -52,14 +58,27 @@ class WeightGradientPlan(PixelFilters):
         return self.tap_rows * self.tap_columns
 
     @property
-    def fetches(self) -> bool:
-        """Whether a block of filters asks for the lines of the next one: the hardware sees no row in pixels far apart.
+    def goes_down(self) -> bool:
+        """Whether a tile goes down the rows of a few columns: one of taps of all rows, so that inputs stay in L1."""
+        return self.tap_rows == self.kernel[1] > 1
 
-        Where taps are one tile and near each other: each line is then asked for once. Of two blocks the CPU fetches the
-        other by itself.
-        """
-        one_tile, near = prod(self.tiles[1:]) == 1, self.dilation[1:] == (1, 1)
-        return one_tile and near and not self.planar and self.multiplier == 1 and self.blocks > MOST_PAIRED
+    @property
+    def bundles(self) -> int:
+        return self.blocks // self.vectors
+
+    def place(self, vector: int, column: int, ky: int, kx: int) -> int:
+        """Of a sum in a tile's."""
+        own = vector * self.sets + column % self.sets
+        return (own * self.tap_rows + ky) * self.tap_columns + kx
+
+    @property
+    def kept_rows(self) -> int:
+        return self.kernel[1] - 1 if self.keeps else 0
+
+    @property
+    def columns_apart(self) -> int:
+        """As rows_apart, of a tile that goes down."""
+        return self.dilation[2] if self.goes_down and self.stride[2] == 1 else 1
 
     @property
     def block_vectors(self) -> int:
@@ -96,18 +115,25 @@ class WeightBoxes(Cut):
 
 
 def weight_gradient_plan(
-    g: Geometry, machine: Machine, *, bias: bool, planar: bool, pixel_stride: int | None, distance: int
+    g: Geometry, batch: int, machine: Machine, *, bias: bool, planar: bool, pixel_stride: int | None, distance: int
 ) -> WeightGradientPlan:
     """The plan for input pixels `pixel_stride` apart or, where that is None, for such as lie `distance` apart now."""
     kernel, stride, dilation = (three(numbers, 1) for numbers in (g.kernel_size, g.stride, g.dilation))
     lanes = lanes_below(g.depthwise_channels, machine.vector_lanes)
+    blocks = -(-g.depthwise_channels // lanes)
     # Beside the sums: the gradients of some columns, and an input.
     most = machine.vector_registers - COLUMNS - 1
     rows, columns = 1, -(-kernel[2] // -(-kernel[2] // most))
     distance = lanes if planar else distance
     if kernel[2] <= most and g.input_size[-1] * distance + lanes <= MOST_ZEROS:
         rows = max(n for n in range(1, kernel[1] + 1) if kernel[1] % n == 0 and n * kernel[2] <= most)
-    sets = max(1, min(COLUMNS, -(-_FEWEST_SUMS // (rows * columns)), most // (rows * columns)))
+    keeps = rows == kernel[1] and _can_keep(kernel, stride, dilation, machine)
+    is_paired = not keeps and not planar and g.depth_multiplier == 1 and blocks % PAIRED == 0
+    vectors = PAIRED if is_paired and PAIRED * rows * columns <= most else 1
+    sums = vectors * rows * columns
+    one_tile, near = columns == kernel[2] and rows == kernel[1], dilation[1:] == (1, 1)
+    # Each line is then asked for once. Of two blocks the CPU fetches the other by itself.
+    fetches = one_tile and near and not planar and g.depth_multiplier == 1 and blocks > PAIRED
     return WeightGradientPlan(
         rank=g.rank,
         channels=g.in_channels,
@@ -121,15 +147,25 @@ def weight_gradient_plan(
         pixel_stride=pixel_stride,
         tap_rows=rows,
         tap_columns=columns,
-        sets=sets,
+        vectors=vectors,
+        sets=max(1, min(COLUMNS, -(-_FEWEST_SUMS // sums), most // sums)),
+        keeps=keeps,
+        fetches=fetches and moved_bytes(g, batch) > machine.l2_bytes,
         bias=bias,
     )
 
 
-def weight_boxes(g: Geometry, batch: int, machine: Machine, threads: int, *, planar: bool) -> WeightBoxes:
+def _can_keep(kernel: Axes, stride: Axes, dilation: Axes, machine: Machine) -> bool:
+    """Whether rows of inputs that the next row of outputs sees too fit in registers, beside one that it does not."""
+    apart = dilation[2] if stride[2] == 1 else 1
+    positions = {i * apart * stride[2] + tap * dilation[2] for i in range(COLUMNS) for tap in range(kernel[2])}
+    registers = kernel[1] * (kernel[2] + len(positions))
+    return kernel[1] > stride[1] == 1 and registers <= machine.vector_registers - COLUMNS
+
+
+def weight_boxes(k: WeightGradientPlan, g: Geometry, batch: int, machine: Machine, threads: int) -> WeightBoxes:
     depth, height, width = three(g.out_spatial, 1)
-    lanes = lanes_below(g.depthwise_channels, machine.vector_lanes)
-    blocks = -(-g.depthwise_channels // lanes)
+    lanes, planar = k.lanes, k.planar
     # Of planes one block of filters comes to pixels; else all channels of a pixel share lines of the cache.
     inputs, outputs = (lanes, lanes) if planar else (g.in_channels, g.depthwise_channels)
     each = FLOAT_BYTES * (outputs + prod(min(s, k) for s, k in zip(g.stride, g.kernel_size, strict=True)) * inputs)
@@ -141,7 +177,7 @@ def weight_boxes(g: Geometry, batch: int, machine: Machine, threads: int, *, pla
     pixels = planes * rows * columns
     in_scratch = covered_pixels(g, (planes, rows, columns), whole=segments == 1) * lanes if planar else 0
     count = batch * z_bands * bands * segments
-    slots = min(count, -(-_MOST_TASKS // blocks))
+    slots = min(count, -(-_MOST_TASKS // k.blocks))
     return WeightBoxes(
         threads=threads,
         scratch_elements=in_scratch + pixels * lanes if planar else 0,
@@ -151,5 +187,5 @@ def weight_boxes(g: Geometry, batch: int, machine: Machine, threads: int, *, pla
         box_pixels=pixels,
         in_scratch=in_scratch,
         slots=slots,
-        groups=1 if slots % threads == 0 else min(blocks, threads),
+        groups=1 if slots % threads == 0 else min(k.bundles, threads),
     )
