@@ -228,6 +228,8 @@ PLANES = [
     *(Layer(3, (3, 3, 3)), Layer(3, (3, 3, 3), stride=(1, 2, 2)), Layer(3, (3, 3), dilation=3)),
     *(Layer(2, (2, 3, 3), 2), Layer(3, (3, 3, 3), stride=(2, 1, 1)), Layer(3, (3, 1, 2), dilation=(1, 2, 1))),
     *(Layer(3, (3, 3), stride=3), Layer(3, (2, 2), stride=4, dilation=(1, 3)), Layer(3, (1, 7), stride=(1, 3))),
+    *(Layer(2, (3, 3), stride=2, dilation=4), Layer(2, (3, 2), stride=(4, 2), dilation=(6, 1))),
+    *(Layer(2, (3, 3), 3, stride=3), Layer(1, (2, 2, 3), 2, stride=(1, 2, 4), activations=(("relu", 0.0), None))),
 ]
 
 
@@ -245,6 +247,25 @@ def test_planes_of_every_width(monkeypatch: pytest.MonkeyPatch, layer: Layer, ta
         rows = (4 + columns % 2, 5) if layer.rank > 2 else (5,)
         given = Input(1, (*rows, columns * stride), padding, "planar")
         assert kind(program_of(layer, given, target)) == "depthwise_planes"
+        assert_exact(layer, given, target)
+
+
+@on_each_machine
+@pytest.mark.parametrize(
+    "layer",
+    [
+        *(Layer(64, (2, 2), stride=2), Layer(96, (3, 3), stride=3), Layer(40, (2, 3), stride=(2, 4))),
+        *(Layer(35, (1, 17), stride=(1, 17)), Layer(128, (2, 2, 2), stride=2)),
+    ],
+    ids=str,
+)
+def test_patches_read_in_the_order_of_memory(monkeypatch: pytest.MonkeyPatch, layer: Layer, target: Machine) -> None:
+    monkeypatch.setitem(tuning.ROWS, target.kind, replace(tuning.tuning_of(target), patch_lanes=64))
+    for columns, before, threads in product((1, 2, 3, 7), (0, 1), (1, 3)):
+        steps = per_axis(layer.stride, layer.rank, "stride")
+        spatial = tuple(step * n for step, n in zip(steps, (3, 5, columns)[-layer.rank :], strict=True))
+        given = Input(2, spatial, ((before, 0),) * layer.rank, "last", threads, small_cache=True)
+        assert plan_of(program_of(layer, given, target)).lanes >= target.vector_lanes
         assert_exact(layer, given, target)
 
 

@@ -21,7 +21,7 @@ from ..machine import Machine
 from ..plan.bands import Bands, TwoStages, separable_cut
 from ..plan.boxes import boxes_cut, comes_packed, packed_cut
 from ..plan.cut import Cut, team_of
-from ..plan.depthwise import DepthwisePlan, depthwise_plan
+from ..plan.depthwise import DepthwisePlan, depthwise_plan, in_order, reads_in_order
 from ..plan.direct import direct_plan, planes_cut, runs_direct
 from ..plan.planar import planar_cut, planar_plan, runs_planar
 from ..plan.pointwise import PointwisePlan, pointwise_plan
@@ -180,6 +180,8 @@ def _depthwise(call: _Call) -> Program:
         return Program((call.stage(PackedDepthwiseKernel(call.machine, d), packed_cut(*call.sizes), call.zeros(d)),))
     kind = SummedDepthwiseKernel if call.summed else DepthwiseKernel
     cut = strips_cut(*call.sizes, whole_rows=call.summed)
+    if not call.summed and reads_in_order(call.g, call.batch, call.machine):
+        d, cut = in_order(d, call.machine), replace(cut, strip_rows=1)
     return Program((call.stage(kind(call.machine, d, d.filters), cut, call.zeros(d)),))
 
 
