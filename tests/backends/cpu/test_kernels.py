@@ -72,6 +72,10 @@ EMITTERS: dict[str, tuple[Layer, Input]] = {
     "depthwise_last_planar": (Layer(17, (5,)), Input(2, (40,), 2)),
     "depthwise_planar_planar": (Layer(17, (3, 3)), Input(2, (7, 9), 1, "planar")),
     "depthwise_planes": (Layer(7, (1, 3, 3), 2), Input(2, (3, 7, 41), (0, 1, 1), "planar", threads=2)),
+    "depthwise_patches": (
+        Layer(5, (3, 7), 2, stride=(2, 8)),
+        Input(2, (6, 141), ((1, 1), (0, 0)), "planar", threads=2),
+    ),
     "depthwise_packed": (Layer(1024, (5, 5)), Input(2, (4, 9), 2, threads=2)),
     "fused_last_last": (Layer(10, (3, 3), out_channels=34, groups=2, residual=True), Input(3, (6, 9), 1, threads=2)),
     "fused_last_planar": (
@@ -248,6 +252,40 @@ def test_planes_of_every_width(monkeypatch: pytest.MonkeyPatch, layer: Layer, ta
         given = Input(1, (*rows, columns * stride), padding, "planar")
         assert kind(program_of(layer, given, target)) == "depthwise_planes"
         assert_exact(layer, given, target)
+
+
+PATCHES = [
+    *(Layer(3, (2, 8), stride=(2, 8)), Layer(3, (5,), stride=8), Layer(2, (3, 2), 2, stride=(1, 2), dilation=(2, 1))),
+    *(Layer(3, (4, 3), stride=4, activations=(("relu", 0.0), None)), Layer(2, (2, 2, 4), stride=4)),
+    *(Layer(2, (16, 16), stride=16), Layer(2, (1, 9), 3, stride=16)),
+]
+
+
+@pytest.mark.parametrize(("layer", "target"), product(PATCHES, HERE), ids=shown)
+def test_patches_of_planes_of_every_width(monkeypatch: pytest.MonkeyPatch, layer: Layer, target: Machine) -> None:
+    """Those too that others are quicker for."""
+    monkeypatch.setitem(tuning.ROWS, target.kind, replace(tuning.tuning_of(target), patch_strides=(2, 4, 8, 16)))
+    stride = per_axis(layer.stride, layer.rank, "stride")[-1]
+    if stride > target.vector_lanes:
+        return
+    for width, more, padding in product((4, 7, 8, 9, 15, 16, 17, 33), (0, stride - 1), (0, 1)):
+        rows, around = (5, 9)[: layer.rank - 1], (*((padding, 0),) * (layer.rank - 1), (0, 0))
+        given = Input(2, (*rows, width * stride + more), around, "planar", 1 + width % 3)
+        expected = "depthwise_patches" if width >= target.vector_lanes else None
+        assert expected in (None, kind(program_of(layer, given, target)))
+        assert_exact(layer, given, target)
+
+
+@on_each_machine
+def test_what_patches_leave_out_is_not_read(target: Machine) -> None:
+    """Columns between patches, and behind the last one."""
+    layer, given = Layer(2, (2, 7), stride=8), Input(1, (8, 165), 0, "planar")
+    assert kind(program_of(layer, given, target)) == "depthwise_patches"
+    numbers = numbers_of(layer, given, small_integers(0))
+    expected = expected_of(layer, given, numbers)
+    numbers.x[..., 7::8] = math.inf
+    numbers.x[..., 160:] = math.nan
+    assert_same(run(layer, given, numbers, target), expected, "patches")
 
 
 @on_each_machine

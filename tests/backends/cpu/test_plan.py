@@ -22,6 +22,7 @@ from depthwise.backends.cpu.emit.depthwise import DepthwiseKernel
 from depthwise.backends.cpu.emit.direct import DirectKernel
 from depthwise.backends.cpu.emit.fused import BoxedFusedKernel, FusedKernel
 from depthwise.backends.cpu.emit.kernel import Kernel
+from depthwise.backends.cpu.emit.patches import PatchKernel
 from depthwise.backends.cpu.emit.planar import PlanarPointwiseKernel
 from depthwise.backends.cpu.emit.pointwise import PointwiseKernel
 from depthwise.backends.cpu.machine import Machine
@@ -32,6 +33,7 @@ from depthwise.backends.cpu.plan.depthwise import DepthwisePlan, depthwise_plan,
 from depthwise.backends.cpu.plan.direct import DirectPlan, Planes, direct_plan, planes_cut, runs_direct
 from depthwise.backends.cpu.plan.filters import MOST_ZEROS, tap_stride
 from depthwise.backends.cpu.plan.panels import Panels
+from depthwise.backends.cpu.plan.patches import Patches, PatchPlan, patch_plan, patches_cut, runs_patches
 from depthwise.backends.cpu.plan.planar import PlanarBands, PlanarPlan, planar_cut, planar_plan, runs_planar
 from depthwise.backends.cpu.plan.pointwise import PointwisePlan, pointwise_plan
 from depthwise.backends.cpu.plan.product import in_vain
@@ -599,11 +601,19 @@ def direct_plans(draw: st.DrawFn) -> DirectPlan:
 
 
 @st.composite
+def patch_plans(draw: st.DrawFn) -> PatchPlan:
+    rank = draw(st.integers(1, 3))
+    kernel, stride, dilation = (three(tuple(draw(counts) for _ in range(rank)), 1) for _ in range(3))
+    values: dict[str, Any] = {name: draw(counts) for name in ("channels", "multiplier", "lanes", "patches")}
+    return PatchPlan(rank=rank, kernel=kernel, stride=stride, dilation=dilation, activation=draw(activations), **values)
+
+
+@st.composite
 def kernels(draw: st.DrawFn) -> Kernel:
     target, kind = draw(st.sampled_from(MACHINES)), draw(st.sampled_from(KINDS_OF_KERNELS))
     values = {"depthwise": depthwise_plans(), "pointwise": pointwise_plans(), "out_stride": counts}
     values["residual_pixels"] = st.booleans()
-    plans = {DirectKernel: direct_plans(), PlanarPointwiseKernel: planar_plans()}
+    plans = {DirectKernel: direct_plans(), PatchKernel: patch_plans(), PlanarPointwiseKernel: planar_plans()}
     values["plan"] = plans.get(kind, pointwise_plans())
     own = [field.name for field in fields(kind) if field.name != "machine"]
     return kind(target, **{name: draw(values[name]) for name in own})
@@ -617,6 +627,7 @@ KINDS_OF_KERNELS: list[type[Kernel]] = [
         DepthwiseKernel,
         DirectKernel,
         FusedKernel,
+        PatchKernel,
         PlanarPointwiseKernel,
         PointwiseKernel,
     ),
@@ -671,6 +682,7 @@ def test_every_slot_of_a_kernel_has_a_number() -> None:
         BoxedFusedKernel: Boxes,
         DepthwiseKernel: Strips,
         DirectKernel: Planes,
+        PatchKernel: Patches,
         FusedKernel: Bands,
         PlanarPointwiseKernel: PlanarBands,
         PointwiseKernel: Panels,
@@ -850,6 +862,26 @@ def test_planes_are_read_as_they_lie_at_strides_that_few_vectors_cover(in_halves
     assert is_direct(2, (1, 15)) is in_halves
     assert is_direct(2, multiplier=2)
     assert is_direct(3, multiplier=2)
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "padding", "patches"),
+    [
+        *(((8, 224, 224), 8, 8, 0, 16), ((8, 224, 224), 16, 16, 0, 8), ((8, 99, 128), (3, 7), 8, 0, 16)),
+        *(((8, 127), 8, 8, 0, 8), ((8, 224, 224), 8, 8, 1, None), ((8, 224, 220), 8, 8, 0, 16)),
+        *(((8, 224, 224), 4, 4, 0, None), ((8, 224, 224), 4, 8, 0, None), ((8, 224, 224), 9, 8, 0, None)),
+        *(((8, 224, 223), 7, 8, 0, None), ((8, 224, 56), 8, 8, 0, None)),
+    ],
+)
+def test_which_planes_are_read_as_rows_of_patches(
+    size: tuple[int, ...], kernel: int | tuple[int, int], stride: int, padding: int, patches: int | None
+) -> None:
+    g = geometry(size, kernel, stride, padding)
+    assert runs_patches(g, AVX512) is (patches is not None)
+    if patches:
+        k = patch_plan(g, None, AVX512)
+        assert (k.patches, k.vectors) == (patches, patches * stride // 16)
+        assert patches_cut(g, AVX512, 2).scratch_elements == k.rows * 16
 
 
 @pytest.mark.parametrize(

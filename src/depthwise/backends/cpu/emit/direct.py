@@ -149,7 +149,10 @@ def _write_filters(e: Block, k: DirectPlan, tile: _Tile, x: Int, side: _Side) ->
     """The columns of all filters of a channel, which see the same vectors."""
     left, _ = k.edges
     seen_by = [
-        (_load(e, k, row + x * k.stride[2], kx * k.dilation[2] - left, side), (kz * k.kernel[1] + ky) * k.kernel[2] + kx)
+        (
+            _load(e, k, row + x * k.stride[2], kx * k.dilation[2] - left, side),
+            (kz * k.kernel[1] + ky) * k.kernel[2] + kx,
+        )
         for row, uses in tile.inputs
         for kx in range(k.kernel[2])
         for _, kz, ky in uses

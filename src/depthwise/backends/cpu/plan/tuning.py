@@ -25,6 +25,7 @@ class Tuning:
     many_taps: for kernels of many, whose chains of multiply-adds need more sums side by side: choices, the widest first
     patch_lanes: lanes, at most, of two columns whose windows share nothing, so that what lies beyond L2 is read in its
                order; 0 where that is not worth it
+    patch_strides: of patches of planes, whose rows are added up in the lanes of their taps
     fewest_columns: of the tiles that divide a row evenly
     dilated_columns: of tiles whose columns lie a dilation apart; from 4 on, at most a sixth more is computed
     columns_to_planes: of a sequence whose results are transposed in registers: whole squares of vectors
@@ -63,6 +64,7 @@ class Tuning:
     tiles: Mapping[int, tuple[tuple[int, ...], ...]]
     fewest_columns: int = 3
     patch_lanes: int = 0
+    patch_strides: tuple[int, ...] = ()
     dilated_columns: tuple[int, ...] = (6, 5, 4)
     direct_rows: Mapping[int, int] = field(default_factory=lambda: {25: 4, MOST_DIRECT: 7})
     gathered_taps: int = 9
@@ -87,6 +89,7 @@ _WIDE = Tuning(
     few_taps=(7,),
     many_taps=((14, 7), (7,)),
     columns_to_planes=16,
+    patch_strides=(8, 16),
     direct_shares={4: (0.6, 0.6), 9: (0.6, 0.7), 25: (0.85, 0.95), MOST_DIRECT: (0.7, 0.8)},
     tiles={
         1: ((14, 13, 12), (5, 4)),
@@ -109,6 +112,7 @@ ROWS: dict[str, Tuning] = {
         few_taps=(6,),
         many_taps=((6,), (5,)),
         columns_to_planes=8,
+        patch_strides=(8,),
         direct_shares={9: (0.6, 0.85), 25: (inf, inf), MOST_DIRECT: (0.95, inf)},
         tiles={1: ((6, 5), (5, 4)), 2: ((6, 5), (5, 4))},
     ),
