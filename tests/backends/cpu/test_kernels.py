@@ -261,7 +261,7 @@ PATCHES = [
 ]
 
 
-@pytest.mark.parametrize(("layer", "target"), product(PATCHES, HERE), ids=shown)
+@pytest.mark.parametrize(("layer", "target"), [*product(PATCHES, HERE)], ids=shown)
 def test_patches_of_planes_of_every_width(monkeypatch: pytest.MonkeyPatch, layer: Layer, target: Machine) -> None:
     """Those too that others are quicker for."""
     monkeypatch.setitem(tuning.ROWS, target.kind, replace(tuning.tuning_of(target), patch_strides=(2, 4, 8, 16)))
