@@ -233,7 +233,7 @@ PLANES = [
     *(Layer(2, (2, 3, 3), 2), Layer(3, (3, 3, 3), stride=(2, 1, 1)), Layer(3, (3, 1, 2), dilation=(1, 2, 1))),
     *(Layer(3, (3, 3), stride=3), Layer(3, (2, 2), stride=4, dilation=(1, 3)), Layer(3, (1, 7), stride=(1, 3))),
     *(Layer(2, (3, 3), stride=2, dilation=4), Layer(2, (3, 2), stride=(4, 2), dilation=(6, 1))),
-    *(Layer(2, (3, 3), 3, stride=3), Layer(1, (2, 2, 3), 2, stride=(1, 2, 4), activations=(("relu", 0.0), None))),
+    *(Layer(2, (3, 3), 3, stride=3), Layer(1, (2, 2, 3), 2, stride=(1, 2, 4))),
 ]
 
 
@@ -256,7 +256,7 @@ def test_planes_of_every_width(monkeypatch: pytest.MonkeyPatch, layer: Layer, ta
 
 PATCHES = [
     *(Layer(3, (2, 8), stride=(2, 8)), Layer(3, (5,), stride=8), Layer(2, (3, 2), 2, stride=(1, 2), dilation=(2, 1))),
-    *(Layer(3, (4, 3), stride=4, activations=(("relu", 0.0), None)), Layer(2, (2, 2, 4), stride=4)),
+    *(Layer(3, (4, 3), stride=4), Layer(2, (2, 2, 4), stride=4)),
     *(Layer(2, (16, 16), stride=16), Layer(2, (1, 9), 3, stride=16)),
 ]
 
