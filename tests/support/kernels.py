@@ -444,12 +444,18 @@ TAILS: dict[str, tuple[list[Layer], tuple[str, ...]]] = {
             *(Layer(9, (3, 3), stride=stride) for stride in (2, 3, (1, 4), (3, 1))),
             *(Layer(9, (3, 3), dilation=dilation) for dilation in (2, 6, (1, 3))),
             *(Layer(9, (2, 9), dilation=2), Layer(9, (2, 11), stride=2)),
-            *(Layer(3, (2, 7), 2, stride=(1, 8)), Layer(3, (2, 2, 8), stride=(2, 1, 8), dilation=(2, 1, 1))),
             *(Layer(9, (2, 3), stride=3, dilation=2), Layer(9, (1, 2), stride=4), Layer(9, (9,), stride=2, dilation=3)),
             *(Layer(9, kernel) for kernel in ((3, 3, 3), (1, 2, 3))),
             Layer(9, (2, 1, 3), stride=(1, 2, 3), dilation=(3, 2, 1)),
         ],
         _BOTH,
+    ),
+    "patches": (
+        [
+            *(Layer(4, (1, 16), stride=(2, 16)), Layer(2, (2, 2, 8), stride=(2, 1, 8))),
+            *(Layer(7, (2, 2, 8), stride=(2, 1, 8)), Layer(4, (2, 7), stride=(1, 8))),
+        ],
+        ("planar",),
     ),
     # All pixels share one set of L1.
     "crowded": ([Layer(1024, (5, 5)), Layer(1024, (7, 5), dilation=(2, 1))], ("last",)),

@@ -893,6 +893,14 @@ def test_rows_of_a_tile_share_input_rows(stride: int, dilation: int, apart: int)
     assert apart * stride % dilation == 0
 
 
+@pytest.mark.parametrize(("dilation", "is_direct"), [(1, False), (3, False), (2, True), (4, True)])
+def test_windows_that_leave_columns_out_are_read_as_they_lie(dilation: int, is_direct: bool) -> None:
+    reach, columns = 4 * dilation + 1, 37
+    g = geometry((8, 2 * (columns - 1) + reach, 2 * (columns - 1) + reach), 5, 2, 0, dilation)
+    assert runs_direct(g, AVX512) is is_direct
+    assert not runs_direct(g, replace(AVX512, in_halves=True))
+
+
 def test_filters_of_a_channel_share_what_was_put_together() -> None:
     def plan(stride: int, multiplier: int) -> DirectPlan:
         return direct_plan(geometry((4, 90, 90), 3, stride, depth_multiplier=multiplier), None, AVX512)

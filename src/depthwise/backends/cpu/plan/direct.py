@@ -10,7 +10,7 @@ from ...base import Activation
 from ..machine import Machine
 from .cut import Cut
 from .filters import MOST_ZEROS, Filters, rows_apart
-from .sizes import columns_done, moved_bytes, seen_outside, three
+from .sizes import columns_done, moved_bytes, seen, seen_outside, three
 from .tuning import MOST_DIRECT, tuning_of
 
 # A vector of columns so far apart, at most, is put together from as many vectors of neighbours.
@@ -119,4 +119,6 @@ def _fills_vectors(g: Geometry, machine: Machine) -> bool:
     if taps > MOST_DIRECT or (stride > 2 and not gathers) or not is_short:
         return False
     least = next(shares[min(stride, 2) - 1] for most, shares in tuning.direct_shares.items() if taps <= most)
+    if seen(g.kernel_size[-1], stride, g.dilation[-1]) < min(g.kernel_size[-1], stride):
+        least = min(least, tuning.skipping_share)
     return width >= least * columns_done(width, (machine.vector_lanes,))

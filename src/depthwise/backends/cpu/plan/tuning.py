@@ -33,6 +33,7 @@ class Tuning:
     A depthwise tile of planes:
     direct_shares: by the most taps, for strides 1 and 2, the least share of lanes that columns must fill for planes to
                    be read as they lie; else pixels in boxes take less time
+    skipping_share: the same of strided windows that leave columns out, which would come to boxes too
     direct_rows:   rows of a tile by the most taps
     gathered_taps: of a kernel, at most, whose vectors are put together from three and more
     gathered_columns: of such a kernel, and of one whose vectors are put together from two
@@ -67,6 +68,7 @@ class Tuning:
     patch_strides: tuple[int, ...] = ()
     dilated_columns: tuple[int, ...] = (6, 5, 4)
     direct_rows: Mapping[int, int] = field(default_factory=lambda: {25: 4, MOST_DIRECT: 7})
+    skipping_share: float = inf
     gathered_taps: int = 9
     gathered_columns: int = MOST_DIRECT
     paired_rows: int = 4
@@ -102,7 +104,8 @@ _WIDE = Tuning(
 ROWS: dict[str, Tuning] = {
     "avx512": replace(
         _WIDE,
-        direct_shares={16: (0.5, 0.6), 25: (0.5, 0.8), MOST_DIRECT: (0.7, 0.6)},
+        direct_shares={9: (0.5, 0.5), 16: (0.5, 0.7), 25: (0.5, 0.8), MOST_DIRECT: (0.7, 0.6)},
+        skipping_share=0.6,
         gathered_taps=25,
         gathered_columns=7,
         patch_lanes=64,
