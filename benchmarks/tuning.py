@@ -56,6 +56,10 @@ TRIALS = (
         (_alone((128, 56, 56), 3), _alone((128, 56, 56), 5), _alone((64, 8, 28, 28), 3)),
         "contiguous",
     ),
+    Trial("gathered_taps", lambda _: 9, (_alone((64, 224, 224), 4, stride=4, padding=0),), "contiguous"),
+    Trial("gathered_columns", lambda _: 27, (_alone((64, 1000), 15, stride=2),), "contiguous"),
+    Trial("patch_strides", lambda _: (), (_alone((64, 224, 224), 8, stride=8, padding=0),), "contiguous"),
+    Trial("patch_lanes", lambda _: 0, (_alone((64, 224, 224), 8, stride=8, padding=0),)),
     Trial("direct_rows", lambda row: dict.fromkeys(row.direct_rows, 4), (_alone((64, 7, 28, 28), 3),), "contiguous"),
     Trial("paired_rows", lambda _: 2, (_alone((64, 8, 28, 28), 3), _alone((32, 8, 56, 56), 3)), "contiguous"),
     Trial(

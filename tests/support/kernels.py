@@ -22,6 +22,7 @@ from depthwise.backends.cpu.emit.depthwise import DepthwiseKernel
 from depthwise.backends.cpu.emit.direct import DirectKernel
 from depthwise.backends.cpu.emit.fused import BoxedFusedKernel, FusedKernel
 from depthwise.backends.cpu.emit.kernel import Kernel
+from depthwise.backends.cpu.emit.patches import PatchKernel
 from depthwise.backends.cpu.emit.planar import PlanarPointwiseKernel
 from depthwise.backends.cpu.emit.pointwise import PointwiseKernel
 from depthwise.backends.cpu.launch import Launch
@@ -354,7 +355,7 @@ def kind(program: Program) -> str:
 def _ends(program: Program) -> tuple[str, ...]:
     """How a program reads, and how it writes, where its kernels may do so in more than one way."""
     kernel = program.kernels[0]
-    if isinstance(kernel, DirectKernel | PackedDepthwiseKernel):
+    if isinstance(kernel, DirectKernel | PackedDepthwiseKernel | PatchKernel):
         return ()
     if isinstance(kernel, BoxedDepthwiseKernel | BoxedFusedKernel):
         return ("planar" if kernel.depthwise.planar else "last", "planar")
@@ -366,6 +367,7 @@ KERNELS: dict[tuple[type[Kernel], ...], str] = {
     (BoxedDepthwiseKernel,): "depthwise",
     (PackedDepthwiseKernel,): "depthwise_packed",
     (DirectKernel,): "depthwise_planes",
+    (PatchKernel,): "depthwise_patches",
     (FusedKernel,): "fused",
     (BoxedFusedKernel,): "fused",
     (DepthwiseKernel, PointwiseKernel): "two_stage",
@@ -378,6 +380,7 @@ KINDS = {
         "depthwise_last_planar",
         "depthwise_planar_planar",
         "depthwise_planes",
+        "depthwise_patches",
         "depthwise_packed",
     ),
     *("fused_last_last", "fused_last_planar", "fused_planar_planar", "two_stage_last_last"),
@@ -446,6 +449,13 @@ TAILS: dict[str, tuple[list[Layer], tuple[str, ...]]] = {
             Layer(9, (2, 1, 3), stride=(1, 2, 3), dilation=(3, 2, 1)),
         ],
         _BOTH,
+    ),
+    "patches": (
+        [
+            *(Layer(4, (1, 16), stride=(2, 16)), Layer(2, (2, 2, 8), stride=(2, 1, 8))),
+            *(Layer(7, (2, 2, 8), stride=(2, 1, 8)), Layer(4, (2, 7), stride=(1, 8))),
+        ],
+        ("planar",),
     ),
     # All pixels share one set of L1.
     "crowded": ([Layer(1024, (5, 5)), Layer(1024, (7, 5), dilation=(2, 1))], ("last",)),

@@ -72,6 +72,10 @@ EMITTERS: dict[str, tuple[Layer, Input]] = {
     "depthwise_last_planar": (Layer(17, (5,)), Input(2, (40,), 2)),
     "depthwise_planar_planar": (Layer(17, (3, 3)), Input(2, (7, 9), 1, "planar")),
     "depthwise_planes": (Layer(7, (1, 3, 3), 2), Input(2, (3, 7, 41), (0, 1, 1), "planar", threads=2)),
+    "depthwise_patches": (
+        Layer(5, (3, 7), 2, stride=(2, 8)),
+        Input(2, (6, 141), ((1, 1), (0, 0)), "planar", threads=2),
+    ),
     "depthwise_packed": (Layer(1024, (5, 5)), Input(2, (4, 9), 2, threads=2)),
     "fused_last_last": (Layer(10, (3, 3), out_channels=34, groups=2, residual=True), Input(3, (6, 9), 1, threads=2)),
     "fused_last_planar": (
@@ -228,6 +232,8 @@ PLANES = [
     *(Layer(3, (3, 3, 3)), Layer(3, (3, 3, 3), stride=(1, 2, 2)), Layer(3, (3, 3), dilation=3)),
     *(Layer(2, (2, 3, 3), 2), Layer(3, (3, 3, 3), stride=(2, 1, 1)), Layer(3, (3, 1, 2), dilation=(1, 2, 1))),
     *(Layer(3, (3, 3), stride=3), Layer(3, (2, 2), stride=4, dilation=(1, 3)), Layer(3, (1, 7), stride=(1, 3))),
+    *(Layer(2, (3, 3), stride=2, dilation=4), Layer(2, (3, 2), stride=(4, 2), dilation=(6, 1))),
+    *(Layer(2, (3, 3), 3, stride=3), Layer(1, (2, 1, 3), 2, stride=(1, 2, 4))),
 ]
 
 
@@ -245,6 +251,59 @@ def test_planes_of_every_width(monkeypatch: pytest.MonkeyPatch, layer: Layer, ta
         rows = (4 + columns % 2, 5) if layer.rank > 2 else (5,)
         given = Input(1, (*rows, columns * stride), padding, "planar")
         assert kind(program_of(layer, given, target)) == "depthwise_planes"
+        assert_exact(layer, given, target)
+
+
+PATCHES = [
+    *(Layer(3, (2, 8), stride=(2, 8)), Layer(3, (5,), stride=8), Layer(2, (3, 2), 2, stride=(1, 2), dilation=(2, 1))),
+    *(Layer(3, (4, 3), stride=4), Layer(2, (2, 2, 4), stride=4)),
+    *(Layer(2, (16, 16), stride=16), Layer(2, (1, 9), 3, stride=16)),
+]
+
+
+@pytest.mark.parametrize(("layer", "target"), [*product(PATCHES, HERE)], ids=shown)
+def test_patches_of_planes_of_every_width(monkeypatch: pytest.MonkeyPatch, layer: Layer, target: Machine) -> None:
+    """Those too that others are quicker for."""
+    monkeypatch.setitem(tuning.ROWS, target.kind, replace(tuning.tuning_of(target), patch_strides=(2, 4, 8, 16)))
+    stride = per_axis(layer.stride, layer.rank, "stride")[-1]
+    if stride > target.vector_lanes:
+        return
+    for width, more, padding in product((4, 7, 8, 9, 15, 16, 17, 33), (0, stride - 1), (0, 1)):
+        rows, around = tuple(n + 4 for n in layer.kernel[:-1]), (*((padding, 0),) * (layer.rank - 1), (0, 0))
+        given = Input(2, (*rows, width * stride + more), around, "planar", 1 + width % 3)
+        if width >= target.vector_lanes and not more:
+            assert kind(program_of(layer, given, target)) == "depthwise_patches"
+        assert_exact(layer, given, target)
+
+
+@on_each_machine
+def test_what_patches_leave_out_is_not_read(target: Machine) -> None:
+    """Columns between patches, and behind the last one."""
+    layer, given = Layer(2, (2, 7), stride=8), Input(1, (8, 165), 0, "planar")
+    assert kind(program_of(layer, given, target)) == "depthwise_patches"
+    numbers = numbers_of(layer, given, small_integers(0))
+    expected = expected_of(layer, given, numbers)
+    numbers.x[..., 7::8] = math.inf
+    numbers.x[..., 160:] = math.nan
+    assert_same(run(layer, given, numbers, target), expected, "patches")
+
+
+@on_each_machine
+@pytest.mark.parametrize(
+    "layer",
+    [
+        *(Layer(64, (2, 2), stride=2), Layer(96, (3, 3), stride=3), Layer(40, (2, 3), stride=(2, 4))),
+        *(Layer(35, (1, 17), stride=(1, 17)), Layer(128, (2, 2, 2), stride=2)),
+    ],
+    ids=str,
+)
+def test_patches_read_in_the_order_of_memory(monkeypatch: pytest.MonkeyPatch, layer: Layer, target: Machine) -> None:
+    monkeypatch.setitem(tuning.ROWS, target.kind, replace(tuning.tuning_of(target), patch_lanes=64))
+    for columns, before, threads in product((1, 2, 3, 7), (0, 1), (1, 3)):
+        steps = per_axis(layer.stride, layer.rank, "stride")
+        spatial = tuple(step * n for step, n in zip(steps, (3, 5, columns)[-layer.rank :], strict=True))
+        given = Input(2, spatial, ((before, 0),) * layer.rank, "last", threads, small_cache=True)
+        assert plan_of(program_of(layer, given, target)).lanes >= target.vector_lanes
         assert_exact(layer, given, target)
 
 
@@ -343,6 +402,7 @@ CUTS: dict[str, list[dict[str, int]]] = {
     "depthwise_planar_planar": [{"segments": 1, "boxes": b} for b in (1, 2, 7)]
     + [{"segments": s, "boxes": 7 * s} for s in (2, 9)],
     "depthwise_planes": [{}],
+    "depthwise_patches": [{}],
     "depthwise_packed": [{"segments": 1, "boxes": b} for b in (1, 2, 4)]
     + [{"segments": s, "boxes": 4 * s} for s in (2, 9)],
     "fused_last_last": [{"segments": s, "bands": b} for s in (1, 2, 9) for b in (1, 2, 5, 7, 18, 20)]

@@ -22,16 +22,18 @@ from depthwise.backends.cpu.emit.depthwise import DepthwiseKernel
 from depthwise.backends.cpu.emit.direct import DirectKernel
 from depthwise.backends.cpu.emit.fused import BoxedFusedKernel, FusedKernel
 from depthwise.backends.cpu.emit.kernel import Kernel
+from depthwise.backends.cpu.emit.patches import PatchKernel
 from depthwise.backends.cpu.emit.planar import PlanarPointwiseKernel
 from depthwise.backends.cpu.emit.pointwise import PointwiseKernel
 from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.cpu.plan.bands import Bands, TwoStages, separable_cut
 from depthwise.backends.cpu.plan.boxes import MOST_APART, Boxes, boxes_cut, comes_packed, packed_cut
 from depthwise.backends.cpu.plan.cut import Cut, team_of
-from depthwise.backends.cpu.plan.depthwise import DepthwisePlan, depthwise_plan
+from depthwise.backends.cpu.plan.depthwise import DepthwisePlan, depthwise_plan, in_order, reads_in_order
 from depthwise.backends.cpu.plan.direct import DirectPlan, Planes, direct_plan, planes_cut, runs_direct
 from depthwise.backends.cpu.plan.filters import MOST_ZEROS, tap_stride
 from depthwise.backends.cpu.plan.panels import Panels, panels_cut
+from depthwise.backends.cpu.plan.patches import Patches, PatchPlan, patch_plan, patches_cut, runs_patches
 from depthwise.backends.cpu.plan.planar import PlanarBands, PlanarPlan, planar_cut, planar_plan, runs_planar
 from depthwise.backends.cpu.plan.pointwise import PointwisePlan, pointwise_plan
 from depthwise.backends.cpu.plan.product import in_vain
@@ -607,7 +609,16 @@ def direct_plans(draw: st.DrawFn) -> DirectPlan:
         edges=draw(st.tuples(counts, counts)),
         weights_stay=draw(st.booleans()),
         fetches=draw(st.booleans()),
+        shares=draw(st.booleans()),
     )
+
+
+@st.composite
+def patch_plans(draw: st.DrawFn) -> PatchPlan:
+    rank = draw(st.integers(1, 3))
+    kernel, stride, dilation = (three(tuple(draw(counts) for _ in range(rank)), 1) for _ in range(3))
+    values: dict[str, Any] = {name: draw(counts) for name in ("channels", "multiplier", "lanes", "patches")}
+    return PatchPlan(rank=rank, kernel=kernel, stride=stride, dilation=dilation, activation=draw(activations), **values)
 
 
 @st.composite
@@ -615,7 +626,7 @@ def kernels(draw: st.DrawFn) -> Kernel:
     target, kind = draw(st.sampled_from(MACHINES)), draw(st.sampled_from(KINDS_OF_KERNELS))
     values = {"depthwise": depthwise_plans(), "pointwise": pointwise_plans(), "out_stride": counts}
     values["residual_pixels"] = st.booleans()
-    plans = {DirectKernel: direct_plans(), PlanarPointwiseKernel: planar_plans()}
+    plans = {DirectKernel: direct_plans(), PatchKernel: patch_plans(), PlanarPointwiseKernel: planar_plans()}
     values["plan"] = plans.get(kind, pointwise_plans())
     own = [field.name for field in fields(kind) if field.name != "machine"]
     return kind(target, **{name: draw(values[name]) for name in own})
@@ -629,6 +640,7 @@ KINDS_OF_KERNELS: list[type[Kernel]] = [
         DepthwiseKernel,
         DirectKernel,
         FusedKernel,
+        PatchKernel,
         PlanarPointwiseKernel,
         PointwiseKernel,
     ),
@@ -683,6 +695,7 @@ def test_every_slot_of_a_kernel_has_a_number() -> None:
         BoxedFusedKernel: Boxes,
         DepthwiseKernel: Strips,
         DirectKernel: Planes,
+        PatchKernel: Patches,
         FusedKernel: Bands,
         PlanarPointwiseKernel: PlanarBands,
         PointwiseKernel: Panels,
@@ -733,7 +746,7 @@ STEPS = (1, 2, 3, 7, 64, 1000, 65_537, 10**6)
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_code_and_buffers_are_bounded_by_taps_and_tiles(rank: int, out_channels: int | None, layout: str) -> None:
     """Whatever stride and dilation are: lines of code, zeros, and numbers of each thread."""
-    lines = {}
+    lines, least = {}, 1 << 30
     for taps, (stride, dilation) in product((3, 16), ((s, d) for s in STEPS for d in STEPS if 1 in (s, d) or s == d)):
         kernel, padding = (*(min(taps, 5),) * (rank - 1), taps), (0,) * (rank - 1) + (dilation,)
         size = [(k - 1) * dilation + 1 + 5 * stride for k in kernel]
@@ -747,6 +760,9 @@ def test_code_and_buffers_are_bounded_by_taps_and_tiles(rank: int, out_channels:
         program = launch.decide(problem_of(g, x), AVX512).program
         k = plan_of(program)
         lines[taps, stride, dilation] = len(program.ir().splitlines())
+        if getattr(k, "columns", ()) != (2,):
+            # Patches that are read in order have tiles of fewer columns.
+            least = min(least, lines[taps, stride, dilation])
         assert program.zeros <= MOST_ZEROS
         in_scratch = program.stages[0].cut.numbers.get("in_scratch", 0)
         assert in_scratch <= k.lanes * prod(size)
@@ -754,7 +770,7 @@ def test_code_and_buffers_are_bounded_by_taps_and_tiles(rank: int, out_channels:
             # Of neighbouring boxes, not of what lies between windows.
             assert in_scratch <= 64 * k.lanes * prod(kernel) * MOST_APART * 56
     assert max(lines.values()) < 8000, lines
-    assert max(lines.values()) < 6 * min(lines.values()), lines
+    assert max(lines.values()) < 6 * least, lines
 
 
 @pytest.mark.parametrize("taps", [1, 2, 3, 4, 5, 31])
@@ -847,14 +863,80 @@ def test_pixels_that_lie_badly_come_packed(
     assert cut.scratch_elements == cut.in_scratch >= cut.box_pixels * target.vector_lanes
 
 
-def test_planes_are_read_as_they_lie_at_strides_that_few_vectors_cover() -> None:
-    def is_direct(stride: int, kernel: int = 3, multiplier: int = 1) -> bool:
-        return runs_direct(geometry((8, 200, 200), kernel, stride, 1, depth_multiplier=multiplier), AVX512)
+@pytest.mark.parametrize("in_halves", [False, True])
+def test_planes_are_read_as_they_lie_at_strides_that_few_vectors_cover(in_halves: bool) -> None:
+    target = replace(AVX512, in_halves=in_halves)
+
+    def is_direct(stride: int, kernel: int | tuple[int, int] = 3, multiplier: int = 1) -> bool:
+        return runs_direct(geometry((8, 200, 200), kernel, stride, 1, depth_multiplier=multiplier), target)
 
     assert [is_direct(stride) for stride in (1, 2, 3, 4, 5)] == [True, True, True, True, False]
-    assert not is_direct(3, 4)
+    assert is_direct(3, 4) is not in_halves
+    assert is_direct(2, (1, 15)) is in_halves
     assert is_direct(2, multiplier=2)
-    assert not is_direct(3, multiplier=2)
+    assert is_direct(3, multiplier=2)
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "padding", "patches"),
+    [
+        *(((8, 224, 224), 8, 8, 0, 16), ((8, 224, 224), 16, 16, 0, 8), ((8, 99, 128), (3, 7), 8, 0, 16)),
+        *(((8, 127), 8, 8, 0, 8), ((8, 224, 224), 8, 8, 1, None), ((8, 224, 220), 8, 8, 0, 16)),
+        *(((8, 224, 224), 4, 4, 0, None), ((8, 224, 224), 4, 8, 0, None), ((8, 224, 224), 9, 8, 0, None)),
+        *(((8, 224, 223), 7, 8, 0, None), ((8, 224, 56), 8, 8, 0, None)),
+    ],
+)
+def test_which_planes_are_read_as_rows_of_patches(
+    size: tuple[int, ...], kernel: int | tuple[int, int], stride: int, padding: int, patches: int | None
+) -> None:
+    g = geometry(size, kernel, stride, padding)
+    assert runs_patches(g, AVX512) is (patches is not None)
+    if patches:
+        k = patch_plan(g, None, AVX512)
+        assert (k.patches, k.vectors) == (patches, patches * stride // 16)
+        assert patches_cut(g, AVX512, 2).scratch_elements == k.rows * 16
+
+
+@pytest.mark.parametrize(
+    ("stride", "dilation", "apart"), [(1, 6, 6), (2, 6, 3), (4, 6, 3), (3, 6, 2), (6, 6, 1), (2, 3, 3), (2, 1, 1)]
+)
+def test_rows_of_a_tile_share_input_rows(stride: int, dilation: int, apart: int) -> None:
+    k = direct_plan(geometry((4, 90, 90), 5, stride, 0, dilation), None, AVX512)
+    assert k.rows_apart == apart
+    assert apart * stride % dilation == 0
+
+
+@pytest.mark.parametrize(("dilation", "is_direct"), [(1, False), (3, False), (2, True), (4, True)])
+def test_windows_that_leave_columns_out_are_read_as_they_lie(dilation: int, is_direct: bool) -> None:
+    reach, columns = 4 * dilation + 1, 37
+    g = geometry((8, 2 * (columns - 1) + reach, 2 * (columns - 1) + reach), 5, 2, 0, dilation)
+    assert runs_direct(g, AVX512) is is_direct
+    assert not runs_direct(g, replace(AVX512, in_halves=True))
+
+
+def test_filters_of_a_channel_share_what_was_put_together() -> None:
+    def plan(stride: int, multiplier: int) -> DirectPlan:
+        return direct_plan(geometry((4, 90, 90), 3, stride, depth_multiplier=multiplier), None, AVX512)
+
+    assert [plan(stride, multiplier).shares for stride, multiplier in ((2, 4), (3, 1), (3, 4))] == [False, False, True]
+    assert (plan(3, 4).rows, plan(3, 4).filters_together, plan(2, 4).filters_together) == (1, 4, 1)
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel", "stride", "lanes"), [(64, 8, 8, 64), (96, 4, 4, 32), (40, 3, 3, 16), (64, 3, 2, None)]
+)
+def test_patches_from_beyond_l2_are_read_in_their_order(
+    channels: int, kernel: int, stride: int, lanes: int | None
+) -> None:
+    g = geometry((channels, 60, 60), kernel, stride)
+    far, near = (replace(AVX512, l2_bytes=size) for size in (2**18, 2**24))
+    assert not reads_in_order(g, 1, near)
+    assert not reads_in_order(g, 1, replace(far, in_halves=True))
+    assert reads_in_order(g, 1, far) is (lanes is not None)
+    k = in_order(depthwise_plan(g, None, far, planar=False, pixel_stride=channels), far)
+    assert k.columns == (2,)
+    assert k.lanes == (lanes or k.lanes)
+    assert k.strip_blocks == k.blocks
 
 
 @pytest.mark.parametrize(("height", "rows"), [(9, 3), (8, 4), (6, 3), (10, 4), (3, 3), (2, 4), (13, 3)])

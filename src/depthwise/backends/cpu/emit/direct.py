@@ -11,8 +11,9 @@
 
 Rows outside the image read zeros. The first and the last tile of a row reach columns outside: these are masked or, in
 strided and dilated kernels, the nearest columns inside are read, and moved by some lanes while zeros come in. At stride
-2 every other column of two vectors is taken, at 3 every third of three. Tiles overlap where planes, rows or columns do
-not fill them. Domain: `plan.direct.runs_direct`.
+2 every other column of two vectors is taken, at 3 every third of three; what is put together so from three and more all
+filters of a channel go over in turn. Tiles overlap where planes, rows or columns do not fill them. Domain:
+`plan.direct.runs_direct`.
 """
 
 from __future__ import annotations
@@ -44,14 +45,16 @@ class DirectKernel(OnePlanKernel):
         k = self.plan
         height = e.number("out_y")
         groups = ceil_div(e.number("out_z"), k.planes)
-        rows = e.number("batch") * k.filters * groups * height
+        # Of the filters, each, or the first of each channel.
+        firsts = k.filters // k.filters_together
+        rows = e.number("batch") * firsts * groups * height
         start, stop = thread * rows // threads, (thread + 1) * rows // threads
         apart = k.rows_apart
         with e.loop(start // height, ceil_div(stop, height)) as group:
             first = greatest(start - group.index * height, 0)
             count = least(stop - group.index * height, height) - first
             image, z = group.index // groups, least(group.index % groups * k.planes, e.number("out_z") - k.planes)
-            place = image // k.filters, image % k.filters, z
+            place = image // firsts, image % firsts * k.filters_together, z
             with e.loop(0, least(count, apart)) as residue:
                 top, own = first + residue.index, ceil_div(count - residue.index, apart)
                 with e.either(own >= k.rows) as (tiled, single):
@@ -126,6 +129,9 @@ def _weights(e: Block, k: DirectPlan, o: Int) -> dict[tuple[int, int, int], Vec]
 
 
 def _write_columns(e: Block, k: DirectPlan, tile: _Tile, x: Int, side: _Side) -> None:
+    if k.shares:
+        _write_filters(e, k, tile, x, side)
+        return
     sums = [e.splat(e.pointer("depthwise_bias") + tile.o, k.lanes)] * len(tile.outputs)
     left, _ = k.edges
     weights = tile.weights or _weights(e, k, tile.o)
@@ -137,6 +143,27 @@ def _write_columns(e: Block, k: DirectPlan, tile: _Tile, x: Int, side: _Side) ->
                 sums[i] = vector.fma(weights[kz, ky, kx], sums[i])
     for out, vector in zip(tile.outputs, sums, strict=True):
         (out + x).store(activated(vector, k.activation))
+
+
+def _write_filters(e: Block, k: DirectPlan, tile: _Tile, x: Int, side: _Side) -> None:
+    """The columns of all filters of a channel, which see the same vectors."""
+    left, _ = k.edges
+    seen_by = [
+        (
+            _load(e, k, row + x * k.stride[2], kx * k.dilation[2] - left, side),
+            (kz * k.kernel[1] + ky) * k.kernel[2] + kx,
+        )
+        for row, uses in tile.inputs
+        for kx in range(k.kernel[2])
+        for _, kz, ky in uses
+    ]
+    (out,), plane = tile.outputs, e.number("out_c")
+    with e.loop(0, k.multiplier) as each:
+        o = tile.o + each.index
+        total = e.splat(e.pointer("depthwise_bias") + o, k.lanes)
+        for vector, tap in seen_by:
+            total = vector.fma(e.splat(e.pointer("depthwise_weight") + (o + tap * k.tap_stride), k.lanes), total)
+        (out + (x + each.index * plane)).store(activated(total, k.activation))
 
 
 def _fetch_next_planes(e: Block, k: DirectPlan, place: tuple[Int, Int, Int], y: Int, rows: int, out: Ptr) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from ..plan.dense import DensePlan
 from ..plan.depthwise import DepthwisePlan
+from ..plan.patches import PatchPlan
 from ..plan.pool import PoolPlan
 from .inputs import Inputs, inputs_of
 from .ir import Block, Bool, Int, Ptr, Vec, ceil_div, greatest, least, select
@@ -84,12 +85,12 @@ def rows_of(e: Block, k: DepthwisePlan, strip: Strip, taps: Taps) -> list[Ptr]:
     return [select(is_inside, taps.start + ky * taps.y_step, zeros) for ky, is_inside in enumerate(inside)]
 
 
-def valid(first: Int, size: Int, k: DepthwisePlan | DensePlan | PoolPlan, axis: int) -> tuple[Int, Int]:
+def valid(first: Int, size: Int, k: DepthwisePlan | DensePlan | PatchPlan | PoolPlan, axis: int) -> tuple[Int, Int]:
     """The taps [start, stop) of an axis that fall inside the image where tap 0 falls on `first`."""
     return _from(first, k, axis), least(_from(first - size, k, axis), k.kernel[axis])
 
 
-def _from(first: Int, k: DepthwisePlan | DensePlan | PoolPlan, axis: int) -> Int:
+def _from(first: Int, k: DepthwisePlan | DensePlan | PatchPlan | PoolPlan, axis: int) -> Int:
     """The first tap at or after place 0 where tap 0 falls on `first`."""
     return ceil_div(greatest(0 - first, 0), k.dilation[axis])
 

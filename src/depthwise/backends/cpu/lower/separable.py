@@ -15,14 +15,16 @@ from ..emit.depthwise import DepthwiseKernel, SummedDepthwiseKernel
 from ..emit.direct import DirectKernel
 from ..emit.fused import BoxedFusedKernel, FusedKernel
 from ..emit.kernel import Kernel
+from ..emit.patches import PatchKernel
 from ..emit.planar import PlanarPointwiseKernel
 from ..emit.pointwise import PointwiseKernel
 from ..machine import Machine
 from ..plan.bands import Bands, TwoStages, separable_cut
 from ..plan.boxes import boxes_cut, comes_packed, packed_cut
 from ..plan.cut import Cut, team_of
-from ..plan.depthwise import DepthwisePlan, depthwise_plan
+from ..plan.depthwise import DepthwisePlan, depthwise_plan, in_order, reads_in_order
 from ..plan.direct import direct_plan, planes_cut, runs_direct
+from ..plan.patches import patch_plan, patches_cut, runs_patches
 from ..plan.planar import planar_cut, planar_plan, runs_planar
 from ..plan.pointwise import PointwisePlan, pointwise_plan
 from ..plan.sizes import LINE_ELEMENTS, joined, least_steps, unaliased
@@ -45,7 +47,9 @@ def lower_separable(problem: Problem, machine: Machine, threads: int) -> Decisio
     team = team_of(g, batch, machine, threads)
     call = _Call(g, batch, strides, problem.activations, problem.residual is not None, problem.summed, machine, team)
     separable = g.out_channels is not None
-    if layout.planar_in and runs_direct(g, machine):
+    if layout.planar_in and runs_patches(g, machine):
+        program = _patched(call)
+    elif layout.planar_in and runs_direct(g, machine):
         program = _direct(call)
     elif separable and layout.planar_out and _multiplies_planes(call, layout):
         program = _planar_stages(call, layout)
@@ -135,6 +139,11 @@ def _direct(call: _Call) -> Program:
     )
 
 
+def _patched(call: _Call) -> Program:
+    kernel = PatchKernel(call.machine, patch_plan(call.g, call.activations[0], call.machine))
+    return Program((call.stage(kernel, patches_cut(call.g, call.machine, call.threads)),))
+
+
 def _boxed_depthwise(call: _Call, layout: Layout) -> Program:
     d, cut = call.depthwise(planar=layout.planar_in), boxes_cut(*call.sizes, planar_in=layout.planar_in)
     if d.to_planes:
@@ -180,6 +189,8 @@ def _depthwise(call: _Call) -> Program:
         return Program((call.stage(PackedDepthwiseKernel(call.machine, d), packed_cut(*call.sizes), call.zeros(d)),))
     kind = SummedDepthwiseKernel if call.summed else DepthwiseKernel
     cut = strips_cut(*call.sizes, whole_rows=call.summed)
+    if not call.summed and reads_in_order(call.g, call.batch, call.machine):
+        d, cut = in_order(d, call.machine), replace(cut, strip_rows=1)
     return Program((call.stage(kind(call.machine, d, d.filters), cut, call.zeros(d)),))
 
 

@@ -10,7 +10,7 @@ from ...base import Activation
 from ..machine import FLOAT_BYTES, Machine
 from .filters import MOST_ZEROS, PixelFilters
 from .lanes import pixel_lanes
-from .sizes import Axes, columns_done, fetches_next, lanes_below, seen_outside, three
+from .sizes import Axes, columns_done, fetches_next, lanes_below, moved_bytes, seen_outside, three
 from .tuning import tuning_of
 
 # Taps of a kernel, at most, that are written out one after another.
@@ -121,6 +121,32 @@ def depthwise_plan(
     )
     # Loops leave rows outside out, and read no zeros.
     return k if k.zero_elements(distance) <= MOST_ZEROS else replace(k, rows_unrolled=False)
+
+
+def reads_in_order(g: Geometry, batch: int, machine: Machine) -> bool:
+    """Whether pixels from beyond L2 are read in their order, channels and columns: windows share none of them."""
+    windows = zip(g.kernel_size, g.stride, g.dilation, strict=True)
+    shares_none = g.rank > 1 and all((n - 1) * d < s for n, s, d in windows)
+    is_far = moved_bytes(g, batch) > machine.l2_bytes
+    return shares_none and is_far and tuning_of(machine).patch_lanes > 0 and g.depth_multiplier == 1
+
+
+def in_order(d: DepthwisePlan, machine: Machine) -> DepthwisePlan:
+    """The same with few columns and many channels in a tile, whose next ones the hardware fetches ahead."""
+    lanes = d.lanes
+    while lanes < tuning_of(machine).patch_lanes and d.filters % (2 * lanes) == 0:
+        lanes *= 2
+    columns = (2,) if d.filters > machine.vector_lanes else d.columns
+    return replace(
+        d,
+        lanes=lanes,
+        columns=columns,
+        evenly=False,
+        dilated_columns=(),
+        strip_blocks=-(-d.filters // lanes),
+        fetches=False,
+        fetches_out=False,
+    )
 
 
 def _strip_blocks(g: Geometry, under: int, lanes: int, machine: Machine) -> int:

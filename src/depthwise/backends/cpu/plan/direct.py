@@ -9,12 +9,12 @@ from ....geometry import Geometry
 from ...base import Activation
 from ..machine import Machine
 from .cut import Cut
-from .filters import MOST_ZEROS, Filters
-from .sizes import columns_done, moved_bytes, seen_outside, three
+from .filters import MOST_ZEROS, Filters, rows_apart
+from .sizes import columns_done, moved_bytes, seen, seen_outside, three
 from .tuning import MOST_DIRECT, tuning_of
 
 # A vector of columns so far apart, at most, is put together from as many vectors of neighbours.
-MOST_GATHERED, MOST_TAPS_GATHERED = 4, 9
+MOST_GATHERED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,7 @@ class DirectPlan(Filters):
     edges:   columns before and after a row of the image that are seen
     weights_stay: all weights are in registers, from vector to vector
     fetches: the next planes are fetched ahead where the cut says so
+    shares:  all filters of a channel go over a tile's inputs, which are in registers
     """
 
     lanes: int
@@ -34,11 +35,16 @@ class DirectPlan(Filters):
     edges: tuple[int, int]
     weights_stay: bool
     fetches: bool
+    shares: bool
 
     @property
     def name(self) -> str:
         tile = f"v{self.lanes}x{self.rows}z{self.planes}e{self.edges[0]}x{self.edges[1]}"
-        return f"{self.window_name}_{tile}{'w' * self.weights_stay}{'f' * self.fetches}"
+        return f"{self.window_name}_{tile}{'w' * self.weights_stay}{'f' * self.fetches}{'m' * self.shares}"
+
+    @property
+    def filters_together(self) -> int:
+        return self.multiplier if self.shares else 1
 
     def zero_elements(self, width: int) -> int:
         """How many zeros a tile may read in the place of an input row of `width` pixels."""
@@ -64,8 +70,10 @@ def direct_plan(g: Geometry, activation: Activation, machine: Machine) -> Direct
     planes, rows = 1, next(rows for most, rows in tuning.direct_rows.items() if taps <= most)
     if is_paired:
         planes, rows = 2, tuning.paired_rows
-    height = -(-three(g.out_spatial, 1)[1] // (dilation[1] if stride[1] == 1 else 1))
+    height = -(-three(g.out_spatial, 1)[1] // rows_apart(stride, dilation))
     rows = min(range(rows, rows // 2, -1), key=lambda some: columns_done(height, (some,)) if height >= some else inf)
+    if shares := g.depth_multiplier > 1 and stride[2] > 2:
+        planes = rows = 1
     return DirectPlan(
         rank=g.rank,
         channels=g.in_channels,
@@ -79,9 +87,10 @@ def direct_plan(g: Geometry, activation: Activation, machine: Machine) -> Direct
         planes=planes,
         edges=seen_outside(g),
         # Beside weights and sums a register for an input and one to spare.
-        weights_stay=taps + planes * rows + 2 <= machine.vector_registers,
+        weights_stay=taps + planes * rows + 2 <= machine.vector_registers and not shares,
         # Rows taken one after another the hardware fetches ahead itself.
-        fetches=stride[1] > 1 or dilation[1] > 1 or is_paired,
+        fetches=(stride[1] > 1 or dilation[1] > 1 or is_paired) and not shares,
+        shares=shares,
     )
 
 
@@ -102,11 +111,14 @@ def runs_direct(g: Geometry, machine: Machine) -> bool:
 
 def _fills_vectors(g: Geometry, machine: Machine) -> bool:
     taps, width, stride = prod(g.kernel_size), g.out_spatial[-1], g.stride[-1]
-    # Each filter would put its vectors together anew.
-    gathers = taps <= MOST_TAPS_GATHERED and stride <= MOST_GATHERED and g.depth_multiplier == 1
-    if taps > MOST_DIRECT or (stride > 2 and not gathers):
+    tuning = tuning_of(machine)
+    # Those of all filters of a channel at once, in registers beside a sum, a weight and one to spare.
+    most = tuning.gathered_taps if g.depth_multiplier == 1 else min(tuning.gathered_taps, machine.vector_registers - 3)
+    gathers = taps <= most and stride <= MOST_GATHERED
+    is_short = stride == 1 or g.kernel_size[-1] <= tuning.gathered_columns
+    if taps > MOST_DIRECT or (stride > 2 and not gathers) or not is_short:
         return False
-    least = next(
-        shares[min(stride, 2) - 1] for most, shares in tuning_of(machine).direct_shares.items() if taps <= most
-    )
+    least = next(shares[min(stride, 2) - 1] for most, shares in tuning.direct_shares.items() if taps <= most)
+    if seen(g.kernel_size[-1], stride, g.dilation[-1]) < min(g.kernel_size[-1], stride):
+        least = min(least, tuning.skipping_share)
     return width >= least * columns_done(width, (machine.vector_lanes,))

@@ -42,7 +42,7 @@ class Filters(Plan):
     @property
     def rows_apart(self) -> int:
         """How far apart output rows are that share input rows: a dilated kernel is a plain one on rows so far apart."""
-        return self.dilation[1] if self.stride[1] == 1 else 1
+        return rows_apart(self.stride, self.dilation)
 
     @property
     def window_name(self) -> str:
@@ -67,6 +67,10 @@ class PixelFilters(Filters):
     @property
     def blocks(self) -> int:
         return -(-self.filters // self.lanes)
+
+
+def rows_apart(stride: Axes, dilation: Axes) -> int:
+    return dilation[1] // gcd(dilation[1], stride[1])
 
 
 def tap_stride(filters: int, taps: int) -> int:

@@ -23,6 +23,9 @@ class Tuning:
     A depthwise tile of pixels:
     few_taps:  columns of a tile for kernels of few taps
     many_taps: for kernels of many, whose chains of multiply-adds need more sums side by side: choices, the widest first
+    patch_lanes: lanes, at most, of two columns whose windows share nothing, so that what lies beyond L2 is read in its
+               order; 0 where that is not worth it
+    patch_strides: of patches of planes, whose rows are added up in the lanes of their taps
     fewest_columns: of the tiles that divide a row evenly
     dilated_columns: of tiles whose columns lie a dilation apart; from 4 on, at most a sixth more is computed
     columns_to_planes: of a sequence whose results are transposed in registers: whole squares of vectors
@@ -30,7 +33,10 @@ class Tuning:
     A depthwise tile of planes:
     direct_shares: by the most taps, for strides 1 and 2, the least share of lanes that columns must fill for planes to
                    be read as they lie; else pixels in boxes take less time
+    skipping_share: the same of strided windows that leave columns out, which would come to boxes too
     direct_rows:   rows of a tile by the most taps
+    gathered_taps: of a kernel, at most, whose vectors are put together from three and more
+    gathered_columns: of such a kernel, and of one whose vectors are put together from two
     paired_rows:   rows of a tile of two planes, which share input planes
 
     A pointwise tile:
@@ -60,8 +66,13 @@ class Tuning:
     direct_shares: Mapping[int, tuple[float, float]]
     tiles: Mapping[int, tuple[tuple[int, ...], ...]]
     fewest_columns: int = 3
+    patch_lanes: int = 0
+    patch_strides: tuple[int, ...] = ()
     dilated_columns: tuple[int, ...] = (6, 5, 4)
     direct_rows: Mapping[int, int] = field(default_factory=lambda: {25: 4, MOST_DIRECT: 7})
+    skipping_share: float = inf
+    gathered_taps: int = 9
+    gathered_columns: int = MOST_DIRECT
     paired_rows: int = 4
     lanes_in_vain: float = 0.1
     pixels_in_vain: float = 0.1
@@ -84,6 +95,7 @@ _WIDE = Tuning(
     few_taps=(7,),
     many_taps=((14, 7), (7,)),
     columns_to_planes=16,
+    patch_strides=(8, 16),
     direct_shares={4: (0.6, 0.6), 9: (0.6, 0.7), 25: (0.85, 0.95), MOST_DIRECT: (0.7, 0.8)},
     tiles={
         1: ((14, 13, 12), (5, 4)),
@@ -94,12 +106,22 @@ _WIDE = Tuning(
 )
 
 ROWS: dict[str, Tuning] = {
-    "avx512": replace(_WIDE, panel_pixels=0.25, l2_sets=2048),
+    "avx512": replace(
+        _WIDE,
+        direct_shares={9: (0.5, 0.5), 16: (0.5, 0.7), 25: (0.5, 0.8), MOST_DIRECT: (0.7, 0.6)},
+        skipping_share=0.6,
+        gathered_taps=25,
+        gathered_columns=7,
+        patch_lanes=64,
+        panel_pixels=0.25,
+        l2_sets=2048,
+    ),
     "avx512 in halves": replace(_WIDE, far_planes=16),
     "avx2": Tuning(
         few_taps=(6,),
         many_taps=((6,), (5,)),
         columns_to_planes=8,
+        patch_strides=(8,),
         direct_shares={9: (0.6, 0.85), 25: (inf, inf), MOST_DIRECT: (0.95, inf)},
         tiles={1: ((6, 5), (5, 4)), 2: ((6, 5), (5, 4))},
     ),
