@@ -22,7 +22,7 @@ from torch import Tensor
 
 from depthwise import functional
 from depthwise.backends import calls, weights
-from depthwise.backends.cpu import differentiable, operators
+from depthwise.backends.cpu import autograd, operators
 from depthwise.backends.weights import NO_PRINTS, identities_of
 
 CALLS, ROUNDS = 200, 60
@@ -90,7 +90,7 @@ def _trained(x: Tensor) -> list[Nested]:
     convolutions = [part._known[1] for part in parts]
 
     def nodes() -> Tensor:
-        record = differentiable._recorded
+        record = autograd._recorded
         weights.gradients_asked(pair)
         return record(record(x, first, None, convolutions[0]), last, None, convolutions[1])
 
