@@ -254,6 +254,32 @@ def test_planes_of_every_width(monkeypatch: pytest.MonkeyPatch, layer: Layer, ta
         assert_exact(layer, given, target)
 
 
+@on_each_machine
+def test_planes_under_more_than_same_padding(target: Machine) -> None:
+    """No tile within a short row sees both of its ends; gradients of dilated convolutions without padding are such."""
+    dilation = (target.vector_lanes - 1) // 2
+    layer, reach = Layer(2, (3, 3), dilation=(1, dilation)), 2 * dilation
+    kinds: set[str] = set()
+    for width in range(target.vector_lanes, 3 * target.vector_lanes):
+        given = Input(1, (3, width), ((1, 1), (reach, reach)), "planar")
+        kinds.add(kind(program_of(layer, given, target)))
+        assert_exact(layer, given, target)
+    assert kinds >= {"depthwise_planes", "depthwise_planar_planar"}
+
+
+@on_each_machine
+@pytest.mark.parametrize("wide", [(1, 1), (1, 0), (0, 1)])
+def test_planes_at_stride_2_whose_edge_is_a_vector_but_a_lane(wide: tuple[int, int], target: Machine) -> None:
+    """One vector holds every other column that a tap at the edge sees."""
+    edge = target.vector_lanes - 1
+    layer, before, after = Layer(2, (3, 3), stride=(1, 2), dilation=(1, edge)), edge * wide[0], edge * wide[1]
+    for width in (3 * edge + 3, 4 * edge + 4):
+        size = (width - 1) * 2 + layer.reach[-1] - before - after
+        given = Input(1, (4, size), ((1, 1), (before, after)), "planar")
+        assert kind(program_of(layer, given, target)) == "depthwise_planes"
+        assert_exact(layer, given, target)
+
+
 PATCHES = [
     *(Layer(3, (2, 8), stride=(2, 8)), Layer(3, (5,), stride=8), Layer(2, (3, 2), 2, stride=(1, 2), dilation=(2, 1))),
     *(Layer(3, (4, 3), stride=4), Layer(2, (2, 2, 4), stride=4)),

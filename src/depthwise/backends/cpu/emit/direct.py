@@ -240,7 +240,9 @@ def _gathered(place: Ptr, columns: list[int], starts: list[int]) -> Vec:
     """Each column from `place` in a lane, out of vectors that start there, in order; those outside may be any."""
     lanes, behind = len(columns), starts[0] + len(columns)
     vector = (place + starts[0]).load(lanes)
-    lies = [max(column - starts[0], 0) for column in columns]
+    lies = [min(max(column - starts[0], 0), lanes - 1) for column in columns]
+    if len(starts) == 1:
+        return vector.permuted(lies)
     for start in starts[1:]:
         # Those behind this vector too are yet to come.
         there = [min(lanes + column - start, 2 * lanes - 1) for column in columns]

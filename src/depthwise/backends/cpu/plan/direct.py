@@ -102,11 +102,16 @@ def planes_cut(g: Geometry, batch: int, machine: Machine, threads: int) -> Plane
 def runs_direct(g: Geometry, machine: Machine) -> bool:
     """Whether a contiguous depthwise convolution is computed from planes as they lie."""
     reach = (g.kernel_size[-1] - 1) * g.dilation[-1]
+    width, lanes, edges = g.out_spatial[-1], machine.vector_lanes, seen_outside(g)
     # The first and the last tile of a row have each but one edge, narrower than a vector.
-    is_long = g.out_spatial[-1] >= machine.vector_lanes + reach
-    has_edges = max(seen_outside(g)) <= min(reach, machine.vector_lanes - 1)
+    is_long = width >= lanes + reach
+    has_edges = max(edges) <= min(reach, lanes - 1)
+    # Those between have none, wherever they overlap others: under more than "same" padding a short row has no place.
+    has_inside = width <= 2 * lanes or width - lanes >= sum(-(-edge // g.stride[-1]) for edge in edges)
     is_read_whole = g.input_size[-1] <= MOST_ZEROS or not any(map(any, g.padding[:-1]))
-    return g.out_channels is None and is_long and has_edges and is_read_whole and _fills_vectors(g, machine)
+    if not (is_long and has_edges and has_inside and is_read_whole):
+        return False
+    return g.out_channels is None and _fills_vectors(g, machine)
 
 
 def _fills_vectors(g: Geometry, machine: Machine) -> bool:
