@@ -168,13 +168,14 @@ def test_default_dtype_and_device_do_no_harm() -> None:
 
 def test_a_handler_finds_the_weights_there_whatever_it_interrupts() -> None:
     weights = [torch.randn(NUMBERS) for _ in range(4)]
-    expected, packs, wrong = [weight.clone() for weight in weights], Packs(gives_up=True), []
+    expected, packs = [weight.clone() for weight in weights], Packs(gives_up=True)
+    wrong: list[Tensor] = []
     with packs.weights():
         packs.add("key", None, [(w, lambda held=held: held) for w, held in zip(weights, expected, strict=True)])
 
     def look(*_: object) -> None:
         with packs.weights():
-            wrong.extend(n for n, (w, held) in enumerate(zip(weights, expected, strict=True)) if not torch.equal(w, held))
+            wrong.extend(w for w, held in zip(weights, expected, strict=True) if not torch.equal(w, held))
 
     before = signal.signal(signal.SIGALRM, look)
     try:

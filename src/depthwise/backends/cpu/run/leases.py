@@ -111,7 +111,7 @@ class Leases:
                 raise
 
     def _forget(self) -> None:
-        """Begin anew, as an interrupt may have left half a change; what is in use holds its memory, and goes with it."""
+        """Begin anew: an interrupt may have left half a change. What is in use holds its memory itself."""
         self._mapped, self._mapped_bytes, self._returned = [], 0, deque()
         self._warm, self._cold = Ranges(), Ranges()
         self._used = self._most = self._most_before = 0
