@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import threading
+from typing import Any
 
 import pytest
 import torch
@@ -114,3 +116,75 @@ def test_many_threads_find_the_weights_there() -> None:
         thread.join()
     assert not wrong
     assert is_away(weight)
+
+
+def test_an_interrupted_caller_leaves_no_weight_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for weights is interrupted, and the thread that brings them goes on."""
+    weights = [torch.randn(NUMBERS) for _ in range(4)]
+    expected, packs = [weight.clone() for weight in weights], Packs(gives_up=True)
+    held = [weight.clone() for weight in weights]
+    entered, goes_on = threading.Event(), threading.Event()
+
+    def numbers(index: int) -> Tensor:
+        if threading.current_thread() is not threading.main_thread() and not goes_on.is_set():
+            entered.set()
+            goes_on.wait()
+        return held[index]
+
+    goes_on.set()
+    with packs.weights():
+        packs.add("key", held, [(w, lambda index=index: numbers(index)) for index, w in enumerate(weights)])
+    goes_on.clear()
+
+    def interrupted(work: Any) -> None:
+        threading.Thread(target=work).start()
+        if work == packs._restore:
+            entered.wait()
+            monkeypatch.undo()
+            threading.Timer(0.05, goes_on.set).start()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("depthwise.backends.packs.apart", interrupted)
+    with pytest.raises(KeyboardInterrupt), packs.weights():
+        pass
+    assert all(map(is_away, weights))
+    with packs.weights():
+        assert all(map(torch.equal, weights, expected))
+
+
+def test_default_dtype_and_device_do_no_harm() -> None:
+    weight = torch.randn(NUMBERS)
+    expected, packs = weight.clone(), packed(weight)
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    try:
+        with packs.weights():
+            assert weight.dtype is torch.float32
+            assert torch.equal(weight, expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+
+
+def test_a_handler_finds_the_weights_there_whatever_it_interrupts() -> None:
+    weights = [torch.randn(NUMBERS) for _ in range(4)]
+    expected, packs = [weight.clone() for weight in weights], Packs(gives_up=True)
+    wrong: list[Tensor] = []
+    with packs.weights():
+        packs.add("key", None, [(w, lambda held=held: held) for w, held in zip(weights, expected, strict=True)])
+
+    def look(*_: object) -> None:
+        with packs.weights():
+            wrong.extend(w for w, held in zip(weights, expected, strict=True) if not torch.equal(w, held))
+
+    before = signal.signal(signal.SIGALRM, look)
+    try:
+        for turn in range(200):
+            signal.setitimer(signal.ITIMER_REAL, 1e-5 * (1 + turn % 50))
+            for _ in range(4):
+                look()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert not wrong
+    assert all(map(is_away, weights))

@@ -171,3 +171,26 @@ def test_under_inference_mode() -> None:
     assert not again.is_inference()
     assert_bit_equal(first, again)
     assert_bit_equal(first, inside.clone())
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_tensor_without_strides_is_refused() -> None:
+    fast = optimize(network(), image())
+    fast(image())
+    with pytest.raises((DepthwiseError, RuntimeError)):
+        fast(torch.nested.nested_tensor([torch.randn(3, 8, 8)]))
+
+
+def test_default_dtype_and_device_do_no_harm() -> None:
+    fast, x = optimize(network(), image()), image()
+    first, last = fast(x), x.to(memory_format=torch.channels_last)
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    try:
+        outs = [fast(x), fast(last), fast(x.expand(3, 3, 8, 8)), fast(x)]
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    for out in outs:
+        assert (out.dtype, out.device.type) == (torch.float32, "cpu")
+        torch.testing.assert_close(out[:1], first)

@@ -32,15 +32,18 @@ class _Packed:
         self._size, self._stride = weight.shape, weight.stride()
         self._is_same = weight.untyped_storage().nbytes() >= LEAST_BYTES and _same_bits(numbers(), weight)
 
-    def give_up(self) -> bool:
+    @property
+    def is_away(self) -> bool:
+        return self._is_same and not self.weight.numel()
+
+    def give_up(self) -> None:
         """Let go of the weight's memory, where it is there and can be made again."""
-        if self._is_same and self.weight.numel():
+        if self._is_same and not self.is_away:
             self.weight.data = self.weight.new_empty(0)
-            return True
-        return False
 
     def take_back(self) -> None:
-        self.weight.data = torch.empty_strided(self._size, self._stride).copy_(self._numbers())
+        if self.is_away:
+            self.weight.data = self.weight.new_empty_strided(self._size, self._stride).copy_(self._numbers())
 
 
 class Packs:
@@ -50,13 +53,14 @@ class Packs:
     """
 
     def __init__(self, *, gives_up: bool = False) -> None:
-        self._gives_up = gives_up
+        self._gives_up, self._stays = gives_up, not gives_up
         self._packs: dict[Hashable, Any] = {}
         self._packed: list[_Packed] = []
         self._kept: list[Tensor] = []
-        self._away: list[_Packed] = []
         self._inside = 0
         self._lock = Lock()
+        # Of the threads that give up and take back: these go on where whoever waits for them is interrupted.
+        self._moving = Lock()
 
     def find(self, key: Hashable) -> Any:
         """What was added so, or None."""
@@ -88,29 +92,34 @@ class Packs:
 
     def stay(self) -> None:
         """Let all weights be there from now on."""
-        if self._gives_up:
+        if not self._stays:
             with self._lock.mine:
-                self._take_back()
                 self._gives_up = False
+                self._take_back()
+                self._stays = True
 
     def _take_back(self) -> None:
-        if self._away:
-            # On a thread where no mode of the caller's sees it.
+        # On a thread where no mode of the caller's sees it. There too if nothing seems away: one that gives up may have
+        # been left by a caller that was interrupted. Callers never hold what these threads wait for.
+        if not self._stays:
             apart(self._restore)
 
     def _restore(self) -> None:
-        while self._away:
-            self._away[-1].take_back()
-            self._away.pop()
+        with self._moving.mine:
+            for packed in self._packed:
+                packed.take_back()
 
     def _give_up(self) -> None:
         apart(self._release)
 
     def _release(self) -> None:
-        kept = set(map(id, self._kept))
-        for packed in self._packed:
-            if id(packed.weight) not in kept and packed.give_up():
-                self._away.append(packed)
+        with self._moving.mine:
+            if self._inside or not self._gives_up:
+                return
+            kept = set(map(id, self._kept))
+            for packed in self._packed:
+                if id(packed.weight) not in kept:
+                    packed.give_up()
 
 
 def _same_bits(one: Tensor, other: Tensor) -> bool:

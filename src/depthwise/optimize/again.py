@@ -48,7 +48,10 @@ class Again:
 
     def run(self, args: Sequence[Any]) -> tuple[Any] | None:
         """What the network gives; None where the arguments, or what is around the call, are to be looked at."""
-        if len(args) != self._count or not self._is_alike(*args) or torch.get_num_threads() != self._threads:
+        # For tensors without strides torch's guards end the process.
+        if len(args) != self._count or any(isinstance(x, Tensor) and x.is_nested for x in args):
+            return None
+        if not self._is_alike(*args) or torch.get_num_threads() != self._threads:
             return None
         if not _is_plain_call():
             return None

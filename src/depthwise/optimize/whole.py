@@ -59,7 +59,8 @@ class Call:
         for (_, buffer, shape, strides), x in zip(self._reads, given, strict=True):
             tensors[buffer] = x if x.stride() == strides else _laid(x, shape, strides)
         for buffer, shape, strides in self._results:
-            tensors[buffer] = torch.empty_strided(shape, strides)
+            # Named, as the defaults may be others (torch.set_default_dtype).
+            tensors[buffer] = torch.empty_strided(shape, strides, dtype=torch.float32, device="cpu")
         self._run({name: tensor.data_ptr() for name, tensor in tensors.items()})
         return [_seen(tensors[buffer], shape, strides) for buffer, shape, strides in self._gives]
 
@@ -86,7 +87,7 @@ _MISSING = _Missing()
 
 
 def _laid(x: Tensor, shape: Shape, strides: Shape) -> Tensor:
-    return x if same_strides(shape, x.stride(), strides) else torch.empty_strided(shape, strides).copy_(x)
+    return x if same_strides(shape, x.stride(), strides) else x.new_empty_strided(shape, strides).copy_(x)
 
 
 def _seen(tensor: Tensor, shape: Shape, strides: Shape) -> Tensor:

@@ -19,6 +19,7 @@ from depthwise import accelerate_, functional, restore_
 from depthwise.backends.cpu import machine
 from depthwise.backends.cpu.run import leases, memory
 from depthwise.backends.cpu.run.leases import LEAST_BYTES, Leases
+from depthwise.backends.cpu.run.ranges import Range, Ranges
 
 pytestmark = pytest.mark.skipif(not memory.MAPS, reason="memory is mapped on Linux alone")
 MANY = LEAST_BYTES // 4
@@ -286,3 +287,26 @@ def test_freed_at_the_end_of_a_process() -> None:
     """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("method", ["_insert", "_remove"])
+def test_an_interrupt_in_the_midst_leaves_nothing_half_done(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    leases = Leases()
+    size = (1, LEAST_BYTES // 4)
+    kept = [leases.new(size, (size[1], 1)).fill_(number) for number in range(8)]
+    del kept[::2]
+    right = getattr(Ranges, method)
+
+    def interrupted(self: Ranges, each: Range) -> None:
+        right(self, each)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ranges, method, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            leases.new(size, (size[1], 1))
+    kept += [leases.new(size, (size[1], 1)).fill_(number) for number in range(8, 24)]
+    for tensor, number in zip(kept, [1, 3, 5, 7, *range(8, 24)], strict=True):
+        assert torch.equal(tensor, torch.full(size, float(number)))
+    del tensor, kept
+    assert leases.bytes[0] == 0

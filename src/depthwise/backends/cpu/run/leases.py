@@ -60,9 +60,9 @@ class Leases:
         if self._lock._is_owned():
             return memory.new_result(size, strides, torch.float32)
         count = prod(size)
-        block = self._take(count * FLOAT_BYTES)
+        block, returned = self._take(count * FLOAT_BYTES)
         lease = _lease_of(count * FLOAT_BYTES).from_address(block.start)
-        lease.block, lease.returned = block, self._returned
+        lease.block, lease.returned = block, returned
         # In place: no view of another tensor, as results may be changed in place.
         return torch.frombuffer(lease, dtype=torch.float32, count=count).as_strided_(size, strides)
 
@@ -89,21 +89,32 @@ class Leases:
             self._collect()
             return self._used, self._warm.size
 
-    def _take(self, size: int) -> Block:
+    def _take(self, size: int) -> tuple[Block, deque[Block]]:
+        """A block, and where it goes when it is free."""
         size = -(-size // _LINE_BYTES) * _LINE_BYTES + _APART_BYTES
         with self._lock:
-            self._collect()
-            self._count += 1
-            if self._count % _LEASES == 0:
-                self._most, self._most_before = self._used, self._most
-            start = self._warm.take(size)
-            if start is None:
-                start = self._taken_cold(size)
-            self._used += size
-            self._most = max(self._most, self._used)
-            most = max(self._most, self._most_before)
-            self._drop(most + most // _SPARE)
-            return Block(start, start + size, self._mapped)
+            try:
+                self._collect()
+                self._count += 1
+                if self._count % _LEASES == 0:
+                    self._most, self._most_before = self._used, self._most
+                start = self._warm.take(size)
+                if start is None:
+                    start = self._taken_cold(size)
+                self._used += size
+                self._most = max(self._most, self._used)
+                most = max(self._most, self._most_before)
+                self._drop(most + most // _SPARE)
+                return Block(start, start + size, self._mapped), self._returned
+            except BaseException:
+                self._forget()
+                raise
+
+    def _forget(self) -> None:
+        """Begin anew: an interrupt may have left half a change. What is in use holds its memory itself."""
+        self._mapped, self._mapped_bytes, self._returned = [], 0, deque()
+        self._warm, self._cold = Ranges(), Ranges()
+        self._used = self._most = self._most_before = 0
 
     def _taken_cold(self, size: int) -> int:
         start = self._cold.take(size)
@@ -134,14 +145,16 @@ class Leases:
         self._cold.add(start, stop, 0)
 
     def _emptied(self) -> None:
-        self._collect()
-        if self._used:
+        try:
+            self._collect()
+            if not self._used:
+                self._forget()
             for each in self._warm.by_age():
                 self._cooled(each, each.start, each.stop)
-        else:
-            self._mapped, self._mapped_bytes = [], 0
-            self._warm, self._cold = Ranges(), Ranges()
-        self._most, self._most_before = self._used, 0
+            self._most, self._most_before = self._used, 0
+        except BaseException:
+            self._forget()
+            raise
 
     def _collect(self) -> None:
         """What was freed is free."""
