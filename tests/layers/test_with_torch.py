@@ -299,12 +299,12 @@ def profiled(call: Callable[[], Any]) -> list[str]:
 
 @pytest.mark.skipif(machine.host() is None, reason="no generator serves this machine")
 def test_the_profiler_names_our_kernels() -> None:
-    planes = torch.randn(2, 8, 9, 9)
+    planes = torch.randn(2, 16, 9, 9)
     x = planes.contiguous(memory_format=torch.channels_last)
     parts: Any = {"depthwise_norm": nn.BatchNorm2d, "depthwise_activation": nn.ReLU}
-    layer = SeparableConv2d(8, 16, 3, padding=1, **parts)
+    layer = SeparableConv2d(16, 16, 3, padding=1, **parts)
     layer.eval()
-    (row,) = model_report(layer, (8, 9, 9))
+    (row,) = model_report(layer, (16, 9, 9))
     assert row.kernel
     with torch.no_grad():
         layer(planes)
@@ -314,6 +314,6 @@ def test_the_profiler_names_our_kernels() -> None:
     rows = profiled(lambda: layer(x).square().sum().backward())
     for kernel in ("dw_f32_k3x3", "whole_norm_f32", "whole_input_gradient_f32", "dw_weight_gradient_f32_k3x3"):
         assert any(kernel in row for row in rows), rows
-    fast = optimize(nn.Sequential(*(SeparableConv2d(8, 8, 3, padding=1, **parts) for _ in range(5))).eval(), x)
+    fast = optimize(nn.Sequential(*(SeparableConv2d(16, 16, 3, padding=1, **parts) for _ in range(5))).eval(), x)
     (title,) = profiled(lambda: fast(x))
     assert re.fullmatch(r"depthwise: \d+ stages", title)
