@@ -53,11 +53,14 @@ def test_every_convolution_of_a_model() -> None:
         for row in model_report(network(), (3, 20, 20))
     }
     cpu = "kernels generated for this CPU"
+    # In one stage or in two, as this machine's caches have it.
+    separable = rows["2.separable"]
+    assert separable[2] in (f"{cpu}: fused", f"{cpu}: dw + pw")
     assert rows == {
         "0": ("Conv2d", "torch", "dense: PyTorch's operator"),
         "1.separable": ("SeparableConv2d", "cpu", f"{cpu}: dw + pw"),
         "2.expand.0": ("Conv2d", "torch", "pointwise: PyTorch's operator"),
-        "2.separable": ("SeparableConv2d", "cpu", f"{cpu}: fused"),
+        "2.separable": ("SeparableConv2d", "cpu", separable[2]),
         "3": ("Conv2d", "torch", "depthwise, but PyTorch's operator; a DepthwiseConv2d goes through the backends"),
         "4": ("Functional", "cpu", f"{cpu}: dw"),
         "5": ("SeparableConv2d", "cpu", f"{cpu}: dw + pw"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from functools import partial
 from typing import Any
 
 import pytest
@@ -133,7 +134,7 @@ def test_an_interrupted_caller_leaves_no_weight_away(monkeypatch: pytest.MonkeyP
 
     goes_on.set()
     with packs.weights():
-        packs.add("key", held, [(w, lambda index=index: numbers(index)) for index, w in enumerate(weights)])
+        packs.add("key", held, [(w, partial(numbers, index)) for index, w in enumerate(weights)])
     goes_on.clear()
 
     def interrupted(work: Any) -> None:
@@ -171,7 +172,7 @@ def test_a_handler_finds_the_weights_there_whatever_it_interrupts() -> None:
     expected, packs = [weight.clone() for weight in weights], Packs(gives_up=True)
     wrong: list[Tensor] = []
     with packs.weights():
-        packs.add("key", None, [(w, lambda held=held: held) for w, held in zip(weights, expected, strict=True)])
+        packs.add("key", None, [(w, held.clone) for w, held in zip(weights, expected, strict=True)])
 
     def look(*_: object) -> None:
         with packs.weights():

@@ -386,6 +386,8 @@ KINDS = {
     *("fused_last_last", "fused_last_planar", "fused_planar_planar", "two_stage_last_last"),
     *("two_stage_last_planar", "two_stage_planar_planar", "two_stage_planes"),
 }
+# Patches as wide as a vector of four lanes are left to planes as they lie.
+NEON_KINDS = KINDS - {"depthwise_patches"}
 
 
 def inputs_of(layer: Layer, count: int, layouts: tuple[str, ...] = ("last", "planar")) -> list[Input]:
