@@ -49,9 +49,12 @@ def digits() -> Digits:
 
 
 def assert_same_within_noise(model: nn.Module, images: Tensor, batch: int, steps: int = STEPS) -> list[nn.Module]:
-    """No further from PyTorch's own training than that is from itself, its weights changed by a rounding; all three."""
+    """No further from float64's training than PyTorch's is from it, or from itself with weights changed by a rounding.
+
+    The three models in float32.
+    """
     labels = digits().train_labels[: len(images)]
-    theirs, nearby = copy.deepcopy(model), copy.deepcopy(model)
+    theirs, nearby, double = copy.deepcopy(model), copy.deepcopy(model), copy.deepcopy(model).double()
     with torch.no_grad():
         for weight in nearby.parameters():
             weight.mul_(1 + 1e-7 * torch.randn_like(weight))
@@ -59,10 +62,12 @@ def assert_same_within_noise(model: nn.Module, images: Tensor, batch: int, steps
     mine = losses(model, images, labels, batch, steps)
     with backend("eager"):
         other, changed = (losses(each, images, labels, batch, steps) for each in (theirs, nearby))
+        exact = losses(double, images.double(), labels, batch, STEPS)
     assert mine[-10:].mean() < mine[:10].mean()
     torch.testing.assert_close(mine[0], other[0], rtol=1e-4, atol=1e-5)
-    noise = (other - changed)[:STEPS].abs().max().item()
-    assert (mine - other)[:STEPS].abs().max().item() < 4 * noise + 1e-3, f"noise {noise}"
+    # PyTorch's operators are less exact on some machines than on others.
+    noise = max((other[:STEPS] - each[:STEPS]).abs().max().item() for each in (changed, exact))
+    assert (mine[:STEPS] - exact).abs().max().item() < 4 * noise + 1e-3, f"noise {noise}"
     return [model.eval(), theirs.eval(), nearby.eval()]
 
 
