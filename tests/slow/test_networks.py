@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import hypothesis.strategies as st
 import pytest
 import torch
@@ -9,9 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from torch import nn
 
 from depthwise import optimize
-from depthwise.optimize.file import from_bytes, to_bytes
 from depthwise.optimize.frozen import optimized
-from depthwise.optimize.module import Optimized
 from depthwise.optimize.passes import PASSES
 from tests.support.random_networks import networks
 from tests.support.whole import SIZES, difference, real_model
@@ -121,7 +121,7 @@ def test_a_network_matches_or_says_what_torch_runs(name: str) -> None:
     assert all(layer.reason for layer in found.report.layers if layer.engine == "torch")
     is_whole = all(layer.engine == "cpu" for layer in found.report.layers)
     assert is_whole == (name not in PARTLY), found.report
-    read = Optimized(*from_bytes(to_bytes(found._network, found._saved)))
+    read = copy.deepcopy(found)
     x = torch.randn(1, 3, size, size)
     assert torch.equal(read(x), found(x))
 
