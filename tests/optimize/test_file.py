@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import struct
 from collections.abc import Callable
@@ -65,6 +66,15 @@ def test_to_a_file_and_back(tmp_path: Path) -> None:
     assert torch.equal(ours["head"], theirs["head"])
     # Anyone can read the weights.
     assert safetensors.torch.load_file(tmp_path / "net.safetensors").keys() == found._network.weights.keys()
+
+
+def test_no_file_is_written_without_its_weights() -> None:
+    found = optimize(nn.Conv2d(64, 128, 3), torch.zeros(1, 64, 9, 9))
+    found(torch.zeros(1, 64, 9, 9))
+    with pytest.raises(RuntimeError, match="written while packs hold weights"):
+        to_bytes(found._network, found._saved)
+    x = torch.randn(1, 64, 9, 9)
+    assert torch.equal(copy.deepcopy(found)(x), found(x))
 
 
 def test_sizes_that_are_baked_in_stay_so() -> None:

@@ -134,6 +134,9 @@ def to_bytes(network: Network, saved: dict[str, int]) -> bytes:
     }
     metadata = {"format": FORMAT, "version": str(VERSION), "network": json.dumps(content, allow_nan=False)}
     weights = {name: tensor.contiguous() for name, tensor in network.weights.items()}
+    away = [spec.name for spec in network.graph.weights if tuple(weights[spec.name].shape) != tuple(spec.shape)]
+    if away:
+        raise RuntimeError(f"written while packs hold weights: {', '.join(away)}")
     return safetensors.torch.save(weights, metadata)
 
 
