@@ -9,7 +9,7 @@ from ....geometry import Geometry
 from ..machine import FLOAT_BYTES, Machine
 from .cut import Cut
 from .filters import sets_of
-from .sizes import LINE_ELEMENTS, Axes, lanes_below, moved_bytes, three, unaliased
+from .sizes import LINE_ELEMENTS, Axes, lanes_below, moved_bytes, three, unaliased, window_of
 
 # Channels-last pixels of one block of channels that come to scratch: those of a box may each be on a page of its own.
 MOST_PACKED_PIXELS = 1024
@@ -76,7 +76,7 @@ def boxes_cut(
         # What comes to scratch for a pixel: as many as the stride goes over.
         target = max(56, min(target, machine.l2_bytes // 2 // (FLOAT_BYTES * lanes * prod(g.stride))))
     segments = max(1, round(width / target)) if width >= 2 * target else 1
-    windows = zip(*(three(numbers, 1) for numbers in (g.kernel_size, g.stride, g.dilation)), strict=True)
+    windows = zip(*window_of(g), strict=True)
     z_apart, y_apart, x_apart = (planar_in and s > MOST_APART * ((n - 1) * d + 1) for n, s, d in windows)
     if x_apart:
         # What lies between windows comes to scratch with them.

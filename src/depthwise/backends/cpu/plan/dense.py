@@ -10,7 +10,7 @@ from ...base import Activation
 from ..machine import FLOAT_BYTES, Machine
 from .cut import Cut, balance
 from .product import Product, heights_for, in_vain, vectors_of
-from .sizes import Axes, activation_name, three
+from .sizes import Axes, activation_name, window_of
 from .tuning import tuning_of
 
 # Slabs of input channels are of a multiple of so many, which the innermost loop does at a time.
@@ -143,7 +143,7 @@ def dense_plan(
     pixel_stride: int,
 ) -> DensePlan:
     lanes, vectors, _ = vectors_of(g, machine)
-    kernel, stride, dilation = (three(numbers, 1) for numbers in (g.kernel_size, g.stride, g.dilation))
+    kernel, stride, dilation = window_of(g)
     inputs, tap_bytes = g.in_channels // g.groups, FLOAT_BYTES * lanes * vectors * prod(kernel)
     pixels_first = dense_bytes(g) <= machine.l1_bytes * 3 // 4
     most = max(UNROLLED, machine.l2_bytes // 4 // tap_bytes // UNROLLED * UNROLLED)

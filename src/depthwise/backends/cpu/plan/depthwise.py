@@ -10,7 +10,7 @@ from ...base import Activation
 from ..machine import FLOAT_BYTES, Machine
 from .filters import MOST_ZEROS, PixelFilters
 from .lanes import pixel_lanes
-from .sizes import Axes, columns_done, fetches_next, lanes_below, moved_bytes, seen_outside, three
+from .sizes import Axes, columns_done, fetches_next, lanes_below, moved_bytes, seen_outside, three, window_of
 from .tuning import tuning_of
 
 # Taps of a kernel, at most, that are written out one after another.
@@ -75,7 +75,7 @@ def depthwise_plan(
     g: Geometry, activation: Activation, machine: Machine, *, planar: bool, pixel_stride: int | None, distance: int = 1
 ) -> DepthwisePlan:
     """The plan for pixels `pixel_stride` apart or, where that is None, for such as lie `distance` apart now."""
-    kernel, stride, dilation = (three(numbers, 1) for numbers in (g.kernel_size, g.stride, g.dilation))
+    kernel, stride, dilation = window_of(g)
     tuning = tuning_of(machine)
     # Planes are transposed in squares of whole vectors.
     lanes = lanes_below(g.depthwise_channels, machine.vector_lanes) if planar else pixel_lanes(g, machine)

@@ -10,7 +10,7 @@ from ...base import Activation
 from ..machine import Machine
 from .cut import Cut
 from .filters import MOST_ZEROS, Filters, rows_apart
-from .sizes import columns_done, moved_bytes, seen, seen_outside, three
+from .sizes import columns_done, moved_bytes, seen, seen_outside, three, window_of
 from .tuning import MOST_DIRECT, tuning_of
 
 # A vector of columns so far apart, at most, is put together from as many vectors of neighbours.
@@ -63,7 +63,7 @@ class Planes(Cut):
 
 
 def direct_plan(g: Geometry, activation: Activation, machine: Machine) -> DirectPlan:
-    kernel, stride, dilation = (three(numbers, 1) for numbers in (g.kernel_size, g.stride, g.dilation))
+    kernel, stride, dilation = window_of(g)
     tuning, taps, depth = tuning_of(machine), prod(kernel), three(g.out_spatial, 1)[0]
     # Two planes, where they share input planes and little is done twice.
     is_paired = dilation[0] == 1 and stride[0] < kernel[0] and depth > 1 and depth % 2 * 10 <= depth

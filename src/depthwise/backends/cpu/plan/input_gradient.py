@@ -9,7 +9,7 @@ from ....geometry import Geometry
 from ..machine import FLOAT_BYTES, Machine
 from .cut import Cut, segments_of
 from .filters import PixelFilters
-from .sizes import Axes, lanes_below, three
+from .sizes import Axes, lanes_below, three, window_of
 
 # Of a tile: about so many columns, and of longer rows of taps so many at a time.
 _COLUMNS = 6
@@ -82,7 +82,7 @@ class InputBoxes(Cut):
 
 
 def input_gradient_plan(g: Geometry, machine: Machine, *, planar: bool, pixel_stride: int | None) -> InputGradientPlan:
-    kernel, stride, dilation = (three(numbers, 1) for numbers in (g.kernel_size, g.stride, g.dilation))
+    kernel, stride, dilation = window_of(g)
     whole = kernel[2] <= _TAPS + 1
     return InputGradientPlan(
         rank=g.rank,

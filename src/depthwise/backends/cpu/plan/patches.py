@@ -10,7 +10,7 @@ from ...base import Activation
 from ..machine import Machine
 from .cut import Cut
 from .filters import Filters
-from .sizes import seen_outside, three
+from .sizes import seen_outside, window_of
 from .tuning import tuning_of
 
 
@@ -46,7 +46,7 @@ class Patches(Cut):
 
 
 def patch_plan(g: Geometry, activation: Activation, machine: Machine) -> PatchPlan:
-    kernel, stride, dilation = (three(numbers, 1) for numbers in (g.kernel_size, g.stride, g.dilation))
+    kernel, stride, dilation = window_of(g)
     return PatchPlan(
         rank=g.rank,
         channels=g.in_channels,

@@ -10,7 +10,7 @@ from ..machine import Machine
 from .constants import Plan
 from .cut import Cut
 from .elementwise import shared_by
-from .sizes import Axes, lanes_below, three
+from .sizes import Axes, lanes_below, three, window_of
 
 # Of a pixel of results, at most, that are done together.
 MOST_VECTORS = 8
@@ -69,7 +69,7 @@ def pool_plan(problem: Pool, machine: Machine) -> PoolPlan:
     g = problem.geometry
     lanes = lanes_below(g.in_channels, machine.vector_lanes)
     averages = isinstance(problem, AveragePool)
-    kernel, stride, dilation = (three(numbers, 1) for numbers in (g.kernel_size, g.stride, g.dilation))
+    kernel, stride, dilation = window_of(g)
     return PoolPlan(
         rank=g.rank,
         channels=g.in_channels,

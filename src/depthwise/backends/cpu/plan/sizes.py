@@ -56,6 +56,11 @@ def three(numbers: tuple[int, ...], missing: int) -> Axes:
     return z, y, x
 
 
+def window_of(g: Geometry) -> tuple[Axes, Axes, Axes]:
+    """Kernel, stride and dilation in three dimensions."""
+    return three(g.kernel_size, 1), three(g.stride, 1), three(g.dilation, 1)
+
+
 def columns_done(width: int, choices: tuple[int, ...]) -> int:
     """Columns that are done, some of them twice, where a row is cut into tiles of one choice."""
     return min(-(-width // columns) * columns for columns in choices if columns <= width)

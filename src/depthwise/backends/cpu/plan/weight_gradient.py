@@ -10,7 +10,7 @@ from ..machine import FLOAT_BYTES, Machine
 from .boxes import covered_pixels
 from .cut import Cut
 from .filters import MOST_ZEROS, PixelFilters
-from .sizes import Axes, lanes_below, moved_bytes, three
+from .sizes import Axes, lanes_below, moved_bytes, three, window_of
 
 # Output columns that are multiplied one after another: their gradients are in registers.
 COLUMNS = 4
@@ -118,7 +118,7 @@ def weight_gradient_plan(
     g: Geometry, batch: int, machine: Machine, *, bias: bool, planar: bool, pixel_stride: int | None, distance: int
 ) -> WeightGradientPlan:
     """The plan for input pixels `pixel_stride` apart or, where that is None, for such as lie `distance` apart now."""
-    kernel, stride, dilation = (three(numbers, 1) for numbers in (g.kernel_size, g.stride, g.dilation))
+    kernel, stride, dilation = window_of(g)
     lanes = lanes_below(g.depthwise_channels, machine.vector_lanes)
     blocks = -(-g.depthwise_channels // lanes)
     # Beside the sums: the gradients of some columns, and an input.
