@@ -40,7 +40,12 @@ def test_integers_are_exact(target: Machine, kinds: int) -> None:
 
 @on_each_machine
 def test_random_numbers_stay_within_the_bound_whatever_the_team(target: Machine) -> None:
-    layers = [Layer(70, (3, 3), out_channels=33), Layer(3, (7, 7), out_channels=24, stride=2), LAYERS[-3]]
+    layers = [
+        Layer(70, (3, 3), out_channels=33),
+        Layer(66, (3, 3), out_channels=8, dilation=2),
+        Layer(3, (7, 7), out_channels=24, stride=2),
+        LAYERS[-3],
+    ]
     for layer, small_cache in product(layers, (False, True)):
         given = Input(2, (21, 23), 1, small_cache=small_cache)
         g, numbers = geometry_of(layer, given), numbers_of(layer, given, normals(0))
@@ -160,6 +165,16 @@ def test_as_a_problem_of_the_backend(layout: torch.memory_format, threads: int) 
     assert ready is not None
     assert ready.run(x, added) is not None
     assert str(CPU.kernel(problem)).startswith("conv_f32_k5x4_s2x2_d1x1_n19c3g1")
+
+
+@runs_here
+def test_no_sum_is_one_long_chain() -> None:
+    """2^24 swallows each 1 that is added to it; sums of 1s that begin anew lose none."""
+    x, weight = torch.ones(1, 128, 9, 12).contiguous(memory_format=LAST), torch.ones(40, 128, 3, 3)
+    weight[:, 0, 0, 0] = 2.0**24
+    g = geometry((128, 9, 12), 3, out_channels=40)
+    out = CPU.run(x, tensors := DenseTensors(weight), problem_of(x, tensors, g))
+    assert torch.equal(out, torch.full_like(out, 2.0**24 + 128 * 8))
 
 
 @runs_here

@@ -9,10 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from depthwise import backend
 from depthwise.backends import CPU, EAGER
 from depthwise.backends.base import PointwiseTensors
 from depthwise.backends.cpu import machine
+from depthwise.backends.cpu.plan.product import LONGEST_CHAIN
 from depthwise.backends.problem import Problem
+from depthwise.functional import separable_conv2d
 from depthwise.geometry import geometry
 from tests.support.cases import small_integers
 
@@ -66,6 +69,19 @@ def test_integers_are_exact(
     assert again is not None
     assert torch.equal(again, expected)
     assert str(CPU.kernel(problem)).startswith("pw_f32")
+
+
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("width", [1, 5, 6, 33, 196])
+def test_no_sum_is_one_long_chain(width: int, form: torch.memory_format) -> None:
+    """2^24 swallows each 1 that is added to it; sums of 1s that begin anew lose none."""
+    channels, outputs = 3 * LONGEST_CHAIN - 2, 40
+    x = torch.ones(1, channels, 1, width).contiguous(memory_format=form)
+    pointwise = torch.ones(outputs, channels, 1, 1)
+    pointwise[:, 0] = 2.0**24
+    with backend("cpu"):
+        out = separable_conv2d(x, torch.ones(channels, 1, 1, 1), pointwise)
+    assert torch.equal(out, torch.full_like(out, 2.0**24 + (channels - LONGEST_CHAIN)))
 
 
 def test_random_numbers_stay_within_the_bound() -> None:

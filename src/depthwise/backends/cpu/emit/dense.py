@@ -11,11 +11,11 @@
                 kept[m, i, j] = sum[i, j], or after the last slab
                 out[m + i, j] = activation(sum[i, j] + residual[m + i, j])
 
-The weights of a slab stay in cache while all tiles of a band are done; each is summed by itself, as rounding grows with
-the number of terms in a row. Few weights are one slab, tiles of pixels are then the outer loop, and the result is
-written in the order it lies in. A tile whose pixels are neighbours in one row, and see no column outside the image,
-reads its input at constant distances; in others each pixel has a pointer of its own for each tap, to zeros where the
-tap is outside. Of planes the loop over c is the outermost.
+The weights of a slab stay in cache while all tiles of a band are done; each is summed by itself, and so are taps of
+many inputs, as rounding grows with the number of terms in a row. Few weights are one slab, tiles of pixels are then
+the outer loop, and the result is written in the order it lies in. A tile whose pixels are neighbours in one row, and
+see no column outside the image, reads its input at constant distances; in others each pixel has a pointer of its own
+for each tap, to zeros where the tap is outside. Of planes the loop over c is the outermost.
 Domain: any window; lanes <= outputs of a group.
 """
 
@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from operator import and_
 
-from ..plan.dense import UNROLLED, DensePlan
+from ..plan.dense import DensePlan
 from ..plan.sizes import LINE_ELEMENTS
 from .ir import Block, Bool, Int, Ptr, Vec, least, select
 from .kernel import VIEW, OnePlanKernel
@@ -36,9 +36,7 @@ from .window import Bounds, Pixel, Tap, each_tap
 
 CUT = ("units", "unit_pixels", "run_units", "run_sums", "bands", "panel_chunks", "scratch_elements")
 # The next slab's weights are fetched by so many tiles, a share by each; there are that many where it matters.
-SHARES = 4
-# Terms that are written out one after another; more are done in a loop.
-MOST_WRITTEN_OUT = 32
+SHARES = 2
 
 
 @dataclass(frozen=True)
@@ -151,7 +149,7 @@ def _row(e: Block, k: DensePlan, row: Int) -> tuple[Int, Int, Int]:
 def _write_tile(e: Block, k: DensePlan, window: _Window, panel: Panel, slab: _Slab, kept: Ptr) -> None:
     tile, vectors = window.tile, panel.vectors
     if k.fetches:
-        share = tile.begin // SHARES % SHARES * (_fetched_lines(k, vectors) * LINE_ELEMENTS)
+        share = tile.begin // tile.rows % SHARES * (_fetched_lines(k, vectors) * LINE_ELEMENTS)
         slab = replace(slab, ahead=share + slab.count * (k.taps * vectors * k.lanes))
     places = [tile.m * k.out_channels + column for column in panel.columns]
     results = [e.pointer("out") + place for place in places]
@@ -193,8 +191,8 @@ def _write_tile(e: Block, k: DensePlan, window: _Window, panel: Panel, slab: _Sl
 
 
 def _fetched_lines(k: DensePlan, vectors: int) -> int:
-    """Of those that a turn of the innermost loop reads, the share that one tile fetches."""
-    return -(-UNROLLED * vectors * k.lanes // (LINE_ELEMENTS * SHARES))
+    """Of those that a term reads, the share that one tile fetches."""
+    return -(-vectors * k.lanes // (LINE_ELEMENTS * SHARES))
 
 
 def _is_inside(e: Block, k: DensePlan, window: _Window) -> Bool:
@@ -220,15 +218,14 @@ def _sums_inside(e: Block, k: DensePlan, window: _Window, panel: Panel, slab: _S
     def products(tap: Tap, sums: list[Vec]) -> list[Vec]:
         first = start + tap.distance(e, k)
 
-        def places(term: int | Int) -> list[Ptr]:
-            # Pixels share inputs, which there are no registers for.
-            base = (first + term).anew()
+        def places(term: Int) -> list[Ptr]:
+            base = first + term
             return [base + i * k.stride[2] * k.pixel_stride for i in range(window.tile.rows)]
 
         weight = slab.weight + tap.term(k, slab.count) * (panel.vectors * k.lanes)
         return _products(e, k, places, (weight, slab.ahead), count, sums)
 
-    return each_tap(e, k, taps, sums, products, written_out=k.terms <= MOST_WRITTEN_OUT)
+    return each_tap(e, k, taps, sums, products)
 
 
 def _sums_at_border(e: Block, k: DensePlan, window: _Window, panel: Panel, slab: _Slab, sums: list[Vec]) -> list[Vec]:
@@ -252,8 +249,7 @@ def _sums_at_border(e: Block, k: DensePlan, window: _Window, panel: Panel, slab:
             select(pixel.sees(tap, checked), start + distance, e.pointer("zeros"))
             for pixel, start in zip(pixels, starts, strict=True)
         ]
-        # In a loop: written out, all would be read as soon as there is a pointer.
-        count = e.whole(1 if k.planar else slab.count)
+        count = 1 if k.planar else slab.count
         return _products(e, k, lambda term: [pixel + term for pixel in seen], (weight, slab.ahead), count, sums)
 
     return each_tap(e, k, taps, sums, products)
@@ -262,7 +258,7 @@ def _sums_at_border(e: Block, k: DensePlan, window: _Window, panel: Panel, slab:
 def _products(
     e: Block,
     k: DensePlan,
-    places: Callable[[int | Int], list[Ptr]],
+    places: Callable[[Int], list[Ptr]],
     weights: tuple[Ptr, Int | None],
     count: int | Int,
     sums: list[Vec],
@@ -274,32 +270,17 @@ def _products(
     """
     weight, ahead = weights
 
-    def some(first: int | Int, count: int, sums: list[Vec]) -> list[Vec]:
-        pixels, sums = places(first), list(sums)
+    # A term a turn: of more, weights would be loaded so early that sums leave their registers.
+    with e.loop(0, count, carried=sums) as term:
+        pixels = places(term.index)
         vectors = len(sums) // len(pixels)
-        start = weight + first * (vectors * k.lanes)
+        row = weight + term.index * (vectors * k.lanes)
         if ahead is not None:
             for line in range(_fetched_lines(k, vectors)):
-                (start + ahead + line * LINE_ELEMENTS).prefetch(2)
-        for term in range(count):
-            columns = [(start + (term * vectors + j) * k.lanes).load(k.lanes) for j in range(vectors)]
-            for i, pixel in enumerate(pixels):
-                value = e.splat(pixel + term, k.lanes)
-                for j, column in enumerate(columns):
-                    sums[i * vectors + j] = value.fma(column, sums[i * vectors + j])
-        return sums
-
-    def loop(bounds: Bounds, step: int, sums: list[Vec]) -> list[Vec]:
-        with e.loop(*bounds, step, carried=sums) as turn:
-            turn.values = some(turn.index, step, turn.values)
-        return turn.values
-
-    if isinstance(count, int) and count <= MOST_WRITTEN_OUT:
-        # Of so many at a time no two pixels read the same.
-        step = min(UNROLLED, k.stride[2] * k.pixel_stride)
-        for first in range(0, count, step):
-            sums = some(first, min(step, count - first), sums)
-        return sums
-    whole = count // UNROLLED * UNROLLED
-    sums = loop((0, whole), UNROLLED, sums)
-    return some(whole, count % UNROLLED, sums) if isinstance(count, int) else loop((whole, count), 1, sums)
+                (row + ahead + line * LINE_ELEMENTS).prefetch(2)
+        columns = [(row + j * k.lanes).load(k.lanes) for j in range(vectors)]
+        for i, pixel in enumerate(pixels):
+            value = e.splat(pixel, k.lanes)
+            for j, column in enumerate(columns):
+                term.values[i * vectors + j] = value.fma(column, term.values[i * vectors + j])
+    return term.values

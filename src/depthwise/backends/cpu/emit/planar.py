@@ -19,9 +19,9 @@ from dataclasses import dataclass
 
 from ..plan.planar import PlanarPlan
 from .activations import activated
-from .ir import Block, Int, Ptr, ceil_div, least
+from .ir import Block, Int, Ptr, Vec, ceil_div, least
 from .kernel import OnePlanKernel
-from .product import POINTERS
+from .product import POINTERS, add_products
 
 
 @dataclass(frozen=True)
@@ -96,16 +96,20 @@ def _write_tile(e: Block, k: PlanarPlan, outputs: _Outputs, m: Int, vectors: int
                 for j in range(vectors):
                     (result + (vectors + j) * k.lanes).prefetch(2)
     sums = [e.splat(outputs.bias + i, k.lanes) for i in range(outputs.rows) for _ in range(vectors)]
-    with e.loop(0, k.group_inputs, carried=sums) as c:
-        first = outputs.inputs + (c.index * e.number("x_c") + m)
+
+    def add(c: Int, sums: list[Vec]) -> list[Vec]:
+        first = outputs.inputs + (c * e.number("x_c") + m)
         columns = [(first + j * k.lanes).load(k.lanes) for j in range(vectors)]
         for i in range(outputs.rows):
-            weight = e.splat(outputs.weight + (c.index + i * k.group_inputs), k.lanes)
+            weight = e.splat(outputs.weight + (c + i * k.group_inputs), k.lanes)
             for j, column in enumerate(columns):
-                c.values[i * vectors + j] = column.fma(weight, c.values[i * vectors + j])
+                sums[i * vectors + j] = column.fma(weight, sums[i * vectors + j])
+        return sums
+
+    sums = add_products(e, k.group_inputs, sums, add)
     for i, result in enumerate(results):
         for j in range(vectors):
-            value = c.values[i * vectors + j]
+            value = sums[i * vectors + j]
             if k.residual:
                 value = value + (e.pointer("residual") + (place + i * pixels + j * k.lanes)).load(k.lanes)
             (result + j * k.lanes).store(activated(value, k.activation))

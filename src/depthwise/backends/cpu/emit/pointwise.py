@@ -4,7 +4,7 @@
         for m in tiles of `rows` pixels, one of `heights`:
             sum[i, j] = bias[j]
             for c in range(group_inputs):
-                sum[i, j] += splat(pixel[m + i, c]) · weight[panel, c, j]
+                sum[i, j] += splat(pixel[m + i, c]) · weight[panel, c, j]        (in chains: product.py)
             out[m + i, j] = activation(sum[i, j] + residual[m + i, j])
 
 Where the weights stay in L2, tiles of pixels are the outer loop, so that the result is written in the order it lies in.
@@ -18,9 +18,9 @@ from dataclasses import dataclass, replace
 
 from ..plan.pointwise import PointwisePlan
 from ..plan.sizes import LINE_ELEMENTS
-from .ir import Block, Bool, Int, Ptr, ceil_div, least, select
+from .ir import Block, Bool, Int, Ptr, Vec, ceil_div, least, select
 from .kernel import OnePlanKernel
-from .product import POINTERS, WEIGHTS, Panel, Tile, each_panel, each_tile, put
+from .product import POINTERS, WEIGHTS, Panel, Tile, add_products, each_panel, each_tile, put
 
 # How far ahead weights are fetched, in input channels: the hardware's own prefetching stops at the end of each page.
 PREFETCH_INPUTS = 24
@@ -137,19 +137,23 @@ def _write_tile(e: Block, k: PointwisePlan, band: Band, panel: Panel, tile: Tile
             for result in results:
                 (result + i * k.out_stride).prefetch(2)
     fetch = _fetching(k, band, panel, m, rows)
-    with e.loop(0, k.group_inputs, carried=sums) as c:
-        weights = panel.weight + c.index * (vectors * k.lanes)
+
+    def add(c: Int, sums: list[Vec]) -> list[Vec]:
+        weights = panel.weight + c * (vectors * k.lanes)
         columns = [(weights + j * k.lanes).load(k.lanes) for j in range(vectors)]
         # For a single pixel weights are read as fast as they come, one after another: asked for, they come more slowly.
         for j in range(vectors if rows > 1 else 0):
             (weights + (PREFETCH_INPUTS * vectors + j) * k.lanes).prefetch(1)
-        fetch(c.index)
+        fetch(c)
         for i in range(rows):
-            pixel = e.splat(a + (c.index + i * k.pixel_stride), k.lanes)
-            for j in range(vectors):
-                c.values[i * vectors + j] = pixel.fma(columns[j], c.values[i * vectors + j])
+            pixel = e.splat(a + (c + i * k.pixel_stride), k.lanes)
+            for j, column in enumerate(columns):
+                sums[i * vectors + j] = pixel.fma(column, sums[i * vectors + j])
+        return sums
+
+    sums = add_products(e, k.group_inputs, sums, add)
     residuals = [band.residual + (m * k.out_channels + column) for column in panel.columns] if k.residual else []
-    put(k, c.values, rows, results, residuals)
+    put(k, sums, rows, results, residuals)
 
 
 def _fetching(k: PointwisePlan, band: Band, panel: Panel, m: Int, rows: int) -> Callable[[Int], None]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..plan.product import Product
+from ..plan.product import LONGEST_CHAIN, Product
 from .activations import activated
 from .ir import Block, Int, Ptr, Vec, ceil_div, greatest, least
 
@@ -90,6 +90,31 @@ def each_tile(heights: tuple[int, ...], pixels: Int, write: Callable[[Tile], Non
             write(Tile(least(begin, pixels - rows), rows, begin))
     with e.loop((fits | enough).pick(pixels, 0), pixels) as pixel:
         write(Tile(pixel.index, 1, pixel.index))
+
+
+def add_products(
+    e: Block, terms: int, sums: list[Vec], add: Callable[[Int, list[Vec]], list[Vec]], longest: int = LONGEST_CHAIN
+) -> list[Vec]:
+    """The sums plus `terms` terms each, in chains of about one length, at most `longest`; `add` adds those of one."""
+    length = -(-terms // -(-terms // longest))
+    with e.loop(0, length, carried=sums) as c:
+        c.values = add(c.index, c.values)
+    if length == terms:
+        return c.values
+    with e.loop(length, terms, length, carried=c.values) as chain:
+        with e.loop(chain.index, least(chain.index + length, terms), carried=nothing(sums)) as c:
+            c.values = add(c.index, c.values)
+        chain.values = joined(chain.values, c.values)
+    return chain.values
+
+
+def joined(sums: list[Vec], others: list[Vec]) -> list[Vec]:
+    return [total + own for total, own in zip(sums, others, strict=True)]
+
+
+def nothing(sums: list[Vec]) -> list[Vec]:
+    """As many sums of no products."""
+    return [total.block.constant(0.0, total.lanes) for total in sums]
 
 
 def put(k: Product, sums: list[Vec], rows: int, results: list[Ptr], residuals: list[Ptr]) -> None:

@@ -8,7 +8,9 @@ from functools import reduce
 from operator import and_
 
 from ..plan.dense import DensePlan
+from ..plan.product import LONGEST_CHAIN
 from .ir import Block, Bool, Int, Ptr, Vec
+from .product import add_products, joined, nothing
 
 Bounds = tuple[int | Int, int | Int]
 
@@ -103,22 +105,28 @@ def each_tap(
     taps: Sequence[Bounds],
     sums: list[Vec],
     write: Callable[[Tap, list[Vec]], list[Vec]],
-    *,
-    written_out: bool = False,
 ) -> list[Vec]:
-    """The sums after `write` at each of the taps [start, stop) of each axis, of planes channel by channel."""
-    axes: list[Bounds] = [(0, k.group_inputs if k.planar else 1), *taps]
+    """The sums after `write` at each of the taps [start, stop) of each axis, of planes channel by channel.
+
+    Sums of very many products are added up in chains, of the same taps wherever a pixel lies.
+    """
 
     def nest(index: list[Int], sums: list[Vec]) -> list[Vec]:
-        if len(index) == len(axes):
+        axis = len(index) - 1
+        if k.chain_axis == axis:
+            return joined(sums, turns(index, nothing(sums)))
+        return turns(index, sums)
+
+    def turns(index: list[Int], sums: list[Vec]) -> list[Vec]:
+        if len(index) == 1 + len(taps):
             return write(Tap(*index), sums)
-        start, stop = axes[len(index)]
-        if isinstance(start, int) and isinstance(stop, int) and (written_out or stop - start == 1):
-            for place in range(start, stop):
-                sums = nest([*index, e.whole(place)], sums)
-            return sums
+        start, stop = taps[len(index) - 1]
+        if isinstance(start, int) and isinstance(stop, int) and stop - start == 1:
+            return nest([*index, e.whole(start)], sums)
         with e.loop(start, stop, carried=sums) as turn:
             turn.values = nest([*index, turn.index], turn.values)
         return turn.values
 
-    return nest([], sums)
+    if k.planar:
+        return add_products(e, k.group_inputs, sums, lambda c, sums: nest([c], sums), max(1, LONGEST_CHAIN // k.taps))
+    return nest([e.whole(0)], sums)

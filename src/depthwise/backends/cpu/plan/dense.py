@@ -9,12 +9,12 @@ from ....geometry import Geometry
 from ...base import Activation
 from ..machine import FLOAT_BYTES, Machine
 from .cut import Cut, balance
-from .product import Product, heights_for, in_vain, vectors_of
+from .product import LONGEST_CHAIN, Product, heights_for, in_vain, vectors_of
 from .sizes import Axes, activation_name, window_of
 from .tuning import tuning_of
 
-# Slabs of input channels are of a multiple of so many, which the innermost loop does at a time.
-UNROLLED = 4
+# Fewer products are not worth a sum of their own.
+FEWEST_IN_CHAIN = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class DensePlan(Product):
     heights: register tiles are of so many pixels, the most first
     by_rows: each run of pixels is a row
     pixels_first: tiles of pixels are the outer loop, panels of weights the inner one; then there is one slab
-    slab:  input channels of a group that are multiplied before others, so that their weights stay in L1
+    slab:  input channels of a group that are multiplied before others, so that their weights stay in L2
     fetches: the weights of the next slab, which lie beyond L2, are fetched meanwhile
     planar: the input is contiguous, one plane per channel
     pixel_stride: elements from one input pixel to the next
@@ -68,6 +68,13 @@ class DensePlan(Product):
         return self.taps * self.group_inputs
 
     @property
+    def chain_axis(self) -> int | None:
+        """What is added up apart, where a slab has very many products: 2 the rows of taps, 3 each tap; or None."""
+        if self.planar or self.slab * self.taps <= LONGEST_CHAIN or self.slab * self.kernel[2] < FEWEST_IN_CHAIN:
+            return None
+        return 3 if self.slab >= FEWEST_IN_CHAIN else 2
+
+    @property
     def slabs(self) -> int:
         return -(-self.group_inputs // self.slab)
 
@@ -76,7 +83,8 @@ class DensePlan(Product):
         """Under a row of the kernel, where they lie together as they do in a panel; else 1."""
         if self.planar:
             return self.kernel[2] if self.dilation[2] == 1 else 1
-        together = self.dilation[2] == 1 and self.slabs == 1 and self.pixel_stride == self.group_inputs
+        is_dense = self.dilation[2] == 1 and self.slabs == 1 and self.pixel_stride == self.group_inputs
+        together = is_dense and self.chain_axis != 3
         return self.kernel[2] * self.group_inputs if together else 1
 
     @property
@@ -146,7 +154,7 @@ def dense_plan(
     kernel, stride, dilation = window_of(g)
     inputs, tap_bytes = g.in_channels // g.groups, FLOAT_BYTES * lanes * vectors * prod(kernel)
     pixels_first = dense_bytes(g) <= machine.l1_bytes * 3 // 4
-    most = max(UNROLLED, machine.l2_bytes // 4 // tap_bytes // UNROLLED * UNROLLED)
+    most = max(1, machine.l2_bytes // 4 // tap_bytes)
     slabs = 1 if pixels_first or planar else -(-inputs // most)
     return DensePlan(
         in_channels=g.in_channels,
@@ -163,7 +171,7 @@ def dense_plan(
         heights=heights_for(cut.run_pixels, vectors, machine),
         by_rows=cut.by_rows,
         pixels_first=pixels_first,
-        slab=inputs if slabs == 1 else -(-inputs // (slabs * UNROLLED)) * UNROLLED,
+        slab=-(-inputs // slabs),
         fetches=dense_bytes(g) > machine.l2_bytes // 2 and not planar,
         planar=planar,
         pixel_stride=pixel_stride,

@@ -11,6 +11,9 @@ from .constants import Plan
 from .lanes import lanes_for
 from .tuning import tuning_of
 
+# Products that are added up one after another, at most, where that costs little: a sum's rounding grows with them.
+LONGEST_CHAIN = 256
+
 
 @dataclass(frozen=True, slots=True)
 class Grouped(Plan):
