@@ -17,7 +17,7 @@ from .geometry import IntOrTuple, Padding, finite, per_axis, positive
 from .layers import DepthwiseConv2d, SeparableConv2d
 from .layers.conversion import check_own_call, dense_like, pair_weights, pointwise_convolution
 from .layers.depthwise import DEPTHWISE, checked_options
-from .layers.perceptrons import activated, linear
+from .layers.perceptrons import activated, linear, scaled
 from .layers.separable import MakeModule, made
 from .layers.turns import in_turn
 from .modules import why_foreign
@@ -396,8 +396,7 @@ class ConvNeXtBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         _check_input(x, 2, self.in_channels)
         y = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
-        y = self.scale * linear(self.project, activated(self.activation, linear(self.expand, y)))
-        out: Tensor = x + y.permute(0, 3, 1, 2)
+        out: Tensor = scaled(self.project, activated(self.activation, linear(self.expand, y)), self.scale, x)
         return out
 
 

@@ -219,17 +219,20 @@ def depthwise_conv(
     return _computed(setting, x, None, tensors, window, DepthwiseTensors(weight, bias), g)
 
 
-def pointwise_conv(rank: int, x: Tensor, weight: Tensor, bias: Tensor | None, groups: int = 1) -> Tensor:
-    """A convolution whose window is one pixel, by rank.
+def pointwise_conv(
+    rank: int, x: Tensor, weight: Tensor, bias: Tensor | None, groups: int = 1, residual: Tensor | None = None
+) -> Tensor:
+    """A convolution whose window is one pixel, by rank, and a residual added to it.
 
-    x:      (batch, in_channels, *spatial), or without the batch
-    weight: (out_channels, in_channels / groups, 1, ...)
+    x:        (batch, in_channels, *spatial), or without the batch
+    weight:   (out_channels, in_channels / groups, 1, ...)
+    residual: (batch, out_channels, *spatial)
     """
     tensors, window = (weight, bias), (groups,)
     setting: Setting = ()
     if not is_dynamo_compiling():
-        setting = (id(groups), "pointwise", rank)
-        out = calls.found((id(weight), id(bias)), setting, x, None, tensors, window)
+        setting = (id(groups), "pointwise", rank, residual is not None)
+        out = calls.found((id(weight), id(bias)), setting, x, residual, tensors, window)
         if out is not None:
             return out
     batch, _ = batched(x, rank, weight.shape[1] * groups)
@@ -239,7 +242,7 @@ def pointwise_conv(rank: int, x: Tensor, weight: Tensor, bias: Tensor | None, gr
     g = settle(batch.shape[1:], weight.shape[0], groups)
     _check_pointwise(weight.shape, g)
     _check_bias("bias", _shape(bias), weight.shape[0])
-    return _computed(setting, x, None, tensors, window, PointwiseTensors(weight, bias), g)
+    return _computed(setting, x, residual, tensors, window, PointwiseTensors(weight, bias, None, residual), g)
 
 
 def _pointwise_geometry(input_size: Size, out_channels: int, groups: int) -> Geometry:

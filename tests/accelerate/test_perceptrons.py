@@ -158,3 +158,64 @@ def test_a_forward_of_its_own_stays() -> None:
     model = made()
     model.forward = model.forward
     assert [row.reason for row in accelerate_(model).left] == ["has a forward of its own"]
+
+
+def convnext_block(**options: Any) -> Any:
+    timm_model("mobilenetv2_100")
+    from timm.models.convnext import ConvNeXtBlock
+
+    torch.manual_seed(0)
+    return ConvNeXtBlock(16, ls_init_value=0.5, **options)
+
+
+def images() -> Tensor:
+    return torch.randn(2, 16, 9, 8).contiguous(memory_format=torch.channels_last)
+
+
+def test_a_block_of_convnext_scales_and_adds_within_its_last_product() -> None:
+    model = convnext_block()
+    theirs = copy.deepcopy(model)
+    assert accelerate_(model).gained == "1 ConvNeXt block, 1 depthwise, 1 multilayer perceptron"
+    x = images()
+    (out, found), (wanted, best) = gradients(model, x), gradients(theirs, x)
+    assert "AddBackward0" not in nodes(out)
+    assert out.stride() == wanted.stride()
+    torch.testing.assert_close(out, wanted, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found, best, atol=1e-4, rtol=1e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), theirs(x))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_stochastic_depth_of_a_block(training: bool) -> None:
+    model = convnext_block(drop_path=0.5).train(training)
+    theirs = copy.deepcopy(model)
+    accelerate_(model)
+    outs, x = [], images()
+    for each in (model, theirs):
+        torch.manual_seed(3)
+        outs.append(each(x))
+    torch.testing.assert_close(*outs)
+
+
+@pytest.mark.parametrize("options", [{"conv_mlp": True}, {"use_grn": True}, {"stride": 2, "out_chs": 32}], ids=str)
+def test_other_blocks_of_convnext(options: dict[str, Any]) -> None:
+    model = convnext_block(**options)
+    theirs = copy.deepcopy(model)
+    accelerate_(model)
+    x = images()
+    (out, found), (wanted, best) = gradients(model, x), gradients(theirs, x)
+    torch.testing.assert_close(out, wanted, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found, best, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("part", ["mlp", "mlp.fc2", "mlp.drop2", "drop_path", "shortcut", "norm"])
+def test_hooks_on_a_blocks_parts_see_their_calls(part: str) -> None:
+    model, seen = convnext_block(), []
+    theirs = copy.deepcopy(model)
+    accelerate_(model)
+    for each in (model, theirs):
+        each.get_submodule(part).register_forward_hook(lambda _, given, out: seen.append(out.detach()))
+        torch.manual_seed(0)
+        each(torch.ones(1, 16, 4, 4).contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(*seen)

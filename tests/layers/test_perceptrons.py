@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from depthwise import backend
 from depthwise.backends.cpu import machine
 from depthwise.blocks import ConvNeXtBlock
-from depthwise.layers.perceptrons import activated, linear
+from depthwise.layers.perceptrons import activated, linear, scaled
 from tests.layers.test_turns import nodes
 
 pytestmark = pytest.mark.skipif(machine.host() is None, reason="no generator serves this machine")
@@ -61,6 +61,50 @@ def test_what_is_no_image_or_not_recorded_is_torchs() -> None:
     tanh = nn.Tanh()
     assert torch.equal(activated(tanh, x), tanh(x))
     torch.testing.assert_close(activated(gelu, x), gelu(x))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("added", [True, False])
+def test_scale_and_sum_within_the_product(bias: bool, added: bool) -> None:
+    torch.manual_seed(0)
+    layer, scale = nn.Linear(12, 20, bias=bias), torch.randn(20).requires_grad_()
+    x = torch.randn(2, 5, 7, 12).requires_grad_()
+    images = torch.randn(2, 20, 5, 7).contiguous(memory_format=torch.channels_last).requires_grad_()
+    out, wanted = scaled(layer, x, scale, images if added else None), (scale * layer(x)).movedim(-1, 1)
+    wanted = wanted + images if added else wanted
+    assert out.stride() == wanted.stride()
+    assert "_Recorded" in nodes(out)
+    assert "AddBackward0" not in nodes(out)
+    torch.testing.assert_close(out, wanted)
+    read = [x, scale, *layer.parameters(), *([images] if added else [])]
+    weights = torch.randn_like(out)
+    for mine, other in zip(*(torch.autograd.grad(y, read, weights) for y in (out, wanted)), strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-4)
+
+
+def test_the_scales_gradient_is_no_less_exact_than_torchs() -> None:
+    torch.manual_seed(0)
+    block = ConvNeXtBlock(32, layer_scale=1e-6)
+    x = torch.randn(4, 32, 14, 14).contiguous(memory_format=torch.channels_last)
+
+    def gradient(block: nn.Module, x: Tensor) -> Tensor:
+        torch.manual_seed(1)
+        out = block(x)
+        return torch.autograd.grad(out, block.scale, torch.randn(out.shape).to(out))[0]  # type: ignore[arg-type]
+
+    mine = gradient(block, x)
+    with backend("eager"):
+        torchs = gradient(block, x)
+    exact = gradient(block.double(), x.double())
+    assert (mine - exact).abs().max() <= 2 * (torchs - exact).abs().max()
+
+
+def test_images_of_other_sizes_are_not_read() -> None:
+    layer, scale, x = nn.Linear(4, 6), torch.ones(6), torch.randn(2, 3, 3, 4)
+    for images in (torch.ones(1, 6, 1, 1), torch.ones(2, 6, 3, 3, dtype=torch.float64), torch.ones(2, 6, 3, 3).mT):
+        torch.testing.assert_close(scaled(layer, x, scale, images), images + layer(x).movedim(-1, 1))
+    with pytest.raises(RuntimeError, match="size"):
+        scaled(layer, x, scale, torch.ones(2, 6, 3, 4))
 
 
 def test_compiled_whole() -> None:

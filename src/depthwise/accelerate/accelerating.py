@@ -28,10 +28,10 @@ def accelerate_(model: nn.Module) -> Acceleration:
 
     Every depthwise and pointwise nn.Conv1d, 2d and 3d goes through the backends; a batch norm in training mode, and the
     activation that follows it in an nn.Sequential or in timm's BatchNormAct2d, become one pass; so do parts of timm's
-    and torchvision's squeeze-excites, and of timm's multilayer perceptrons. Each module stays the object that it is,
-    with its parameters, hooks, name, mode and state-dict keys: optimizers, checkpoints and wrappers made before or
-    after keep working. What has a forward of its own stays as it is, and is listed with its reason. `restore_` undoes
-    it; twice is once.
+    and torchvision's squeeze-excites, and of timm's multilayer perceptrons and ConvNeXt blocks. Each module stays the
+    object that it is, with its parameters, hooks, name, mode and state-dict keys: optimizers, checkpoints and wrappers
+    made before or after keep working. What has a forward of its own stays as it is, and is listed with its reason.
+    `restore_` undoes it; twice is once.
 
     >>> model = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 16, 1), nn.Conv2d(16, 4, 3))
     >>> print(accelerate_(model).summary)
@@ -99,7 +99,7 @@ def candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module, Kind, tuple[s
         elif is_squeeze_excite(kind):
             yield name, module, kind, squeeze_excite_forward(module, kind)
         elif is_perceptron(kind):
-            yield name, module, kind, multilayer_forward(module)
+            yield name, module, kind, multilayer_forward(module, kind)
 
 
 def _advice(model: nn.Module) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Multilayer perceptrons of timm: of images on pointwise kernels of ours, and GELU alone."""
+"""Multilayer perceptrons of timm: of images on pointwise kernels of ours, GELU alone; and ConvNeXt's blocks."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from ..layers.perceptrons import activated, linear
-from .classes import Forward, Kind, MakeForward
+from ..layers.perceptrons import activated, linear, scaled
+from ..layers.turns import is_seen
+from .classes import Forward, Kind, MakeForward, original_of, ours_in, own_class
 from .norms import is_traced
+
+_PERCEPTRON = "timm.layers.mlp", "Mlp"
 
 
 def perceptron_forward(kind: Any) -> Forward:
@@ -18,18 +21,54 @@ def perceptron_forward(kind: Any) -> Forward:
     def forward(self: Any, x: Any) -> Any:
         if is_traced(x) or _has_any_global_hook():
             return kind.forward(self, x)
-        x = self.norm(self.drop1(activated(self.act, linear(self.fc1, x))))
-        return self.drop2(linear(self.fc2, x))
+        return self.drop2(linear(self.fc2, _hidden(self, x)))
 
     return forward
 
 
+def block_forward(kind: Any) -> Forward:
+    """Of timm's ConvNeXtBlock: the scale of its result, and the sum with its input, within the last linear layer."""
+
+    def forward(self: Any, x: Any) -> Any:
+        mlp = self.mlp
+        is_whole = is_traced(x) or _has_any_global_hook() or self.use_conv_mlp or self.gamma is None
+        if is_whole or not _is_plain(mlp) or not _does_nothing(mlp.drop2):
+            return kind.forward(self, x)
+        hidden = _hidden(mlp, self.norm(self.conv_dw(x).permute(0, 2, 3, 1)))
+        if _does_nothing(self.drop_path):
+            return scaled(mlp.fc2, hidden, self.gamma, self.shortcut(x))
+        return self.drop_path(scaled(mlp.fc2, hidden, self.gamma, None)) + self.shortcut(x)
+
+    return forward
+
+
+def _hidden(mlp: Any, x: Any) -> Any:
+    return mlp.norm(mlp.drop1(activated(mlp.act, linear(mlp.fc1, x))))
+
+
+def _is_plain(mlp: nn.Module) -> bool:
+    """Whether nothing but this block has a say in what a perceptron computes."""
+    kind = own_class(mlp) if (ours := ours_in(type(mlp))) is None else original_of(ours)
+    return (kind.__module__, kind.__name__) == _PERCEPTRON and not is_seen(mlp)
+
+
+def _does_nothing(module: nn.Module) -> bool:
+    is_off = type(module) is nn.Dropout and not (module.training and module.p)
+    return (is_off or type(module) is nn.Identity) and not is_seen(module)
+
+
+_FORWARDS: dict[tuple[str, str], tuple[str, MakeForward]] = {
+    _PERCEPTRON: ("multilayer perceptron", perceptron_forward),
+    ("timm.models.convnext", "ConvNeXtBlock"): ("ConvNeXt block", block_forward),
+}
+
+
 def is_perceptron(kind: Kind) -> bool:
-    return (kind.__module__, kind.__name__) == ("timm.layers.mlp", "Mlp")
+    return (kind.__module__, kind.__name__) in _FORWARDS
 
 
-def multilayer_forward(module: nn.Module) -> tuple[str, MakeForward] | str:
+def multilayer_forward(module: nn.Module, kind: Kind) -> tuple[str, MakeForward] | str:
     """What a multilayer perceptron becomes, or why it stays as it is."""
     if "forward" in module.__dict__:
         return "has a forward of its own"
-    return "multilayer perceptron", perceptron_forward
+    return _FORWARDS[kind.__module__, kind.__name__]

@@ -32,6 +32,8 @@ def run_recorded(x: Tensor, weights: Weights, problem: Problem) -> Tensor:
         return by_parts(*_parts_of(problem), x, weights)
     if isinstance(weights, DepthwiseTensors):
         return _recorded(x, weights.weight, weights.bias, _convolution_of(problem))
+    if weights.activation is None:
+        return _recorded(x, weights.weight, weights.bias, _convolution_of(problem), weights.residual)
     alone = replace(problem, activations=(None, None), residual=None)
     y = _recorded(x, weights.weight, weights.bias, _convolution_of(alone))
     return after(y, None, weights.activation, weights.residual)
@@ -140,13 +142,15 @@ class _Convolution:
         gradients_asked(pack)
         return _recorded(x, weight, bias, self)
 
-    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
         key = torch.get_num_threads(), bias is not None
         bound = self._forward.get(key)
         if bound is None:
             bound = self._forward[key] = self._bind(self._problem, turned=False, bias=key[1])
-        out = None if bound is None else bound.run(x, None, self._fresh(weight, bias), NO_PRINTS.address)
-        return convolved(x, self._kind(weight, bias), self._geometry) if out is None else out
+        out = None if bound is None else bound.run(x, residual, self._fresh(weight, bias), NO_PRINTS.address)
+        return (
+            after(convolved(x, self._kind(weight, bias), self._geometry), None, None, residual) if out is None else out
+        )
 
     def backward(
         self, gradient: Tensor, x: Tensor, weight: Tensor, bias_sizes: list[int] | None, wanted: tuple[bool, ...]
@@ -171,19 +175,24 @@ class _Convolution:
 
 class _Recorded(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, convolution: _Convolution) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, convolution: _Convolution, residual: Tensor | None
+    ) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.convolution, ctx.bias_sizes = convolution, None if bias is None else list(bias.shape)
-        return convolution.forward(x, weight, bias)
+        return convolution.forward(x, weight, bias, residual)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        return (*ctx.convolution.backward(gradient, x, weight, ctx.bias_sizes, ctx.needs_input_grad[:3]), None)
+        found = ctx.convolution.backward(gradient, x, weight, ctx.bias_sizes, ctx.needs_input_grad[:3])
+        return (*found, None, gradient if ctx.needs_input_grad[4] else None)
 
 
-def _recorded(x: Tensor, weight: Tensor, bias: Tensor | None, convolution: _Convolution) -> Tensor:
-    out: Tensor = _Recorded.apply(x, weight, bias, convolution)  # type: ignore[no-untyped-call]
+def _recorded(
+    x: Tensor, weight: Tensor, bias: Tensor | None, convolution: _Convolution, residual: Tensor | None = None
+) -> Tensor:
+    out: Tensor = _Recorded.apply(x, weight, bias, convolution, residual)  # type: ignore[no-untyped-call]
     return out
 
 
