@@ -22,6 +22,7 @@ from depthwise.backends.cpu.emit.depthwise import DepthwiseKernel
 from depthwise.backends.cpu.emit.direct import DirectKernel
 from depthwise.backends.cpu.emit.fused import BoxedFusedKernel, FusedKernel
 from depthwise.backends.cpu.emit.kernel import Kernel
+from depthwise.backends.cpu.emit.padded import PaddedKernel
 from depthwise.backends.cpu.emit.patches import PatchKernel
 from depthwise.backends.cpu.emit.planar import PlanarPointwiseKernel
 from depthwise.backends.cpu.emit.pointwise import PointwiseKernel
@@ -355,7 +356,7 @@ def kind(program: Program) -> str:
 def _ends(program: Program) -> tuple[str, ...]:
     """How a program reads, and how it writes, where its kernels may do so in more than one way."""
     kernel = program.kernels[0]
-    if isinstance(kernel, DirectKernel | PackedDepthwiseKernel | PatchKernel):
+    if isinstance(kernel, DirectKernel | PackedDepthwiseKernel | PaddedKernel | PatchKernel):
         return ()
     if isinstance(kernel, BoxedDepthwiseKernel | BoxedFusedKernel):
         return ("planar" if kernel.depthwise.planar else "last", "planar")
@@ -368,6 +369,7 @@ KERNELS: dict[tuple[type[Kernel], ...], str] = {
     (PackedDepthwiseKernel,): "depthwise_packed",
     (DirectKernel,): "depthwise_planes",
     (PatchKernel,): "depthwise_patches",
+    (PaddedKernel,): "depthwise_padded",
     (FusedKernel,): "fused",
     (BoxedFusedKernel,): "fused",
     (DepthwiseKernel, PointwiseKernel): "two_stage",
@@ -381,6 +383,7 @@ KINDS = {
         "depthwise_planar_planar",
         "depthwise_planes",
         "depthwise_patches",
+        "depthwise_padded",
         "depthwise_packed",
     ),
     *("fused_last_last", "fused_last_planar", "fused_planar_planar", "two_stage_last_last"),
@@ -458,6 +461,15 @@ TAILS: dict[str, tuple[list[Layer], tuple[str, ...]]] = {
             *(Layer(7, (2, 2, 8), stride=(2, 1, 8)), Layer(4, (2, 7), stride=(1, 8))),
         ],
         ("planar",),
+    ),
+    # Few channels under windows of many taps.
+    "padded": (
+        [
+            *(Layer(3, (5, 7)), Layer(1, (6, 6), 3, stride=2), Layer(2, (1, 31)), Layer(3, (33, 1), stride=(2, 1))),
+            *(Layer(1, (4, 5), 2, dilation=(2, 3), stride=(1, 3)), Layer(2, (19,), stride=4), Layer(1, (9, 4))),
+            *(Layer(2, (7, 7), 3, stride=(1, 2)), Layer(2, (49,)), Layer(1, (8, 6), 2, dilation=(1, 2))),
+        ],
+        _BOTH,
     ),
     # All pixels share one set of L1.
     "crowded": ([Layer(1024, (5, 5)), Layer(1024, (7, 5), dilation=(2, 1))], ("last",)),

@@ -236,7 +236,7 @@ MUTANTS: dict[str, tuple[ModuleType | type, str, Mutant]] = {
     ),
     "every third column one too far": (
         direct,
-        "_gathered",
+        "gathered",
         lambda right: lambda place, columns, starts: right(place, [*columns[1:], columns[-1]], starts),
     ),
     "packed pixels one too few": (

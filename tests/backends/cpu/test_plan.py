@@ -22,6 +22,7 @@ from depthwise.backends.cpu.emit.depthwise import DepthwiseKernel
 from depthwise.backends.cpu.emit.direct import DirectKernel
 from depthwise.backends.cpu.emit.fused import BoxedFusedKernel, FusedKernel
 from depthwise.backends.cpu.emit.kernel import Kernel
+from depthwise.backends.cpu.emit.padded import PaddedKernel
 from depthwise.backends.cpu.emit.patches import PatchKernel
 from depthwise.backends.cpu.emit.planar import PlanarPointwiseKernel
 from depthwise.backends.cpu.emit.pointwise import PointwiseKernel
@@ -32,6 +33,7 @@ from depthwise.backends.cpu.plan.cut import Cut, team_of
 from depthwise.backends.cpu.plan.depthwise import DepthwisePlan, depthwise_plan, in_order, reads_in_order
 from depthwise.backends.cpu.plan.direct import DirectPlan, Planes, direct_plan, planes_cut, runs_direct
 from depthwise.backends.cpu.plan.filters import MOST_ZEROS, tap_stride
+from depthwise.backends.cpu.plan.padded import PaddedBands, PaddedPlan, padded_cut, padded_plan, runs_padded
 from depthwise.backends.cpu.plan.panels import Panels, panels_cut
 from depthwise.backends.cpu.plan.patches import Patches, PatchPlan, patch_plan, patches_cut, runs_patches
 from depthwise.backends.cpu.plan.planar import PlanarBands, PlanarPlan, planar_cut, planar_plan, runs_planar
@@ -622,11 +624,30 @@ def patch_plans(draw: st.DrawFn) -> PatchPlan:
 
 
 @st.composite
+def padded_plans(draw: st.DrawFn) -> PaddedPlan:
+    rank = draw(st.integers(1, 2))
+    kernel, stride, dilation = (three(tuple(draw(counts) for _ in range(rank)), 1) for _ in range(3))
+    values: dict[str, Any] = {
+        name: draw(counts) for name in ("channels", "multiplier", "lanes", "rows", "vectors", "together")
+    }
+    return PaddedPlan(
+        rank=rank,
+        kernel=kernel,
+        stride=stride,
+        dilation=dilation,
+        activation=draw(activations),
+        pixels=draw(st.booleans()),
+        **values,
+    )
+
+
+@st.composite
 def kernels(draw: st.DrawFn) -> Kernel:
     target, kind = draw(st.sampled_from(MACHINES)), draw(st.sampled_from(KINDS_OF_KERNELS))
     values = {"depthwise": depthwise_plans(), "pointwise": pointwise_plans(), "out_stride": counts}
     values["residual_pixels"] = st.booleans()
     plans = {DirectKernel: direct_plans(), PatchKernel: patch_plans(), PlanarPointwiseKernel: planar_plans()}
+    plans |= {PaddedKernel: padded_plans()}
     values["plan"] = plans.get(kind, pointwise_plans())
     own = [field.name for field in fields(kind) if field.name != "machine"]
     return kind(target, **{name: draw(values[name]) for name in own})
@@ -640,6 +661,7 @@ KINDS_OF_KERNELS: list[type[Kernel]] = [
         DepthwiseKernel,
         DirectKernel,
         FusedKernel,
+        PaddedKernel,
         PatchKernel,
         PlanarPointwiseKernel,
         PointwiseKernel,
@@ -696,6 +718,7 @@ def test_every_slot_of_a_kernel_has_a_number() -> None:
         DepthwiseKernel: Strips,
         DirectKernel: Planes,
         PatchKernel: Patches,
+        PaddedKernel: PaddedBands,
         FusedKernel: Bands,
         PlanarPointwiseKernel: PlanarBands,
         PointwiseKernel: Panels,
@@ -895,6 +918,51 @@ def test_which_planes_are_read_as_rows_of_patches(
         k = patch_plan(g, None, AVX512)
         assert (k.patches, k.vectors) == (patches, patches * stride // 16)
         assert patches_cut(g, AVX512, 2).scratch_elements == k.rows * 16
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "multiplier", "tile"),
+    [
+        *(((3, 512, 512), 21, 1, (1, 8)), ((1, 50, 31), 13, 12, (4, 2)), ((3, 55, 92), (1, 31), 1, (1, 6))),
+        *(((5, 9, 300), (3, 6), 1, (1, 7)), ((2, 4000), 31, 1, (1, 8))),
+        # Few taps, short rows, channels that fill a vector, volumes.
+        *(((3, 512, 512), 3, 1, None), ((3, 90, 15), 21, 1, None), ((16, 90, 90), 21, 1, None)),
+        *(((4, 90, 90), 21, 4, None), ((3, 9, 40, 40), 7, 1, None)),
+    ],
+)
+def test_few_channels_under_large_windows_go_over_padded_rows(
+    size: tuple[int, ...], kernel: int | tuple[int, int], multiplier: int, tile: tuple[int, int] | None
+) -> None:
+    padding = tuple(k // 2 for k in ([kernel] * (len(size) - 1) if isinstance(kernel, int) else kernel))
+    g = geometry(size, kernel, 1, padding, depth_multiplier=multiplier)
+    assert runs_padded(g, AVX512, pixels=False) is (tile is not None)
+    if tile:
+        k = padded_plan(g, None, AVX512, pixels=False)
+        assert (k.rows, k.vectors) == tile
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel", "stride", "padded"),
+    [(3, 7, 1, True), (5, 21, 2, True), (3, 6, 1, False), (6, 21, 1, False), (3, 21, 3, False)],
+)
+def test_few_channels_of_pixels_go_over_padded_rows(channels: int, kernel: int, stride: int, padded: bool) -> None:
+    assert runs_padded(geometry((channels, 90, 90), kernel, stride), AVX512, pixels=True) is padded
+
+
+@many
+@given(geometries(separable=False), st.integers(1, 9), st.sampled_from(MACHINES), st.sampled_from((1, 2, 3, 8)))
+def test_padded_rows_of_a_band_fit_its_memory(g: Geometry, batch: int, target: Machine, threads: int) -> None:
+    if g.rank == 3:
+        return
+    k = padded_plan(g, None, target, pixels=False)
+    cut = padded_cut(g, batch, target, threads, k)
+    height = three(g.out_spatial, 1)[1]
+    rows = max(len(band) for band in pieces(height, cut.bands))
+    packed = ((rows - 1) * k.stride[1] + (k.kernel[1] - 1) * k.dilation[1] + 1) * k.stride[2]
+    assert 1 <= cut.bands <= height
+    assert cut.scratch_elements >= packed * cut.row_elements
+    # The last column that a tile reads, behind which zeros are stored by whole vectors.
+    assert g.out_spatial[-1] + k.before <= cut.row_elements - k.lanes
 
 
 @pytest.mark.parametrize(

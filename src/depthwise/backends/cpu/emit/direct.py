@@ -214,7 +214,7 @@ def _load(e: Block, k: DirectPlan, place: Ptr, offset: int, side: _Side) -> Vec:
         return (place + columns[0]).load_where(inside)
     low, high = max(columns[0], begin), min(columns[-1], end) - (lanes - 1)
     if stride > 1:
-        vector, sources = _gathered(place, columns, _starts(k, columns, low, high, side)), list(range(lanes))
+        vector, sources = gathered(place, columns, _starts(k, columns, low, high, side)), list(range(lanes))
     else:
         # One vector inside the image has all that is needed.
         low = min(low, high) if side == "right" else max(low, high)
@@ -236,7 +236,7 @@ def _starts(k: DirectPlan, columns: list[int], low: int, high: int, side: _Side)
     return [start for start in starts if start <= columns[-1] and start + k.lanes > columns[0]]
 
 
-def _gathered(place: Ptr, columns: list[int], starts: list[int]) -> Vec:
+def gathered(place: Ptr, columns: list[int], starts: list[int]) -> Vec:
     """Each column from `place` in a lane, out of vectors that start there, in order; those outside may be any."""
     lanes, behind = len(columns), starts[0] + len(columns)
     vector = (place + starts[0]).load(lanes)

@@ -15,6 +15,7 @@ from ..emit.depthwise import DepthwiseKernel, SummedDepthwiseKernel
 from ..emit.direct import DirectKernel
 from ..emit.fused import BoxedFusedKernel, FusedKernel
 from ..emit.kernel import Kernel
+from ..emit.padded import PaddedKernel
 from ..emit.patches import PatchKernel
 from ..emit.planar import PlanarPointwiseKernel
 from ..emit.pointwise import PointwiseKernel
@@ -24,6 +25,7 @@ from ..plan.boxes import boxes_cut, comes_packed, packed_cut
 from ..plan.cut import Cut, team_of
 from ..plan.depthwise import DepthwisePlan, depthwise_plan, in_order, reads_in_order
 from ..plan.direct import direct_plan, planes_cut, runs_direct
+from ..plan.padded import padded_cut, padded_plan, runs_padded
 from ..plan.patches import patch_plan, patches_cut, runs_patches
 from ..plan.planar import planar_cut, planar_plan, runs_planar
 from ..plan.pointwise import PointwisePlan, pointwise_plan
@@ -51,6 +53,12 @@ def lower_separable(problem: Problem, machine: Machine, threads: int) -> Decisio
         program = _patched(call)
     elif layout.planar_in and runs_direct(g, machine):
         program = _direct(call)
+    elif (
+        layout.planar_in == layout.planar_out
+        and not problem.summed
+        and runs_padded(g, machine, pixels=not layout.planar_in)
+    ):
+        program = _padded(call, layout)
     elif separable and layout.planar_out and _multiplies_planes(call, layout):
         program = _planar_stages(call, layout)
     elif layout.planar_out:
@@ -142,6 +150,11 @@ def _direct(call: _Call) -> Program:
 def _patched(call: _Call) -> Program:
     kernel = PatchKernel(call.machine, patch_plan(call.g, call.activations[0], call.machine))
     return Program((call.stage(kernel, patches_cut(call.g, call.machine, call.threads)),))
+
+
+def _padded(call: _Call, layout: Layout) -> Program:
+    plan = padded_plan(call.g, call.activations[0], call.machine, pixels=not layout.planar_in)
+    return Program((call.stage(PaddedKernel(call.machine, plan), padded_cut(*call.sizes, plan)),))
 
 
 def _boxed_depthwise(call: _Call, layout: Layout) -> Program:
