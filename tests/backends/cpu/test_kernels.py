@@ -430,7 +430,7 @@ CUTS: dict[str, list[dict[str, int]]] = {
     + [{"segments": s, "boxes": 7 * s} for s in (2, 9)],
     "depthwise_planes": [{}],
     "depthwise_patches": [{}],
-    "depthwise_padded": [{"bands": b} for b in (1, 2, 3, 5)],
+    "depthwise_padded": [{"bands": b, "segments": s} for b in (1, 2, 5) for s in (1, 2)],
     "depthwise_packed": [{"segments": 1, "boxes": b} for b in (1, 2, 4)]
     + [{"segments": s, "boxes": 4 * s} for s in (2, 9)],
     "fused_last_last": [{"segments": s, "bands": b} for s in (1, 2, 9) for b in (1, 2, 5, 7, 18, 20)]

@@ -927,7 +927,7 @@ def test_which_planes_are_read_as_rows_of_patches(
         *(((5, 9, 300), (3, 6), 1, (1, 7)), ((2, 4000), 31, 1, (1, 8))),
         # Few taps, short rows, channels that fill a vector, volumes.
         *(((3, 512, 512), 3, 1, None), ((3, 90, 15), 21, 1, None), ((16, 90, 90), 21, 1, None)),
-        *(((4, 90, 90), 21, 4, None), ((3, 9, 40, 40), 7, 1, None)),
+        *(((4, 90, 90), 21, 4, None), ((3, 9, 40, 40), 7, 1, None), ((8, 90, 90), 21, 1, None)),
     ],
 )
 def test_few_channels_under_large_windows_go_over_padded_rows(
@@ -955,14 +955,25 @@ def test_padded_rows_of_a_band_fit_its_memory(g: Geometry, batch: int, target: M
     if g.rank == 3:
         return
     k = padded_plan(g, None, target, pixels=False)
+    height, width = three(g.out_spatial, 1)[1:]
+    if width < k.lanes:
+        return
     cut = padded_cut(g, batch, target, threads, k)
-    height = three(g.out_spatial, 1)[1]
-    rows = max(len(band) for band in pieces(height, cut.bands))
+    rows, columns = (max(map(len, pieces(*cuts))) for cuts in ((height, cut.bands), (width, cut.segments)))
     packed = ((rows - 1) * k.stride[1] + (k.kernel[1] - 1) * k.dilation[1] + 1) * k.stride[2]
     assert 1 <= cut.bands <= height
+    assert min(map(len, pieces(width, cut.segments))) >= k.lanes
     assert cut.scratch_elements >= packed * cut.row_elements
     # The last column that a tile reads, behind which zeros are stored by whole vectors.
-    assert g.out_spatial[-1] + k.before <= cut.row_elements - k.lanes
+    assert columns + k.before <= cut.row_elements - k.lanes
+
+
+def test_long_sequences_go_over_padded_segments() -> None:
+    g = geometry((1, 1 << 20), 255, 1, 127)
+    k = padded_plan(g, None, AVX512, pixels=False)
+    cut = padded_cut(g, 1, AVX512, 2, k)
+    assert cut.segments >= 8
+    assert 4 * cut.scratch_elements <= AVX512.l2_bytes
 
 
 @pytest.mark.parametrize(

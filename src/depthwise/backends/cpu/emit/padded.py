@@ -1,7 +1,7 @@
 """Depthwise convolution of planes whose rows are first copied with their padding: lanes are columns.
 
     for n, c in images, channels:
-        for band in bands of rows of the result:
+        for band in bands of rows of the result, and segments of their columns:
             for row in input rows under the band, phase of the columns of taps:
                 scratch[row, phase, j] = input[n, c, row, j·stride + phase - padding], or 0 outside the image
             for o in filters of the channel, `together` at a time:
@@ -30,43 +30,66 @@ from .kernel import VIEW, OnePlanKernel
 
 @dataclass(frozen=True)
 class PaddedKernel(OnePlanKernel):
-    """Tasks: the planes of all channels, and in each every band."""
+    """Tasks: the planes of all channels, in each every band, and in each of these every segment."""
 
     kind = "dw_f32_padded"
     pointers = ("x", "depthwise_weight", "depthwise_bias", "scratch", "out")
-    numbers = (*VIEW, "batch", "bands", "row_elements", "scratch_elements")
+    numbers = (*VIEW, "batch", "bands", "segments", "row_elements", "scratch_elements")
 
     plan: PaddedPlan
 
     def write(self, e: Block, thread: Int, threads: Int) -> None:
-        k, bands, height = self.plan, e.number("bands"), e.number("out_y")
-        tasks = e.number("batch") * k.channels * bands
+        k, bands, segments = self.plan, e.number("bands"), e.number("segments")
+        height, width = e.number("out_y"), e.number("out_x")
+        tasks = e.number("batch") * k.channels * bands * segments
         scratch = e.pointer("scratch") + thread * e.number("scratch_elements")
         with e.loop(thread * tasks // threads, (thread + 1) * tasks // threads) as task:
-            plane, band = task.index // bands, task.index % bands
+            whole, segment = task.index // segments, task.index % segments
+            plane, band = whole // bands, whole % bands
             n, c = plane // k.channels, plane % k.channels
-            first, last = band * height // bands, (band + 1) * height // bands
-            _pad_rows(e, k, e.pointer("x") + (n * e.number("x_n") + c * e.number("x_c")), (first, last), scratch)
+            piece = _Piece(
+                *(band * height // bands, (band + 1) * height // bands),
+                *(segment * width // segments, (segment + 1) * width // segments),
+            )
+            _pad_rows(e, k, e.pointer("x") + (n * e.number("x_n") + c * e.number("x_c")), piece, scratch)
             with e.loop(0, k.multiplier, k.together) as each:
                 o = c * k.multiplier + each.index
-                image = (
-                    n * (height * e.number("out_x") * k.filters) if k.pixels else n * (e.number("out_c") * k.filters)
-                )
-                out = e.pointer("out") + (image + (o if k.pixels else o * e.number("out_c")))
-                with e.loop(first, last, k.rows) as y, e.loop(0, e.number("out_x"), k.vectors * k.lanes) as x:
-                    _write_tile(e, k, (o, y.index, x.index), (first, last), scratch, out)
+                out = e.pointer("out") + _place(e, k, n, o)
+                with (
+                    e.loop(piece.top, piece.bottom, k.rows) as y,
+                    e.loop(piece.left, piece.right, k.vectors * k.lanes) as x,
+                ):
+                    _write_tile(e, k, (o, y.index, x.index), piece, scratch, out)
 
 
-def _pad_rows(e: Block, k: PaddedPlan, plane: Ptr, band: tuple[Int, Int], scratch: Ptr) -> None:
-    """The input rows under a band, each phase of their columns by itself, zeros where there are none."""
-    (first, last), (_, s, stride), length = band, k.stride, e.number("row_elements")
-    top, size = first * s - e.number("pad_y"), e.number("in_x")
-    count = (last - first - 1) * s + ((k.kernel[1] - 1) * k.dilation[1] + 1)
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Rows [top, bottom) and columns [left, right) of the result."""
+
+    top: Int
+    bottom: Int
+    left: Int
+    right: Int
+
+
+def _place(e: Block, k: PaddedPlan, n: Int, o: Int) -> Int:
+    """Of a filter's first result."""
+    if k.pixels:
+        return n * (e.number("out_y") * e.number("out_x") * k.filters) + o
+    return (n * k.filters + o) * e.number("out_c")
+
+
+def _pad_rows(e: Block, k: PaddedPlan, plane: Ptr, piece: _Piece, scratch: Ptr) -> None:
+    """The input rows under a piece, each phase of their columns by itself, zeros where there are none."""
+    (_, s, stride), length = k.stride, e.number("row_elements")
+    top, size = piece.top * s - e.number("pad_y"), e.number("in_x")
+    count = (piece.bottom - piece.top - 1) * s + ((k.kernel[1] - 1) * k.dilation[1] + 1)
+    before = e.number("pad_x") - piece.left * stride
     with e.loop(0, count) as row:
         iy = top + row.index
         is_inside, source = iy.is_index_of(e.number("in_y")), plane + iy * e.number("x_y")
         for phase in sorted({kx * k.dilation[2] % stride for kx in range(k.kernel[2])}):
-            target, shift = scratch + (row.index * stride + phase) * length, e.number("pad_x") - phase
+            target, shift = scratch + (row.index * stride + phase) * length, before - phase
             with e.loop(0, length // k.lanes * k.lanes, k.lanes) as j:
                 (target + j.index).store(e.constant(0.0, k.lanes))
             # Column j·stride - shift is one of the image.
@@ -87,14 +110,15 @@ def _columns(k: PaddedPlan, place: Ptr) -> Vec:
     return gathered(place, [lane * stride for lane in range(k.lanes)], [*range(0, last, k.lanes), last])
 
 
-def _write_tile(
-    e: Block, k: PaddedPlan, place: tuple[Int, Int, Int], band: tuple[Int, Int], scratch: Ptr, out: Ptr
-) -> None:
-    (o, y, x), (first, last), (_, s, stride) = place, band, k.stride
-    length, width = e.number("row_elements"), e.number("out_x")
-    rows = [least(y + r, last - 1) for r in range(k.rows)]
-    columns = [least(x + v * k.lanes, width - k.lanes) for v in range(k.vectors)]
-    inputs = [scratch + ((row - first) * (s * stride) * length + column) for row in rows for column in columns]
+def _write_tile(e: Block, k: PaddedPlan, place: tuple[Int, Int, Int], piece: _Piece, scratch: Ptr, out: Ptr) -> None:
+    (o, y, x), (_, s, stride), length = place, k.stride, e.number("row_elements")
+    rows = [least(y + r, piece.bottom - 1) for r in range(k.rows)]
+    columns = [least(x + v * k.lanes, piece.right - k.lanes) for v in range(k.vectors)]
+    inputs = [
+        scratch + ((row - piece.top) * (s * stride) * length + (column - piece.left))
+        for row in rows
+        for column in columns
+    ]
     filters = range(k.together)
     biases = [e.splat(e.pointer("depthwise_bias") + (o + f), k.lanes) for f in filters]
     with e.loop(0, k.kernel[1], carried=[bias for _ in inputs for bias in biases]) as ky:
@@ -112,7 +136,7 @@ def _write_tile(
     sums = iter(ky.values)
     for row in rows:
         for column in columns:
-            pixel = row * width + column
+            pixel = row * e.number("out_x") + column
             for f in filters:
                 result = activated(next(sums), k.activation)
                 if not k.pixels:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 
 from ....geometry import Geometry
 from ...base import Activation
@@ -11,10 +10,12 @@ from ..machine import FLOAT_BYTES, Machine
 from .cut import Cut
 from .direct import MOST_GATHERED
 from .filters import Filters
-from .sizes import window_of
+from .sizes import three, window_of
 
 # Vectors side by side, as many as keep two units for multiply-adds busy, and the most filters that share them.
 VECTORS, MOST_FILTERS = 8, 3
+# Vectors of a segment of a row, at least, unless threads would be idle.
+FEWEST_VECTORS = 32
 # Fewer taps are not worth the copy, nor more channels of pixels, whose numbers are copied one by one.
 FEWEST_TAPS, FEWEST_TAPS_OF_PIXELS, MOST_OF_PIXELS = 16, 48, 3
 
@@ -47,13 +48,14 @@ class PaddedPlan(Filters):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaddedBands(Cut):
-    """Planes are dealt out, and in each bands of rows of the result.
+    """Planes are dealt out, in each bands of rows of the result, and in these segments of their columns.
 
-    bands:        of a plane, whose padded input rows stay in L2 while all filters of the channel go over them
-    row_elements: of a padded row, or of each of its phases
+    bands, segments: whose padded input rows stay in L2 while all filters of the channel go over them
+    row_elements:    of a padded row of a segment, or of each of its phases
     """
 
     bands: int
+    segments: int
     row_elements: int
 
 
@@ -81,23 +83,24 @@ def padded_plan(g: Geometry, activation: Activation, machine: Machine, *, pixels
 
 
 def padded_cut(g: Geometry, batch: int, machine: Machine, threads: int, plan: PaddedPlan) -> PaddedBands:
-    height = prod(g.out_spatial[:-1])
-    row_elements = g.out_spatial[-1] + plan.before + plan.lanes
-    of_row = row_elements * plan.stride[2]
+    height, width = three(g.out_spatial, 1)[1:]
+    _, step, phases = plan.stride
     reach = (plan.kernel[1] - 1) * plan.dilation[1] + 1
-
-    def elements(rows: int) -> int:
-        return ((rows - 1) * plan.stride[1] + reach) * of_row
-
     most = machine.l2_bytes // 2 // FLOAT_BYTES
-    # Neighbouring bands copy what both see: not more than half of what each does.
-    tallest = max(-(-reach // plan.stride[1]), plan.rows, (most // of_row - reach) // plan.stride[1] + 1)
-    fewest = max(-(-height // tallest), min(height, -(-threads // (batch * g.in_channels))))
+    planes = max(1, batch * g.in_channels)
+    # Neighbours copy what both see: not more than about half of what each does.
+    widest = max(plan.before, FEWEST_VECTORS * plan.lanes, most // (reach * phases) - plan.before)
+    segments = min(width // plan.lanes, max(-(-width // widest), -(-threads // (planes * height))))
+    row_elements = -(-width // segments) + plan.before + plan.lanes
+    tallest = max(-(-reach // step), plan.rows, (most // (row_elements * phases) - reach) // step + 1)
+    bands = max(-(-height // tallest), min(height, -(-threads // (planes * segments))))
+    rows = (-(-height // bands) - 1) * step + reach
     return PaddedBands(
         threads=threads,
-        bands=fewest,
+        bands=bands,
+        segments=segments,
         row_elements=row_elements,
-        scratch_elements=elements(-(-height // fewest)),
+        scratch_elements=rows * phases * row_elements,
     )
 
 
@@ -110,5 +113,7 @@ def runs_padded(g: Geometry, machine: Machine, *, pixels: bool) -> bool:
     if pixels:
         are_few = MOST_OF_PIXELS * g.in_channels < machine.vector_lanes and g.stride[-1] <= 2
         return alone and long and are_few and g.kernel_area >= FEWEST_TAPS_OF_PIXELS
-    are_few = g.depthwise_channels < machine.vector_lanes and g.stride[-1] <= MOST_GATHERED
+    # As many as half a vector's lanes fill vectors of half the width.
+    fill_half = g.depthwise_channels == machine.vector_lanes // 2 and g.depth_multiplier == 1
+    are_few = g.depthwise_channels < machine.vector_lanes and g.stride[-1] <= MOST_GATHERED and not fill_half
     return alone and long and are_few and g.kernel_area >= FEWEST_TAPS
