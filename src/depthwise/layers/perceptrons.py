@@ -46,7 +46,7 @@ def scaled(layer: nn.Module, x: Any, scale: Tensor, images: Tensor | None) -> An
         weight, bias = scale[:, None] * weight, None if bias is None else scale * bias
         if _is_recorded(x, weight):
             return pointwise_conv(_RANK, x.movedim(-1, 1), weight[..., None, None], bias, residual=images)
-    y = (scale * layer(x)).movedim(-1, 1)
+    y = (scale * layer(x)).permute(0, 3, 1, 2)
     return y if images is None else images + y
 
 

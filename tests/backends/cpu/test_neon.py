@@ -46,6 +46,7 @@ PROGRAMS = [
         ),
         (Layer(8, (9,), out_channels=12, groups=2), Input(1, (50,), 4, "last")),
         (Layer(1024, (5, 5)), Input(1, (7, 7), 2)),
+        (Layer(3, (5, 7)), Input(1, (9, 20), 2, "planar")),
     )
 ]
 
