@@ -356,8 +356,10 @@ def kind(program: Program) -> str:
 def _ends(program: Program) -> tuple[str, ...]:
     """How a program reads, and how it writes, where its kernels may do so in more than one way."""
     kernel = program.kernels[0]
-    if isinstance(kernel, DirectKernel | PackedDepthwiseKernel | PaddedKernel | PatchKernel):
+    if isinstance(kernel, DirectKernel | PackedDepthwiseKernel | PatchKernel):
         return ()
+    if isinstance(kernel, PaddedKernel):
+        return ("last", "last") if kernel.plan.pixels else ("planar", "planar")
     if isinstance(kernel, BoxedDepthwiseKernel | BoxedFusedKernel):
         return ("planar" if kernel.depthwise.planar else "last", "planar")
     return ("last", "last")
@@ -383,14 +385,15 @@ KINDS = {
         "depthwise_planar_planar",
         "depthwise_planes",
         "depthwise_patches",
-        "depthwise_padded",
+        "depthwise_padded_last_last",
+        "depthwise_padded_planar_planar",
         "depthwise_packed",
     ),
     *("fused_last_last", "fused_last_planar", "fused_planar_planar", "two_stage_last_last"),
     *("two_stage_last_planar", "two_stage_planar_planar", "two_stage_planes"),
 }
-# Patches as wide as a vector of four lanes are left to planes as they lie.
-NEON_KINDS = KINDS - {"depthwise_patches"}
+# Patches as wide as a vector of four lanes are left to planes as they lie, and two channels of pixels fill half of one.
+NEON_KINDS = KINDS - {"depthwise_patches", "depthwise_padded_last_last"}
 
 
 def inputs_of(layer: Layer, count: int, layouts: tuple[str, ...] = ("last", "planar")) -> list[Input]:
@@ -468,6 +471,7 @@ TAILS: dict[str, tuple[list[Layer], tuple[str, ...]]] = {
             *(Layer(3, (5, 7)), Layer(1, (6, 6), 3, stride=2), Layer(2, (1, 31)), Layer(3, (33, 1), stride=(2, 1))),
             *(Layer(1, (4, 5), 2, dilation=(2, 3), stride=(1, 3)), Layer(2, (19,), stride=4), Layer(1, (9, 4))),
             *(Layer(2, (7, 7), 3, stride=(1, 2)), Layer(2, (49,)), Layer(1, (8, 6), 2, dilation=(1, 2))),
+            *(Layer(2, (7, 7)), Layer(2, (49, 1), 2), Layer(2, (10, 5), 3, stride=2), Layer(2, (1, 50), dilation=2)),
         ],
         _BOTH,
     ),

@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 from ..backends.cpu import release_memory
 from ..errors import DepthwiseError
 from ..layers.separable import _SeparableConv
-from .classes import Kind, MakeForward, class_of, original_of, ours_in, own_class, replace_classes_
+from .classes import Kind, MakeForward, class_of, original_of, ours_in, plain_class, replace_classes_
 from .convolutions import convolution_forward
 from .gates import is_squeeze_excite, squeeze_excite_forward
 from .norms import batch_norm_forward, sequential_forward
@@ -88,8 +88,7 @@ def candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module, Kind, tuple[s
             within.update(module.modules())
         if module in within:
             continue
-        ours = ours_in(type(module))
-        kind = own_class(module) if ours is None else original_of(ours)
+        kind = plain_class(module)
         if isinstance(module, _ConvNd):
             yield name, module, kind, convolution_forward(module, kind)
         elif isinstance(module, _BatchNorm):

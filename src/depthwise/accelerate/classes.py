@@ -68,6 +68,12 @@ def own_class(module: nn.Module) -> Kind:
     return kind if index is None else kind.__mro__[index]
 
 
+def plain_class(module: nn.Module) -> Kind:
+    """The class of a module as it was before any of ours stood for it."""
+    ours = ours_in(type(module))
+    return own_class(module) if ours is None else original_of(ours)
+
+
 def replace_classes_(changes: list[tuple[nn.Module, Kind, Kind]]) -> None:
     """Give each module the class that has the second kind where its own has the first: all, or after an error none."""
     made = [(module, _replaced(type(module), old, new)) for module, old, new in changes]

@@ -9,7 +9,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from ..layers.perceptrons import activated, linear, scaled
 from ..layers.turns import is_seen
-from .classes import Forward, Kind, MakeForward, original_of, ours_in, own_class
+from .classes import Forward, Kind, MakeForward, plain_class
 from .norms import is_traced
 
 _PERCEPTRON = "timm.layers.mlp", "Mlp"
@@ -48,7 +48,7 @@ def _hidden(mlp: Any, x: Any) -> Any:
 
 def _is_plain(mlp: nn.Module) -> bool:
     """Whether nothing but this block has a say in what a perceptron computes."""
-    kind = own_class(mlp) if (ours := ours_in(type(mlp))) is None else original_of(ours)
+    kind = plain_class(mlp)
     return (kind.__module__, kind.__name__) == _PERCEPTRON and not is_seen(mlp)
 
 

@@ -76,7 +76,11 @@ EMITTERS: dict[str, tuple[Layer, Input]] = {
         Layer(5, (3, 7), 2, stride=(2, 8)),
         Input(2, (6, 141), ((1, 1), (0, 0)), "planar", threads=2),
     ),
-    "depthwise_padded": (Layer(2, (5, 7), 3, stride=(2, 1)), Input(2, (9, 41), ((2, 2), (3, 4)), "planar", threads=2)),
+    "depthwise_padded_last_last": (Layer(2, (7, 9), 3), Input(2, (9, 41), ((3, 3), (5, 4)), threads=2)),
+    "depthwise_padded_planar_planar": (
+        Layer(2, (5, 7), 3, stride=(2, 1)),
+        Input(2, (9, 41), ((2, 2), (3, 4)), "planar", threads=2),
+    ),
     "depthwise_packed": (Layer(1024, (5, 5)), Input(2, (4, 9), 2, threads=2)),
     "fused_last_last": (Layer(10, (3, 3), out_channels=34, groups=2, residual=True), Input(3, (6, 9), 1, threads=2)),
     "fused_last_planar": (
@@ -430,7 +434,8 @@ CUTS: dict[str, list[dict[str, int]]] = {
     + [{"segments": s, "boxes": 7 * s} for s in (2, 9)],
     "depthwise_planes": [{}],
     "depthwise_patches": [{}],
-    "depthwise_padded": [{"bands": b, "segments": s} for b in (1, 2, 5) for s in (1, 2)],
+    "depthwise_padded_last_last": [{"bands": b, "segments": s} for b in (1, 2, 5) for s in (1, 2)],
+    "depthwise_padded_planar_planar": [{"bands": b, "segments": s} for b in (1, 2, 5) for s in (1, 2)],
     "depthwise_packed": [{"segments": 1, "boxes": b} for b in (1, 2, 4)]
     + [{"segments": s, "boxes": 4 * s} for s in (2, 9)],
     "fused_last_last": [{"segments": s, "bands": b} for s in (1, 2, 9) for b in (1, 2, 5, 7, 18, 20)]

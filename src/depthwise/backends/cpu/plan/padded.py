@@ -66,6 +66,8 @@ def padded_plan(g: Geometry, activation: Activation, machine: Machine, *, pixels
     # Beside the sums a register for an input and one for each weight.
     most = min(VECTORS, (machine.vector_registers - 1 - together) // together)
     vectors = -(-columns // -(-columns // most))
+    # As many rows as there are: others would be done twice.
+    rows = min(most // vectors, three(g.out_spatial, 1)[1])
     return PaddedPlan(
         rank=g.rank,
         channels=g.in_channels,
@@ -75,7 +77,7 @@ def padded_plan(g: Geometry, activation: Activation, machine: Machine, *, pixels
         dilation=dilation,
         activation=activation,
         lanes=machine.vector_lanes,
-        rows=most // vectors,
+        rows=rows,
         vectors=vectors,
         together=together,
         pixels=pixels,
