@@ -73,7 +73,7 @@ def test_what_accelerating_would_gain() -> None:
     model = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
     line = accelerated_line(model)
     assert line.endswith(
-        "in training too: 1 batch norm and activation in one pass, 1 depthwise, 1 batch norm, 1 pointwise."
+        "in training too: 1 chain of convolutions and batch norms, 1 depthwise, 1 batch norm, 1 pointwise."
     )
     assert type(model[0]) is nn.Conv2d
     assert model_table(model_report(model, (8, 9, 9)), line).endswith("1 pointwise.")

@@ -18,7 +18,7 @@ FLOORS = [
     ["errors", "version", "geometry", "files"],
     ["cost", "activations", "reference", "factorize", "folding", "modules"],
     ["backends"],
-    ["operators", "functional", "refusals", "norms", "gates", "elementwise"],
+    ["operators", "functional", "refusals", "norms", "chains", "gates", "elementwise"],
     ["layers"],
     ["blocks", "keras"],
     ["inputs", "tracing", "count", "preparing", "measure"],

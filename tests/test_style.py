@@ -31,6 +31,7 @@ ROOMS = [
     "norms",
     "gates",
     "activations",
+    "chains",
     "gradients",
     "parts",
     "sums",

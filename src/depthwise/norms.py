@@ -105,7 +105,7 @@ def norm_refusal(
         return "the residual does not lie as the input does"
     # Numbers by channel are looked at less: each look takes as long as the smallest norms.
     for tensor in (weight, bias, *(running or ())):
-        why = None if tensor is None else foreign(tensor) or _not_by_channel(tensor, x.shape[1])
+        why = None if tensor is None else foreign(tensor) or not_by_channel(tensor, x.shape[1])
         if why is not None:
             return why
     return None
@@ -115,6 +115,6 @@ def _is_dense(x: Tensor) -> bool:
     return x.is_contiguous(memory_format=_FORMATS[x.dim()]) or x.is_contiguous()
 
 
-def _not_by_channel(tensor: Tensor, channels: int) -> str | None:
+def not_by_channel(tensor: Tensor, channels: int) -> str | None:
     is_one_each = tensor.shape == (channels,) and (channels == 1 or tensor.stride(0) == 1)
     return None if is_one_each else "a weight or a statistic is not one number a channel"

@@ -109,7 +109,7 @@ def test_a_module_found_changed_gets_its_own_class_back() -> None:
     }
     model[0].stride = (1, 1)
     model[0].groups = 1
-    assert [row.name for row in accelerate_(model).accelerated] == ["0", "1"]
+    assert [row.name for row in accelerate_(model).accelerated] == ["", "0", "1"]
 
 
 class Reversed(nn.Sequential):

@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 from ..backends.cpu import release_memory
 from ..errors import DepthwiseError
 from ..layers.separable import _SeparableConv
+from .blocks import conv_norms_forward, is_block
 from .classes import Kind, MakeForward, class_of, original_of, ours_in, plain_class, replace_classes_
 from .convolutions import convolution_forward
 from .gates import is_squeeze_excite, squeeze_excite_forward
@@ -95,6 +96,8 @@ def candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module, Kind, tuple[s
             yield name, module, kind, batch_norm_forward(module, kind)
         elif isinstance(module, nn.Sequential):
             yield name, module, kind, sequential_forward(module, kind)
+        elif is_block(kind):
+            yield name, module, kind, conv_norms_forward(module, kind)
         elif is_squeeze_excite(kind):
             yield name, module, kind, squeeze_excite_forward(module, kind)
         elif is_perceptron(kind):

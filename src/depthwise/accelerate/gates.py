@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from ..gates import squeeze_excite
-from ..layers.turns import is_seen
+from ..layers.links import is_mean
 from .classes import Forward, Kind, MakeForward
 from .norms import is_traced
 
@@ -32,15 +32,11 @@ def torchvision_forward(kind: Any) -> Forward:
         def factors(means: Tensor) -> Any:
             return self.scale_activation(self.fc2(self.activation(self.fc1(means))))
 
-        is_whole = is_traced(input) or _has_any_global_hook() or "_scale" in self.__dict__ or not _is_mean(self.avgpool)
+        is_whole = is_traced(input) or _has_any_global_hook() or "_scale" in self.__dict__ or not is_mean(self.avgpool)
         out = None if is_whole else squeeze_excite(input, factors)
         return kind.forward(self, input) if out is None else out
 
     return forward
-
-
-def _is_mean(pool: nn.Module) -> bool:
-    return type(pool) is nn.AdaptiveAvgPool2d and pool.output_size in (1, (1, 1)) and not is_seen(pool)
 
 
 _FORWARDS: dict[tuple[str, str], MakeForward] = {_TIMM: timm_forward, _TORCHVISION: torchvision_forward}

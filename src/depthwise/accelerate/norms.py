@@ -8,13 +8,16 @@ from typing import Any
 import torch
 from torch import nn
 from torch.fx import Proxy
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.modules.module import _has_any_global_hook
 
 from ..layers.activations import UNKNOWN, activation_name
-from ..layers.turns import in_turn, is_batch_norm, is_seen, normalized
+from ..layers.links import activation_within, is_batch_norm
+from ..layers.turns import in_turn, normalized
 from ..modules import computes_as
-from .classes import Forward, Kind, MakeForward
+from .classes import Forward, Kind, MakeForward, plain_class
+from .convolutions import convolution_forward
 
 
 def norm_forward(kind: Any) -> Forward:
@@ -29,11 +32,8 @@ def norm_activation_forward(kind: Any) -> Forward:
     """Of timm's BatchNormAct2d: a batch norm, `drop`, then `act`."""
 
     def forward(self: Any, x: Any) -> Any:
-        if is_traced(x) or _has_any_global_hook() or is_seen(self.act) or is_seen(self.drop):
-            return kind.forward(self, x)
-        known = activation_name(self.act)
-        is_one = type(self.drop) is nn.Identity and known is not UNKNOWN
-        out = normalized(self, x, known) if is_one else None
+        known = UNKNOWN if is_traced(x) or _has_any_global_hook() else activation_within(self)
+        out = None if known is UNKNOWN else normalized(self, x, known)
         return kind.forward(self, x) if out is None else out
 
     return forward
@@ -51,12 +51,23 @@ def is_traced(x: Any) -> bool:
 
 
 def sequential_forward(module: nn.Sequential, kind: Kind) -> tuple[str, MakeForward] | str:
-    """What a sequence becomes in which an activation stands behind a batch norm, or "" where none does."""
+    """What a sequence becomes, or "" where no batch norm stands after a convolution of ours or before an activation."""
     if computes_as(kind, nn.Sequential) is None or "forward" in module.__dict__:
         return ""
+    if _has_chain(module):
+        return "chain of convolutions and batch norms", sequence_forward
     if not any(is_batch_norm(first) and activation_name(second) is not UNKNOWN for first, second in pairwise(module)):
         return ""
     return "batch norm and activation in one pass", sequence_forward
+
+
+def _has_chain(module: nn.Sequential) -> bool:
+    """Whether a convolution of ours stands before a batch norm, or a sequence in which one does before something."""
+    for first, second in pairwise(module):
+        is_ours = isinstance(first, _ConvNd) and not isinstance(convolution_forward(first, plain_class(first)), str)
+        if is_ours and is_batch_norm(second):
+            return True
+    return len(module) > 1 and any(isinstance(each, nn.Sequential) and _has_chain(each) for each in module)
 
 
 def batch_norm_forward(module: nn.Module, kind: Kind) -> tuple[str, MakeForward] | str:

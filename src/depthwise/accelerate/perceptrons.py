@@ -7,8 +7,9 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
+from ..layers.links import is_seen
 from ..layers.perceptrons import activated, linear, scaled
-from ..layers.turns import is_seen
+from .blocks import does_nothing
 from .classes import Forward, Kind, MakeForward, plain_class
 from .norms import is_traced
 
@@ -32,10 +33,10 @@ def block_forward(kind: Any) -> Forward:
     def forward(self: Any, x: Any) -> Any:
         mlp = self.mlp
         is_whole = is_traced(x) or _has_any_global_hook() or self.use_conv_mlp or self.gamma is None
-        if is_whole or not _is_plain(mlp) or not _does_nothing(mlp.drop2):
+        if is_whole or not _is_plain(mlp) or not does_nothing(mlp.drop2):
             return kind.forward(self, x)
         hidden = _hidden(mlp, self.norm(self.conv_dw(x).permute(0, 2, 3, 1)))
-        if _does_nothing(self.drop_path):
+        if does_nothing(self.drop_path):
             return scaled(mlp.fc2, hidden, self.gamma, self.shortcut(x))
         return self.drop_path(scaled(mlp.fc2, hidden, self.gamma, None)) + self.shortcut(x)
 
@@ -50,11 +51,6 @@ def _is_plain(mlp: nn.Module) -> bool:
     """Whether nothing but this block has a say in what a perceptron computes."""
     kind = plain_class(mlp)
     return (kind.__module__, kind.__name__) == _PERCEPTRON and not is_seen(mlp)
-
-
-def _does_nothing(module: nn.Module) -> bool:
-    is_off = type(module) is nn.Dropout and not (module.training and module.p)
-    return (is_off or type(module) is nn.Identity) and not is_seen(module)
 
 
 _FORWARDS: dict[tuple[str, str], tuple[str, MakeForward]] = {

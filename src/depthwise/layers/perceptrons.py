@@ -13,7 +13,7 @@ from ..functional import pointwise_conv
 from ..refusals import refusal
 from .activations import activation_name
 from .depthwise import weight_and_bias
-from .turns import is_seen
+from .links import is_seen
 
 _RANK = 2
 _TIMM_GELU = "timm.layers.activations", "GELU"

@@ -1,41 +1,50 @@
-"""Modules one after another: pointwise convolutions by the backends, a batch norm with the activation behind it."""
+"""Modules one after another: chains of them as one, pointwise convolutions by the backends, norms with activations."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from math import isfinite
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
+from ..chains import chained
 from ..functional import activation_of
-from ..modules import computes_as, is_watched
+from ..modules import computes_as
 from ..norms import batch_norm
 from .activations import UNKNOWN, activation_name
-from .depthwise import weight_and_bias
+from .links import NORMS, is_batch_norm, is_seen, links_from, trained_norm
 from .pointwise import called
 
-_NORMS = {4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 
+def in_turn(modules: Iterable[nn.Module], x: Tensor, residual: Tensor | None = None) -> Tensor:
+    """What the modules make of `x`, one after another; whatever sees a module's call sees it still.
 
-def in_turn(modules: Iterable[nn.Module], x: Tensor) -> Tensor:
-    """What the modules make of `x`, one after another; whatever sees a module's call sees it still."""
+    residual: is added to the result
+    """
     if _has_any_global_hook():
         for module in modules:
             x = module(x)
-        return x
+        return x if residual is None else x + residual
     parts, index = list(_flat(modules)), 0
     if torch.compiler.is_compiling():
         # Which joins norms and activations itself.
         for module in parts:
             x = called(module, x)
-        return x
+        return x if residual is None else x + residual
     while index < len(parts):
+        links, used = links_from(parts, index) if torch.is_grad_enabled() else ([], 0)
+        is_last = index + used == len(parts)
+        out = chained(x, links, residual if is_last else None) if links else None
+        if out is not None:
+            if is_last:
+                return out
+            x, index = out, index + used
+            continue
         out, used = _in_one_pass(parts[index], parts[index + 1] if index + 1 < len(parts) else None, x)
         x, index = called(parts[index], x) if out is None else out, index + used
-    return x
+    return x if residual is None else x + residual
 
 
 def _in_one_pass(norm: nn.Module, following: nn.Module | None, x: Tensor) -> tuple[Tensor | None, int]:
@@ -48,17 +57,14 @@ def _in_one_pass(norm: nn.Module, following: nn.Module | None, x: Tensor) -> tup
 
 
 def _flat(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:
-    """The modules, with those of a sequence that nothing sees in its place."""
+    """The modules, with those of a sequence that nothing sees in its place, and without identities."""
     for module in modules:
-        if computes_as(type(module), nn.Sequential) is not None and not is_seen(module):
-            yield from _flat(module._modules.values())  # type: ignore[arg-type]
-        else:
+        if is_seen(module):
             yield module
-
-
-def is_batch_norm(module: nn.Module) -> bool:
-    """Whether a module computes what one of torch's batch norms of images or volumes does."""
-    return computes_as(type(module), *_NORMS.values()) is not None
+        elif computes_as(type(module), nn.Sequential) is not None:
+            yield from _flat(module._modules.values())  # type: ignore[arg-type]
+        elif type(module) is not nn.Identity:
+            yield module
 
 
 def normalized(norm: nn.Module, x: Tensor, activation: Any = None) -> Tensor | None:
@@ -66,24 +72,8 @@ def normalized(norm: nn.Module, x: Tensor, activation: Any = None) -> Tensor | N
 
     The norm's statistics move as torch's own forward moves them.
     """
-    own: dict[str, Any] = norm.__dict__
-    buffers = own["_buffers"]
-    mean, var = buffers.get("running_mean"), buffers.get("running_var")
-    momentum, eps, tracks = own["momentum"], own["eps"], own["track_running_stats"]
-    if not own["training"] or not isinstance(norm, _NORMS.get(x.dim(), ())):
+    found = trained_norm(norm)
+    if found is None or not isinstance(norm, NORMS.get(x.dim(), ())):
         return None
-    # Statistics that are averaged over all batches, or kept and not tracked, are torch's.
-    if type(eps) is not float or eps <= 0 or (mean is None) != (var is None) or tracks != (mean is not None):
-        return None
-    if tracks and not (isinstance(momentum, float | int) and isfinite(momentum)):
-        return None
-    weight, bias = weight_and_bias(norm)
-    running = (mean, var) if tracks else None
-    counted = buffers.get("num_batches_tracked") if tracks else None
-    known = activation_of(activation)
-    return batch_norm(x, running, weight, bias, float(momentum or 0.0), eps, known, counted=counted)
-
-
-def is_seen(module: nn.Module) -> bool:
-    """Whether something sees the calls of a module, or stands for them."""
-    return is_watched(module.__dict__)
+    weight, bias, running, counted, momentum, eps = found
+    return batch_norm(x, running, weight, bias, momentum, eps, activation_of(activation), counted=counted)

@@ -125,7 +125,7 @@ def slot_of_another(patch: pytest.MonkeyPatch) -> None:
 
 
 def buffers_swapped(patch: pytest.MonkeyPatch) -> None:
-    whole = series._renamed
+    whole = Stage.renamed
 
     def renamed(stage: Stage, names: Any) -> Stage:
         found = whole(stage, names)
@@ -136,7 +136,7 @@ def buffers_swapped(patch: pytest.MonkeyPatch) -> None:
             buffers["operand_0"], buffers["x"] = buffers["x"], buffers["x"]
         return replace(found, buffers=tuple(buffers.items()))
 
-    patch.setattr(series, "_renamed", renamed)
+    patch.setattr(Stage, "renamed", renamed)
 
 
 def in_place_before_the_last_reader(patch: pytest.MonkeyPatch) -> None:

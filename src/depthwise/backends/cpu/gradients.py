@@ -13,7 +13,6 @@ from torch import Tensor
 from ...geometry import Geometry
 from .. import calls
 from ..formats import LAST
-from ..problem import Problem
 from ..tensors import are_plain
 from ..weights import NO_PRINTS
 from .launch import bound_afresh, compiles, machine, most_seconds_of
@@ -26,6 +25,7 @@ from .lower.gradients import (
     lower_input_gradient,
     lower_pointwise_gradient,
     lower_weight_gradient,
+    pointwise_input_problem,
 )
 from .machine import Machine
 from .pack import Fresh
@@ -123,7 +123,7 @@ def _pointwise_steps(
         return None
     gradient, dx, sums = _channels_last(gradient), None, None
     if wanted[0]:
-        dx = _pointwise_input_gradient(gradient, x, weight, g)
+        dx = _pointwise_input_gradient(gradient, x, g)
         if dx is None:
             return None
     if wanted[1] or wanted[2]:
@@ -135,12 +135,10 @@ def _pointwise_steps(
 
 
 def _pointwise_input_gradient(
-    gradient: Tensor, x: Tensor, weight: Tensor, g: Geometry
+    gradient: Tensor, x: Tensor, g: Geometry
 ) -> Callable[[Tensor, Tensor], Tensor | None] | None:
     """A pointwise convolution of the gradient, with each group's weights the other way round."""
-    turned = replace(g, input_size=(len(weight), *g.input_size[1:]), out_channels=g.in_channels)
-    strides = gradient.stride(), dense_strides(g, channels_last=True)
-    bound = bound_afresh(Problem("pointwise", turned, _FLOAT32, "cpu", len(x), *strides), turned=True, bias=False)
+    bound = bound_afresh(pointwise_input_problem(g, len(x), gradient.stride()), turned=True, bias=False)
     if bound is None:
         return None
     return lambda gradient, weight: bound.run(gradient, None, Fresh(weight, None), NO_PRINTS.address)

@@ -22,10 +22,9 @@ from ..problem import Problem
 from ..weights import snapshot
 from .lower import lower
 from .lower.decision import Decision
-from .lower.fresh import with_fresh_panels, with_fresh_weights
+from .lower.fresh import packing_itself
 from .machine import FLOAT_BYTES, Machine, host
 from .pack import NAMES, Fresh, Pack, pack_of
-from .plan.product import Product
 from .run import jit, leases, memory, threads
 from .run.program import ZEROS, Program, Table
 
@@ -67,10 +66,7 @@ def bound_afresh(problem: Problem, *, turned: bool, bias: bool) -> Launch | Empt
 
 
 def _packing_itself(program: Program, problem: Problem, *, turned: bool, bias: bool) -> Program:
-    product = program.pointwise
-    if isinstance(product, Product):
-        return with_fresh_panels(program, product, machine(), turned=turned, bias=bias)
-    return with_fresh_weights(program, problem.geometry, machine(), turned=False, bias=bias)
+    return packing_itself(program, problem.geometry, machine(), turned=turned, bias=bias)
 
 
 def _bind(

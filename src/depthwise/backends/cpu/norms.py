@@ -45,7 +45,7 @@ class Norm:
     def __init__(self, problem: NormProblem, bound: Bound) -> None:
         self.problem, self._bound = problem, bound
         # What stands for a weight or a bias that there is none of.
-        self._ones, self._zeros = (_filled(problem.channels, value) for value in (1.0, 0.0))
+        self._ones, self._zeros = (filled(problem.channels, value) for value in (1.0, 0.0))
         # The latest first: of gradients that lie alike.
         self._backward: tuple[_Backward, ...] = ()
 
@@ -292,5 +292,5 @@ def _bound(lowered: Lowered, problem: NormProblem) -> Bound | None:
 
 
 @lru_cache(maxsize=64)
-def _filled(channels: int, value: float) -> Tensor:
+def filled(channels: int, value: float) -> Tensor:
     return torch.full((channels,), value, dtype=_FLOAT32, device=memory.CPU)

@@ -28,7 +28,7 @@ from .parts import Part, parts_of, reading, written
 from .plan.sizes import LINE_ELEMENTS
 from .run import threads
 from .run.bound import Bound
-from .run.program import SCRATCH, ZEROS, Program, Stage
+from .run.program import Program, Stage
 from .sums import with_sums
 
 
@@ -79,7 +79,7 @@ def plan(series: Series, target: Machine, team: int) -> Plan:
             values["x"] = place(dict(series.steps[number - 1].buffers)["x"])
             own |= {pointer: f"#{number - 1}.{name}" for pointer, name in zip(EXPAND, WEIGHTS, strict=True)}
         between |= {own[name]: elements for name, elements in program.between}
-        stages += [_renamed(stage, own | values) for stage in program.stages]
+        stages += [stage.renamed(own | values) for stage in program.stages]
     outside = series.takes | series.gives | series.constants.keys()
     used = {buffer for stage in stages for buffer in stage.pointers.values()}
     between |= {name: n for name, n in series.elements.items() if name in used and name not in outside}
@@ -101,13 +101,6 @@ def _expanded(series: Series, parts: Mapping[str, Part], target: Machine, team: 
         if program is not None:
             found[number] = program
     return found
-
-
-def _renamed(stage: Stage, names: Mapping[str, str]) -> Stage:
-    """The stage with its buffers called so; those of no name here are nowhere."""
-    kept = {ZEROS: ZEROS, SCRATCH: SCRATCH}
-    found = {pointer: (kept | dict(names)).get(buffer, "nothing") for pointer, buffer in stage.pointers.items()}
-    return replace(stage, buffers=tuple(found.items()))
 
 
 def _in_place(series: Series, parts: Mapping[str, Part]) -> dict[str, str]:

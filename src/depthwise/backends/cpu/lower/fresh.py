@@ -15,6 +15,14 @@ from ..run.program import Program, Stage
 _SERIAL_WEIGHTS = 1 << 14
 
 
+def packing_itself(program: Program, g: Geometry, machine: Machine, *, turned: bool, bias: bool) -> Program:
+    """The program of one convolution, packing its weights itself; `turned` is that of `with_fresh_panels`."""
+    product = program.pointwise
+    if isinstance(product, Product):
+        return with_fresh_panels(program, product, machine, turned=turned, bias=bias)
+    return with_fresh_weights(program, g, machine, turned=False, bias=bias)
+
+
 def with_fresh_weights(program: Program, g: Geometry, machine: Machine, *, turned: bool, bias: bool) -> Program:
     """The same, after a stage that packs what lies at `weight`, and `bias` where there is one.
 

@@ -23,6 +23,7 @@ from ..plan.sizes import three
 from ..plan.view import View, view_of
 from ..plan.weight_gradient import weight_boxes, weight_gradient_plan
 from ..run.program import Program, Stage
+from .decision import dense_strides
 from .fresh import with_fresh_weights
 from .separable import BETWEEN, lower_separable
 
@@ -120,6 +121,13 @@ def lower_weight_gradient(asked: WeightGradient, machine: Machine, threads: int)
         Stage(WeightSumsKernel(machine, plan), view, cut),
     )
     return Program(stages, ((SUMS, plan.sum_elements(cut.slots)),))
+
+
+def pointwise_input_problem(g: Geometry, batch: int, strides: Strides) -> Problem:
+    """The gradient of a pointwise convolution's input: a convolution of its result's, which lies `strides` apart."""
+    turned = replace(g, input_size=g.output_size, out_channels=g.in_channels)
+    result = dense_strides(g, channels_last=True)
+    return Problem("pointwise", turned, torch.float32, "cpu", batch, strides, result)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..machine import FLOAT_BYTES
-from . import memory, threads
+from . import leases, memory, threads
 from .program import ZEROS, Program, Table
 
 # Of a program whose weights nobody changes: the driver compares no words.
@@ -19,14 +19,18 @@ class Bound:
 
     fixed:        addresses of these buffers; their memory is the caller's to hold
     most_seconds: what it takes at most, on a slow machine and a team that has its cores to itself
+    trains:       it is part of a training step, whose memory its own is of
     """
 
-    def __init__(self, program: Program, most_seconds: float, fixed: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, program: Program, most_seconds: float, fixed: Mapping[str, int] | None = None, *, trains: bool = False
+    ) -> None:
         self._table = table = Table(program)
         self._threads, self._pace = program.team, threads.Pace(most_seconds)
         self._title = program.title
         own, elements = program.arena
         self._bytes = elements * FLOAT_BYTES
+        self._scratch = leases.scratch if trains else memory.scratch
         self._places = {
             name: [(place, table.shifts.get(place, 0)) for place in found] for name, found in table.places.items()
         }
@@ -50,7 +54,7 @@ class Bound:
             for place, shift in self._places.get(buffer, ()):
                 cells[place] = at + shift
         # Held until the call is over: a large one is nobody else's.
-        held = memory.scratch(self._bytes) if self._bytes else None
+        held = self._scratch(self._bytes) if self._bytes else None
         if held is not None and held.address != scratch:
             scratch = held.address
             for place, begin in self._inner:

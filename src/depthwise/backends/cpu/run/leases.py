@@ -191,6 +191,14 @@ if hasattr(os, "register_at_fork"):
     )
 
 
+def scratch(size: int) -> memory.Buffer:
+    """At least `size` bytes for one call, a large one where another tensor was."""
+    if size < LEAST_BYTES or not memory.MAPS:
+        return memory.scratch(size)
+    tensor = _leases.new((-(-size // FLOAT_BYTES),), (1,))
+    return memory.Buffer(size, tensor.data_ptr(), tensor)
+
+
 def new_image(size: tuple[int, ...], strides: tuple[int, ...]) -> Tensor:
     """A dense float32 tensor of a training step, without values: a large one in memory that another one was in."""
     if prod(size) * FLOAT_BYTES < LEAST_BYTES or not memory.MAPS:

@@ -23,6 +23,8 @@ from .driver import HEADER, ROW, driver
 
 # Buffers that are no tensors: zeros to read, and memory that ends with the stage, a piece for each thread.
 ZEROS, SCRATCH = "zeros", "scratch"
+# Where nothing is.
+NOWHERE = "nothing"
 # Stages that a title still names.
 MOST_NAMED = 4
 
@@ -58,6 +60,12 @@ class Stage:
         """In the order of the kernel's; some are the program's."""
         known = self.view.numbers | self.cut.numbers | of_program
         return [known[name] for name in self.kernel.numbers]
+
+    def renamed(self, names: Mapping[str, str]) -> Stage:
+        """The same with its buffers called so; those of no name here are nowhere."""
+        known = {ZEROS: ZEROS, SCRATCH: SCRATCH} | dict(names)
+        found = {pointer: known.get(buffer, NOWHERE) for pointer, buffer in self.pointers.items()}
+        return replace(self, buffers=tuple(found.items()))
 
 
 @dataclass(frozen=True)
