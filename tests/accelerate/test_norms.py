@@ -58,9 +58,7 @@ def assert_trains_as_before(model: nn.Module, x: Tensor, passes: int) -> None:
         assert error < max(1e-5, 4 * torchs), name
     for (name, kept), best_kept in zip(model.named_buffers(), exact.buffers(), strict=True):
         torch.testing.assert_close(kept.double(), best_kept.double(), atol=1e-5, rtol=1e-4, msg=name)
-    assert (
-        sum("one pass" in row.became or row.became == "batch norm" for row in accelerate_(model).accelerated) >= passes
-    )
+    assert sum("batch norm" in row.became for row in accelerate_(model).accelerated) >= passes
 
 
 def test_a_sequence() -> None:
@@ -95,7 +93,7 @@ def test_blocks_of_torchvision() -> None:
     blocks: Any = import_module("torchvision.models.mobilenetv2")
 
     model = blocks.Conv2dNormActivation(8, 8, 3, groups=8)
-    assert any("one pass" in row.became for row in accelerate_(copy.deepcopy(model)).accelerated)
+    assert any("chain" in row.became for row in accelerate_(copy.deepcopy(model)).accelerated)
     assert_trains_as_before(model, image(4, 8, 9, 9), 1)
     assert_trains_as_before(blocks.InvertedResidual(8, 8, 1, 4), image(4, 8, 9, 9), 3)
 
