@@ -105,8 +105,8 @@ def chained(x: Tensor, links: Sequence[Link], residual: Tensor | None = None) ->
         if chain is None:
             return None
         _keep(key, read, chain)
-    if counted:
-        torch._foreach_add_(counted, 1)
+    for each in counted:
+        each.add_(1)
     return chain.run(x, parameters, residual, moved)
 
 

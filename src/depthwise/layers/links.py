@@ -18,7 +18,7 @@ from .depthwise import DEPTHWISE, weight_and_bias
 from .pointwise import is_padded
 
 NORMS = {4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
-_DEPTHWISE = frozenset(DEPTHWISE.values())
+_DEPTHWISE, _CONVOLUTIONS = frozenset(DEPTHWISE.values()), frozenset(CONVOLUTIONS.values())
 # Of timm: a batch norm, `drop`, then `act`.
 _NORM_AND_ACTIVATION = "timm.layers.norm_act", "BatchNormAct2d"
 # Of a chain: what a node keeps goes when all its gradients are there. A block of EfficientNets has as many.
@@ -90,7 +90,9 @@ def _convolution_of(module: Any) -> _Convolution | None:
         return None
     kind = type(module)
     is_ours = kind in _DEPTHWISE
-    if not is_ours and computes_as(kind, *CONVOLUTIONS.values()) is None:
+    # Of torch's own classes, which most stand for, nothing more is to be asked.
+    plain = kind.__bases__[0] if STANDS_FOR in kind.__dict__ else kind
+    if not is_ours and plain not in _CONVOLUTIONS and computes_as(kind, *_CONVOLUTIONS) is None:
         return None
     weight, bias = weight_and_bias(module)
     one = (1,) * len(module.kernel_size)
