@@ -5,18 +5,16 @@ Convolutions and norms compute what they compute one by one, bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from .backends.calls import ORDINARY, circumstances, guard, is_plain_window
+from .backends.calls import Seen, circumstances, is_plain_window
 from .backends.formats import LAST, Strides, same_strides, torch_strides
 from .backends.problem import Activation, Operation, Problem
-from .backends.tensors import dispatch_modes
 from .errors import DepthwiseError
 from .geometry import Geometry, IntOrTuple, Padding, geometry
 from .norms import not_by_channel
@@ -57,7 +55,7 @@ class ConvNorm(NamedTuple):
     @property
     def setting(self) -> tuple[object, ...]:
         """All but tensors."""
-        return self.window, self.groups, self.running is None or self.momentum, self.eps, self.activation
+        return self.window, self.groups, self.running is None, self.momentum, self.eps, self.activation
 
 
 class SqueezeExcite(NamedTuple):
@@ -82,6 +80,9 @@ class SqueezeExcite(NamedTuple):
 Link: TypeAlias = ConvNorm | SqueezeExcite
 
 
+_seen: Seen[Chain] = Seen()
+
+
 def chained(x: Tensor, links: Sequence[Link], residual: Tensor | None = None) -> Tensor | None:
     """`x` through all of them, `residual` added to the last one's result; None where they must run one by one.
 
@@ -99,12 +100,12 @@ def chained(x: Tensor, links: Sequence[Link], residual: Tensor | None = None) ->
     read = [x, *([] if residual is None or residual is x else [residual]), *given, *moved.values()]
     there = tuple(tensor is None for tensor in (residual, *parameters))
     key = id(given[0]), residual is x, there, *(link.setting for link in links)
-    chain = _found(key, read)
+    chain = _seen.found(key, read)
     if chain is None:
         chain = _made(x, links, residual, read)
         if chain is None:
             return None
-        _keep(key, read, chain)
+        _seen.keep(key, read, chain)
     for each in counted:
         each.add_(1)
     return chain.run(x, parameters, residual, moved)
@@ -120,36 +121,6 @@ def _statistics(links: Sequence[Link]) -> tuple[dict[str, Tensor], list[Tensor]]
             if link.counted is not None:
                 counted.append(link.counted)
     return moved, counted
-
-
-# Those of calls like earlier ones: nothing of tensors is in an entry, so that it is right for whichever pass its guard.
-# Those that were seen first go first.
-_known: dict[tuple[object, ...], tuple[tuple[int, Callable[..., bool], Chain], ...]] = {}
-_MOST_KNOWN, _MOST_INPUTS = 2048, 16
-
-
-def _found(key: tuple[object, ...], read: Sequence[Tensor]) -> Chain | None:
-    """What a call like this one ran."""
-    try:
-        known = _known.get(key)
-    except TypeError:  # a list has no hash
-        return None
-    if known is None or circumstances.get() is not ORDINARY or dispatch_modes() or forward_ad._current_level >= 0:
-        return None
-    asked = torch.get_num_threads()
-    for threads, reads, chain in known:
-        if threads == asked and reads(*read):
-            # Freed memory is looked at anew.
-            return chain if all(map(Tensor.data_ptr, read)) else None
-    return None
-
-
-def _keep(key: tuple[object, ...], read: Sequence[Tensor], chain: Chain) -> None:
-    if circumstances.get() is not ORDINARY:
-        return
-    _known[key] = ((torch.get_num_threads(), guard(*read), chain), *_known.get(key, ())[: _MOST_INPUTS - 1])
-    for oldest in [*_known][:-_MOST_KNOWN]:
-        _known.pop(oldest, None)
 
 
 def _made(x: Tensor, links: Sequence[Link], residual: Tensor | None, read: Sequence[Tensor]) -> Chain | None:

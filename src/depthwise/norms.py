@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from .backends.calls import ORDINARY, circumstances, guard
+from .backends.calls import Seen
 from .backends.formats import LAST
 from .backends.problem import Activation
-from .backends.tensors import Tensors, dispatch_modes
 from .refusals import foreign, refusal
 
 if TYPE_CHECKING:
     from .backends.cpu.norms import Norm
 
 _FORMATS = {rank + 2: form for rank, form in LAST.items()}
+_seen: Seen[Norm] = Seen()
 
 
 def batch_norm(
@@ -44,7 +41,8 @@ def batch_norm(
     tensors = weight, bias, residual, *(running or ())
     moves = None if running is None else momentum
     key = id(weight), eps, activation, bias is None, residual is None, moves
-    norm = _found(key, x, tensors)
+    read = [x, *(tensor for tensor in tensors if tensor is not None)]
+    norm = _seen.found(key, read)
     if norm is None:
         if norm_refusal(x, running, weight, bias, residual) is not None:
             return None
@@ -53,37 +51,8 @@ def batch_norm(
         norm = norm_of(x, eps, activation, residual=residual is not None, momentum=moves)
         if norm is None:
             return None
-        _keep(key, x, tensors, norm)
+        _seen.keep(key, read, norm)
     return norm.run(x, weight, bias, residual, running, counted)[0]
-
-
-# Norms of calls like earlier ones: nothing of tensors is in an entry, so that it is right for whichever pass its guard.
-# Those that were seen first go first.
-_known: dict[tuple[object, ...], tuple[tuple[int, Callable[..., bool], Norm], ...]] = {}
-_MOST_KNOWN, _MOST_INPUTS = 2048, 16
-
-
-def _found(key: tuple[object, ...], x: Tensor, tensors: Tensors) -> Norm | None:
-    """What a call like this one ran."""
-    known = _known.get(key)
-    if known is None or circumstances.get() is not ORDINARY or dispatch_modes() or forward_ad._current_level >= 0:
-        return None
-    present = [tensor for tensor in tensors if tensor is not None]
-    asked = torch.get_num_threads()
-    for threads, reads, norm in known:
-        if threads == asked and reads(x, *present):
-            # Freed memory is looked at anew.
-            return norm if x.data_ptr() and all(map(Tensor.data_ptr, present)) else None
-    return None
-
-
-def _keep(key: tuple[object, ...], x: Tensor, tensors: Tensors, norm: Norm) -> None:
-    if circumstances.get() is not ORDINARY:
-        return
-    reads = guard(x, *(tensor for tensor in tensors if tensor is not None))
-    _known[key] = ((torch.get_num_threads(), reads, norm), *_known.get(key, ())[: _MOST_INPUTS - 1])
-    for oldest in [*_known][:-_MOST_KNOWN]:
-        _known.pop(oldest, None)
 
 
 def norm_refusal(

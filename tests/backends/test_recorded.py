@@ -27,7 +27,7 @@ WINDOW = (1, 1, 1)
 @pytest.fixture(autouse=True)
 def _nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls, "_recorded", {})
-    monkeypatch.setattr(norms, "_known", {})
+    monkeypatch.setattr(norms, "_seen", calls.Seen())
 
 
 def image(*size: int) -> Tensor:

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from contextvars import ContextVar
 from operator import itemgetter
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor, get_num_threads, is_grad_enabled
 from torch._C._dynamo.guards import TensorGuards
@@ -242,6 +242,42 @@ def _keep_recorded(setting: Setting, x: Tensor, tensors: Tensors, window: tuple[
         known.kept = (entry, *known.kept[: _MOST_INPUTS - 1])
         while len(_recorded) > _MOST_BOUND:
             del _recorded[next(iter(_recorded))]
+
+
+class Seen(Generic[Made]):
+    """What ran calls like earlier ones of layers that autograd records.
+
+    Nothing of tensors is in an entry, so that it is right for whichever pass its guard.
+    """
+
+    _MOST_INPUTS = 16
+
+    def __init__(self) -> None:
+        # Those that were seen first go first.
+        self._known: dict[Hashable, tuple[tuple[int, Callable[..., bool], Made], ...]] = {}
+
+    def found(self, key: Hashable, tensors: Sequence[Tensor]) -> Made | None:
+        """What ran a call of this key and of tensors like these, or None."""
+        try:
+            known = self._known.get(key)
+        except TypeError:  # a list has no hash
+            return None
+        if known is None or circumstances.get() is not ORDINARY or dispatch_modes() or forward_ad._current_level >= 0:
+            return None
+        asked = get_num_threads()
+        for threads, reads, made in known:
+            if threads == asked and reads(*tensors):
+                # Freed memory is looked at anew.
+                return made if all(map(Tensor.data_ptr, tensors)) else None
+        return None
+
+    def keep(self, key: Hashable, tensors: Sequence[Tensor], made: Made) -> None:
+        if circumstances.get() is not ORDINARY:
+            return
+        entry = get_num_threads(), guard(*tensors), made
+        self._known[key] = (entry, *self._known.get(key, ())[: self._MOST_INPUTS - 1])
+        for oldest in [*self._known][:-_MOST_BOUND]:
+            self._known.pop(oldest, None)
 
 
 _bound: OrderedDict[Hashable, Any] = OrderedDict()
