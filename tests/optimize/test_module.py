@@ -7,6 +7,7 @@ import gc
 import pickle
 import signal
 import threading
+import warnings
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -105,6 +106,29 @@ def test_autocast_lowers_nothing(pair: Pair) -> None:
         inside = found(x)
     assert inside.dtype is torch.float32
     assert torch.equal(inside, found(x))
+
+
+def test_within_what_torch_compiles(pair: Pair) -> None:
+    model, fast = pair
+    x = torch.randn(2, 8, 12, 12)
+    torch.compiler.reset()
+    around = torch.compile(nn.Sequential(nn.Identity(), fast, nn.ReLU()), backend="eager")
+    with torch.no_grad(), warnings.catch_warnings():
+        # Of functions that remember, which Dynamo looks through.
+        warnings.simplefilter("ignore", UserWarning)
+        expected = model(x).relu()
+        for _ in range(2):
+            torch.testing.assert_close(around(x), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
+def test_tracers_and_transforms(pair: Pair) -> None:
+    model, fast = pair
+    x = torch.randn(2, 1, 8, 12, 12)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.func.vmap(fast)(x)[0], model(x[0]), atol=1e-4, rtol=1e-4)
+        with pytest.raises(DepthwiseError, match="cannot see into an optimized network"):
+            torch.jit.trace(fast, x[0])
 
 
 def test_another_backend_by_name(pair: Pair) -> None:

@@ -90,7 +90,8 @@ def dtype_of(x: Tensor) -> torch.dtype:
 def _plain_keys() -> frozenset[int]:
     """The dispatch keys of dense tensors on the CPU: ordinary ones, those of inference mode, and views that negate."""
     # Whoever asks first may be in inference mode.
-    with torch.inference_mode(mode=False):
+    # By its place, for Dynamo takes it by no name.
+    with torch.inference_mode(False):  # noqa: FBT003
         ordinary = torch.empty(1, device="cpu")
         tensors = [ordinary, ordinary._neg_view()]
     with torch.inference_mode():

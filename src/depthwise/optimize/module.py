@@ -136,6 +136,10 @@ class Optimized(nn.Module):
 
     def _tensors(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, ...]:
         """The tensors of a call, checked against those that the network was captured with."""
+        if torch._C._get_tracing_state() is not None:
+            raise DepthwiseError(
+                "torch.jit.trace cannot see into an optimized network: save() keeps it, or trace the model itself"
+            )
         specs = self._network.graph.inputs
         found: dict[str, Tensor] = {}
         _match(self._network.graph.takes, (args, kwargs), "the input", found)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._C._functorch import is_batchedtensor
 from torch._ops import OpOverload
 
 from ..backends.base import Activation
@@ -142,6 +143,9 @@ FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 def is_channels_last(x: Tensor) -> bool:
     """Whether an image lies channels-last, and not contiguous as well."""
+    if is_batchedtensor(x):
+        # One of torch.func.vmap's has no such format.
+        return False
     return x.dim() in FORMATS and x.is_contiguous(memory_format=FORMATS[x.dim()]) and not x.is_contiguous()
 
 
@@ -287,6 +291,7 @@ def affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def layout(x: Tensor, channels_last: bool) -> Tensor:
+    channels_last = channels_last and not is_batchedtensor(x)
     return x.contiguous(memory_format=FORMATS[x.dim()] if channels_last else torch.contiguous_format)
 
 
