@@ -253,6 +253,17 @@ def test_one_pixel_is_torchs_error() -> None:
         in_turn(block(), image(1, 12, 1, 1))
 
 
+def test_what_the_profiler_calls_them() -> None:
+    modules, x = excited(), image(3, 12, 11, 9)
+    with torch.profiler.profile() as profile:
+        trained(modules, x)
+    names = {event.key for event in profile.key_averages()}
+    title = (
+        "depthwise: pointwise 12 to 40, depthwise 3x3 40 to 40, squeeze-excite 40, pointwise 40 to 12, with batch norms"
+    )
+    assert {title, f"{title}, backward"} <= names
+
+
 def test_no_tensor_is_kept() -> None:
     modules, x = block(), image(3, 12, 11, 9)
     out, _ = trained(modules, x)

@@ -46,7 +46,8 @@ class Chain:
     def __init__(self, links: tuple[Link, ...], program: Program) -> None:
         self._links = links
         self._seconds = sum(map(_most_seconds, links))
-        self._forward = Bound(program, self._seconds, trains=True)
+        self._title = f"depthwise: {', '.join(link.label for link in links)}, with batch norms"
+        self._forward = Bound(program, self._seconds, trains=True, title=self._title)
         *self._kept, self._result = (made for number, link in enumerate(links) for made in link.made(number))
         named = [(n, name) for n, link in enumerate(links) for name in link.parameters]
         self._names = [buffer_of(n, name) for n, name in named]
@@ -143,7 +144,9 @@ class Chain:
         def bind() -> Bound | None:
             on = machine(), threads.team_size()
             program = backward_program(self._links, *on, input_gradient=input_gradient, weights=weights)
-            return Bound(program, 3 * self._seconds, trains=True) if compiles(program) else None
+            if not compiles(program):
+                return None
+            return Bound(program, 3 * self._seconds, trains=True, title=f"{self._title}, backward")
 
         bound = calls.bound(("chain backward", self._links, threads.team_size(), key), bind)
         if bound is not None:

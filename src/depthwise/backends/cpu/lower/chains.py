@@ -61,6 +61,11 @@ class Link(ABC):
 
     @property
     @abstractmethod
+    def label(self) -> str:
+        """What it is called where time is told."""
+
+    @property
+    @abstractmethod
     def reads(self) -> tuple[tuple[int, ...], Strides]:
         """Size and strides of its input."""
 
@@ -96,6 +101,12 @@ class ConvNorm(Link):
     convolution: Problem
     norm: NormProblem
     bias: bool
+
+    @property
+    def label(self) -> str:
+        g = self.convolution.geometry
+        window = "" if self.convolution.operation == "pointwise" else f" {'x'.join(map(str, g.kernel_size))}"
+        return f"{self.convolution.operation}{window} {g.in_channels} to {g.output_size[0]}"
 
     @property
     def reads(self) -> tuple[tuple[int, ...], Strides]:
@@ -145,6 +156,10 @@ class SqueezeExcite(Link):
     size: tuple[int, ...]
     squeezed: int
     activations: tuple[Activation, Activation]
+
+    @property
+    def label(self) -> str:
+        return f"squeeze-excite {self.size[1]}"
 
     @property
     def reads(self) -> tuple[tuple[int, ...], Strides]:

@@ -20,14 +20,21 @@ class Bound:
     fixed:        addresses of these buffers; their memory is the caller's to hold
     most_seconds: what it takes at most, on a slow machine and a team that has its cores to itself
     trains:       it is part of a training step, whose memory its own is of
+    title:        what torch's profiler calls it; "": the program's
     """
 
     def __init__(
-        self, program: Program, most_seconds: float, fixed: Mapping[str, int] | None = None, *, trains: bool = False
+        self,
+        program: Program,
+        most_seconds: float,
+        fixed: Mapping[str, int] | None = None,
+        *,
+        trains: bool = False,
+        title: str = "",
     ) -> None:
         self._table = table = Table(program)
         self._threads, self._pace = program.team, threads.Pace(most_seconds)
-        self._title = program.title
+        self._title = title or program.title
         own, elements = program.arena
         self._bytes = elements * FLOAT_BYTES
         self._scratch = leases.scratch if trains else memory.scratch
