@@ -199,6 +199,20 @@ def test_what_hooks_give_back_is_looked_at_anew() -> None:
         torch.testing.assert_close(mine, theirs, atol=1e-5 * scale, rtol=1e-4)
 
 
+def test_a_hook_that_gives_back_less_is_no_read_beside_it() -> None:
+    modules, x = block(), image(3, 12, 11, 9)
+    shape = modules[0].weight.shape
+
+    def less(tensor: Tensor) -> Tensor:
+        return tensor[:1] if tensor.shape == shape else tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, less):
+        out = in_turn(modules, x)
+        assert "_Chain" in nodes(out)
+        with pytest.raises(RuntimeError):
+            out.sum().backward()
+
+
 def changed(change: Callable[[list[Any]], object]) -> list[nn.Module]:
     modules = block()
     change(modules)

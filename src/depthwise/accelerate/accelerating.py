@@ -15,13 +15,15 @@ from torch.nn.parameter import is_lazy
 from ..backends.cpu import release_memory
 from ..errors import DepthwiseError
 from ..layers.separable import _SeparableConv
-from .blocks import conv_norms_forward, is_block
-from .classes import Kind, MakeForward, class_of, original_of, ours_in, plain_class, replace_classes_
+from .blocks import BLOCKS
+from .classes import Kind, Known, MakeForward, class_of, original_of, ours_in, plain_class, replace_classes_
 from .convolutions import convolution_forward
-from .gates import is_squeeze_excite, squeeze_excite_forward
+from .gates import GATES
 from .norms import batch_norm_forward, sequential_forward
-from .perceptrons import is_perceptron, multilayer_forward
+from .perceptrons import PERCEPTRONS
 from .report import AcceleratedModule, Acceleration
+
+_KNOWN: Known = {**BLOCKS, **GATES, **PERCEPTRONS}
 
 
 def accelerate_(model: nn.Module) -> Acceleration:
@@ -96,12 +98,9 @@ def candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module, Kind, tuple[s
             yield name, module, kind, batch_norm_forward(module, kind)
         elif isinstance(module, nn.Sequential):
             yield name, module, kind, sequential_forward(module, kind)
-        elif is_block(kind):
-            yield name, module, kind, conv_norms_forward(module, kind)
-        elif is_squeeze_excite(kind):
-            yield name, module, kind, squeeze_excite_forward(module, kind)
-        elif is_perceptron(kind):
-            yield name, module, kind, multilayer_forward(module, kind)
+        elif (kind.__module__, kind.__name__) in _KNOWN:
+            known = _KNOWN[kind.__module__, kind.__name__]
+            yield name, module, kind, "has a forward of its own" if "forward" in module.__dict__ else known
 
 
 def _advice(model: nn.Module) -> Iterator[str]:

@@ -10,7 +10,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from ..layers.links import is_seen
 from ..layers.turns import in_turn
-from .classes import Forward, Kind, MakeForward
+from .classes import Forward, Known
 from .norms import is_traced
 
 
@@ -60,20 +60,9 @@ def conv_norm_forward(kind: Any) -> Forward:
     return forward
 
 
-_EFFICIENTNET = "timm.models._efficientnet_blocks"
-_FORWARDS: dict[tuple[str, str], MakeForward] = {
-    (_EFFICIENTNET, "DepthwiseSeparableConv"): depthwise_separable_forward,
-    (_EFFICIENTNET, "InvertedResidual"): inverted_residual_forward,
-    ("timm.layers.conv_bn_act", "ConvNormAct"): conv_norm_forward,
+_EFFICIENTNET, _CHAIN = "timm.models._efficientnet_blocks", "chain of convolutions and batch norms"
+BLOCKS: Known = {
+    (_EFFICIENTNET, "DepthwiseSeparableConv"): (_CHAIN, depthwise_separable_forward),
+    (_EFFICIENTNET, "InvertedResidual"): (_CHAIN, inverted_residual_forward),
+    ("timm.layers.conv_bn_act", "ConvNormAct"): (_CHAIN, conv_norm_forward),
 }
-
-
-def is_block(kind: Kind) -> bool:
-    return (kind.__module__, kind.__name__) in _FORWARDS
-
-
-def conv_norms_forward(module: nn.Module, kind: Kind) -> tuple[str, MakeForward] | str:
-    """What a block becomes, or why it stays as it is."""
-    if "forward" in module.__dict__:
-        return "has a forward of its own"
-    return "chain of convolutions and batch norms", _FORWARDS[kind.__module__, kind.__name__]

@@ -6,7 +6,7 @@ A module stays the object that it is, and everything in it: only its class becom
 from __future__ import annotations
 
 import copyreg
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -20,6 +20,8 @@ Kind = type[nn.Module]
 Forward = Callable[..., Any]
 # What makes the forward of a class out of the class that it stands for.
 MakeForward = Callable[[Any], Forward]
+# Modules of other libraries by the file and the name of their class: what each becomes, and what makes its forward.
+Known = Mapping[tuple[str, str], tuple[str, MakeForward]]
 
 # Each as long as there is a module of it: a class of a user's is not kept for good.
 _made: WeakValueDictionary[tuple[Kind, MakeForward], Kind] = WeakValueDictionary()

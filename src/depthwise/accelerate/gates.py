@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.module import _has_any_global_hook
 
 from ..gates import squeeze_excite
 from ..layers.links import is_mean
-from .classes import Forward, Kind, MakeForward
+from .classes import Forward, Known
 from .norms import is_traced
-
-_TIMM = "timm.models._efficientnet_blocks", "SqueezeExcite"
-_TORCHVISION = "torchvision.ops.misc", "SqueezeExcitation"
 
 
 def timm_forward(kind: Any) -> Forward:
@@ -39,15 +36,7 @@ def torchvision_forward(kind: Any) -> Forward:
     return forward
 
 
-_FORWARDS: dict[tuple[str, str], MakeForward] = {_TIMM: timm_forward, _TORCHVISION: torchvision_forward}
-
-
-def is_squeeze_excite(kind: Kind) -> bool:
-    return (kind.__module__, kind.__name__) in _FORWARDS
-
-
-def squeeze_excite_forward(module: nn.Module, kind: Kind) -> tuple[str, MakeForward] | str:
-    """What a squeeze-excite becomes, or why it stays as it is."""
-    if "forward" in module.__dict__:
-        return "has a forward of its own"
-    return "squeeze-excite", _FORWARDS[kind.__module__, kind.__name__]
+GATES: Known = {
+    ("timm.models._efficientnet_blocks", "SqueezeExcite"): ("squeeze-excite", timm_forward),
+    ("torchvision.ops.misc", "SqueezeExcitation"): ("squeeze-excite", torchvision_forward),
+}

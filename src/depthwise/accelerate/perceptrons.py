@@ -10,7 +10,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from ..layers.links import is_seen
 from ..layers.perceptrons import activated, linear, scaled
 from .blocks import does_nothing
-from .classes import Forward, Kind, MakeForward, plain_class
+from .classes import Forward, Known, plain_class
 from .norms import is_traced
 
 _PERCEPTRON = "timm.layers.mlp", "Mlp"
@@ -53,18 +53,7 @@ def _is_plain(mlp: nn.Module) -> bool:
     return (kind.__module__, kind.__name__) == _PERCEPTRON and not is_seen(mlp)
 
 
-_FORWARDS: dict[tuple[str, str], tuple[str, MakeForward]] = {
+PERCEPTRONS: Known = {
     _PERCEPTRON: ("multilayer perceptron", perceptron_forward),
     ("timm.models.convnext", "ConvNeXtBlock"): ("ConvNeXt block", block_forward),
 }
-
-
-def is_perceptron(kind: Kind) -> bool:
-    return (kind.__module__, kind.__name__) in _FORWARDS
-
-
-def multilayer_forward(module: nn.Module, kind: Kind) -> tuple[str, MakeForward] | str:
-    """What a multilayer perceptron becomes, or why it stays as it is."""
-    if "forward" in module.__dict__:
-        return "has a forward of its own"
-    return _FORWARDS[kind.__module__, kind.__name__]

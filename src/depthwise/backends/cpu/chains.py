@@ -6,22 +6,21 @@ images of a training step have driven out of the caches by then: 0.1 ms and more
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
 from .. import calls
 from ..base import DepthwiseTensors, PointwiseTensors
 from ..eager import activate, convolved
 from ..formats import LAST, same_strides
-from ..tensors import are_plain, dispatch_modes
+from ..tensors import are_plain
 from ..weights import gradients_asked
 from .launch import compiles, machine, most_seconds
 from .lower.chains import ConvNorm, Link, Made, SqueezeExcite, backward_program, buffer_of, forward_program
@@ -30,9 +29,6 @@ from .norms import filled
 from .run import leases, threads
 from .run.bound import Bound
 from .run.program import Program
-
-# Layouts of gradients, and sets of those wanted, that one chain is known for.
-_MOST_BACKWARD = 8
 
 Parameters = Sequence[Tensor | None]
 
@@ -53,8 +49,8 @@ class Chain:
         self._names = [buffer_of(n, name) for n, name in named]
         self._gradients = [buffer_of(n, f"{name}_gradient") for n, name in named]
         self._defaults = dict(_defaults(links))
-        # The latest first: of gradients that lie alike.
-        self._backward: tuple[_Backward, ...] = ()
+        # What computed gradients of tensors that lay alike.
+        self._seen: calls.Seen[Bound] = calls.Seen()
 
     def run(self, x: Tensor, parameters: Parameters, residual: Tensor | None, moved: Mapping[str, Tensor]) -> Tensor:
         """The result, all tensors dense float32 and laid out as the links say.
@@ -102,7 +98,7 @@ class Chain:
         wanted: which of them are
         """
         read = [dy, x, *kept, *(tensor for tensor in parameters if tensor is not None)]
-        key = torch.get_num_threads(), wanted[0], any(wanted[1:])
+        key = wanted[0], any(wanted[1:])
         bound = self._known_to_read(key, read)
         if bound is None:
             dy = read[0] = self._laid_out(dy)
@@ -125,21 +121,15 @@ class Chain:
         bound.run(addresses)
         return [each if needed else None for each, needed in zip((dx, *found), wanted, strict=True)]
 
-    def _known_to_read(self, key: tuple[int, bool, bool], read: Sequence[Tensor]) -> Bound | None:
+    def _known_to_read(self, key: tuple[bool, bool], read: Sequence[Tensor]) -> Bound | None:
         """The program that read tensors like these, where nobody records or rewrites what is done."""
-        if is_compiling() or torch.is_grad_enabled() or dispatch_modes() or forward_ad._current_level >= 0:
-            return None
-        for known in self._backward:
-            if known.key == key and known.reads(*read):
-                # Freed memory is looked at anew.
-                return known.bound if all(map(Tensor.data_ptr, read)) else None
-        return None
+        return None if is_compiling() or torch.is_grad_enabled() else self._seen.found(key, read)
 
-    def _looked_at(self, key: tuple[int, bool, bool], read: Sequence[Tensor], parameters: Parameters) -> Bound | None:
+    def _looked_at(self, key: tuple[bool, bool], read: Sequence[Tensor], parameters: Parameters) -> Bound | None:
         """The program for these; None where torch's operators are to compute the gradients."""
         if not self._are_as_planned(read, parameters):
             return None
-        _, input_gradient, weights = key
+        input_gradient, weights = key
 
         def bind() -> Bound | None:
             on = machine(), threads.team_size()
@@ -150,8 +140,7 @@ class Chain:
 
         bound = calls.bound(("chain backward", self._links, threads.team_size(), key), bind)
         if bound is not None:
-            entry = _Backward(key, calls.guard(*read), bound)
-            self._backward = (entry, *self._backward[: _MOST_BACKWARD - 1])
+            self._seen.keep(key, read, bound)
         return bound
 
     def _are_as_planned(self, read: Sequence[Tensor], parameters: Parameters) -> bool:
@@ -163,10 +152,14 @@ class Chain:
             return False
         first, size, strides = read[1], *self._links[0].reads
         given = Made("x", size, strides)
+        sizes = [each for link in self._links for each in link.sizes]
         return all(
             tensor.shape == made.size and same_strides(made.size, tensor.stride(), made.strides)
             for tensor, made in zip((read[0], first, *read[2:]), (self._result, given, *self._kept), strict=False)
-        ) and all(tensor is None or tensor.is_contiguous() for tensor in parameters)
+        ) and all(
+            tensor is None or (tensor.shape == size and tensor.is_contiguous())
+            for tensor, size in zip(parameters, sizes, strict=True)
+        )
 
     def _laid_out(self, dy: Tensor) -> Tensor:
         """The same as the result lies, where it may be copied: the gradient of a mean is one number, expanded."""
@@ -189,17 +182,6 @@ class Chain:
             asked = [each for each, needed in zip(given, wanted, strict=True) if needed]
             found = iter(torch.autograd.grad(out, asked, dy, create_graph=further))
         return [next(found) if needed else None for needed in wanted]
-
-
-class _Backward(NamedTuple):
-    """What computes gradients of tensors that pass a guard of torch's.
-
-    key: the number of threads, whether the input's gradient is wanted, and whether those of the parameters are
-    """
-
-    key: tuple[int, bool, bool]
-    reads: Callable[..., bool]
-    bound: Bound
 
 
 def chain_of(links: tuple[Link, ...]) -> Chain | None:

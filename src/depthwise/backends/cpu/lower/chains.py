@@ -66,6 +66,11 @@ class Link(ABC):
 
     @property
     @abstractmethod
+    def sizes(self) -> tuple[tuple[int, ...], ...]:
+        """Of the parameters."""
+
+    @property
+    @abstractmethod
     def reads(self) -> tuple[tuple[int, ...], Strides]:
         """Size and strides of its input."""
 
@@ -107,6 +112,13 @@ class ConvNorm(Link):
         g = self.convolution.geometry
         window = "" if self.convolution.operation == "pointwise" else f" {'x'.join(map(str, g.kernel_size))}"
         return f"{self.convolution.operation}{window} {g.in_channels} to {g.output_size[0]}"
+
+    @property
+    def sizes(self) -> tuple[tuple[int, ...], ...]:
+        g = self.convolution.geometry
+        in_group = g.in_channels // g.groups if self.convolution.operation == "pointwise" else 1
+        filters = g.output_size[0]
+        return (filters, in_group, *g.kernel_size), (filters,), (filters,), (filters,)
 
     @property
     def reads(self) -> tuple[tuple[int, ...], Strides]:
@@ -160,6 +172,11 @@ class SqueezeExcite(Link):
     @property
     def label(self) -> str:
         return f"squeeze-excite {self.size[1]}"
+
+    @property
+    def sizes(self) -> tuple[tuple[int, ...], ...]:
+        channels, squeezed = self.size[1], self.squeezed
+        return (squeezed, channels, 1, 1), (squeezed,), (channels, squeezed, 1, 1), (channels,)
 
     @property
     def reads(self) -> tuple[tuple[int, ...], Strides]:
