@@ -57,6 +57,10 @@ CHAINS: dict[str, Callable[[], list[nn.Module]]] = {
         *(DepthwiseConv2d(12, 5, padding=2), nn.BatchNorm2d(12, affine=False), nn.LeakyReLU(0.1)),
         *(pointwise(12, 24, bias=True), nn.BatchNorm2d(24, track_running_stats=False)),
     ],
+    "windows of one pixel": lambda: [
+        *(DepthwiseConv2d(12, 1, depth_multiplier=2), nn.BatchNorm2d(24), nn.SiLU()),
+        *(pointwise(24, 6, groups=6), nn.BatchNorm2d(6), nn.ReLU()),
+    ],
     "one": lambda: [pointwise(12, 24), nn.BatchNorm2d(24), nn.Sigmoid()],
 }
 

@@ -96,10 +96,12 @@ def _convolution_of(module: Any) -> _Convolution | None:
         return None
     weight, bias = weight_and_bias(module)
     one = (1,) * len(module.kernel_size)
-    if weight.shape[2:] == one and module.stride == one and not is_padded(module) and module.groups < len(weight):
+    # A window of one pixel is a depthwise one where the layer's own forward calls it so: sums are in its order.
+    is_depthwise = is_ours or (hasattr(kind, STANDS_FOR) and module.groups == module.in_channels > 1)
+    if weight.shape[2:] == one and module.stride == one and not is_padded(module) and not is_depthwise:
         return _Convolution(weight, bias, None, module.groups)
     # Torch's own depthwise ones stay torch's where nobody asked for others.
-    if not is_ours and (type(module.padding) is not tuple or not hasattr(kind, STANDS_FOR)):
+    if not is_depthwise or (not is_ours and type(module.padding) is not tuple):
         return None
     if weight.shape[1] != 1:
         return None
