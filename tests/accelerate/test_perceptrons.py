@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -168,14 +170,25 @@ def convnext_block(**options: Any) -> Any:
     return ConvNeXtBlock(16, ls_init_value=0.5, **options)
 
 
+def torchvision_block(drop_path: float = 0.0) -> Any:
+    timm_model("mobilenetv2_100")
+    module: Any = import_module("torchvision.models.convnext")
+    torch.manual_seed(0)
+    return module.CNBlock(16, 0.5, drop_path)
+
+
+BLOCKS = pytest.mark.parametrize("block", [convnext_block, torchvision_block])
+
+
 def images() -> Tensor:
     return torch.randn(2, 16, 9, 8).contiguous(memory_format=torch.channels_last)
 
 
-def test_a_block_of_convnext_scales_and_adds_within_its_last_product() -> None:
-    model = convnext_block()
+@BLOCKS
+def test_a_block_of_convnext_scales_and_adds_within_its_last_product(block: Callable[[], nn.Module]) -> None:
+    model = block()
     theirs = copy.deepcopy(model)
-    assert accelerate_(model).gained == "1 ConvNeXt block, 1 depthwise, 1 multilayer perceptron"
+    assert accelerate_(model).gained.startswith("1 ConvNeXt block, 1 depthwise")
     x = images()
     (out, found), (wanted, best) = gradients(model, x), gradients(theirs, x)
     assert "AddBackward0" not in nodes(out)
@@ -186,9 +199,10 @@ def test_a_block_of_convnext_scales_and_adds_within_its_last_product() -> None:
         torch.testing.assert_close(model(x), theirs(x))
 
 
+@BLOCKS
 @pytest.mark.parametrize("training", [True, False])
-def test_stochastic_depth_of_a_block(training: bool) -> None:
-    model = convnext_block(drop_path=0.5).train(training)
+def test_stochastic_depth_of_a_block(block: Callable[..., nn.Module], training: bool) -> None:
+    model = block(drop_path=0.5).train(training)
     theirs = copy.deepcopy(model)
     accelerate_(model)
     outs, x = [], images()
@@ -209,13 +223,27 @@ def test_other_blocks_of_convnext(options: dict[str, Any]) -> None:
     torch.testing.assert_close(found, best, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("part", ["mlp", "mlp.fc2", "mlp.drop2", "drop_path", "shortcut", "norm"])
-def test_hooks_on_a_blocks_parts_see_their_calls(part: str) -> None:
-    model, seen = convnext_block(), []
+PARTS: dict[Callable[..., Any], tuple[str, ...]] = {
+    convnext_block: ("mlp", "mlp.fc2", "mlp.drop2", "drop_path", "shortcut", "norm"),
+    torchvision_block: ("block", *(f"block.{number}" for number in range(7)), "stochastic_depth"),
+}
+
+
+def test_another_sequence_in_a_block_runs_layer_by_layer() -> None:
+    model = torchvision_block()
+    model.block.append(nn.Tanh())
+    theirs, x = copy.deepcopy(model), images()
+    accelerate_(model)
+    torch.testing.assert_close(model(x), theirs(x), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("block", "part"), [(block, part) for block, parts in PARTS.items() for part in parts])
+def test_hooks_on_a_blocks_parts_see_their_calls(block: Callable[[], nn.Module], part: str) -> None:
+    model, seen = block(), []
     theirs = copy.deepcopy(model)
     accelerate_(model)
     for each in (model, theirs):
-        each.get_submodule(part).register_forward_hook(lambda _, given, out: seen.append(out.detach()))
+        each.get_submodule(part).register_forward_hook(lambda _, given, out: seen.append(out.detach().clone()))
         torch.manual_seed(0)
         each(torch.ones(1, 16, 4, 4).contiguous(memory_format=torch.channels_last))
     torch.testing.assert_close(*seen)

@@ -13,11 +13,15 @@ from ..layers.turns import in_turn
 from .classes import Forward, Known
 from .norms import is_traced
 
+_STOCHASTIC_DEPTH = "torchvision.ops.stochastic_depth", "StochasticDepth"
+
 
 def does_nothing(module: nn.Module) -> bool:
     """Whether a dropout, of whole images too, leaves everything as it is."""
-    is_off = type(module) is nn.Dropout and not (module.training and module.p)
-    return (is_off or type(module) is nn.Identity) and not is_seen(module)
+    kind: Any = type(module)
+    is_dropout = kind is nn.Dropout or (kind.__module__, kind.__name__) == _STOCHASTIC_DEPTH
+    is_off = is_dropout and not (module.training and module.p)
+    return (is_off or kind is nn.Identity) and not is_seen(module)
 
 
 def _parts_of(block: nn.Module, names: Sequence[str]) -> list[nn.Module] | None:
