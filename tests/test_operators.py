@@ -68,14 +68,18 @@ def test_the_cpu_operators_gradients_are_those_of_the_parts(window: Any) -> None
     tensors = [torch.randn(2, 4, 9, 9), W, P, torch.randn(8), B]
     rest = (*window, 1, "silu", 0.0, "leaky_relu", 0.1)
 
-    def gradients(operator: Any) -> tuple[Tensor, ...]:
+    def gradients(operator: Any, *, autocast: bool = False) -> tuple[Tensor, ...]:
         x, w, p, b, c = inputs = [tensor.clone().requires_grad_() for tensor in tensors]
-        out = operator(x, w, p, b, c, None, *rest)
-        return torch.autograd.grad(out.square().sum(), inputs)
+        loss = operator(x, w, p, b, c, None, *rest).square().sum()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            return torch.autograd.grad(loss, inputs)
 
-    found, expected = gradients(OPERATORS.cpu_separable_conv), gradients(OPERATORS.separable_conv)
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
+    expected = gradients(OPERATORS.separable_conv)
+    for autocast in (False, True):
+        # The precision is that of the forward pass.
+        found = gradients(OPERATORS.cpu_separable_conv, autocast=autocast)
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
 
 
 @needs_machine

@@ -83,15 +83,20 @@ Link: TypeAlias = ConvNorm | SqueezeExcite
 _seen: Seen[Chain] = Seen()
 
 
+def adds(links: Sequence[Link]) -> bool:
+    """Whether something may be added to the result of the last one within it."""
+    last = links[-1] if links else None
+    return isinstance(last, ConvNorm) and last.activation is None
+
+
 def chained(x: Tensor, links: Sequence[Link], residual: Tensor | None = None) -> Tensor | None:
     """`x` through all of them, `residual` added to the last one's result; None where they must run one by one.
+
+    residual: where `adds(links)`
 
     x, out: (batch, channels, *spatial) in float32, channels-last
     """
     if not torch.is_grad_enabled() or not isinstance(links[0], ConvNorm):
-        return None
-    last = links[-1]
-    if residual is not None and not (isinstance(last, ConvNorm) and last.activation is None):
         return None
     parameters = [tensor for link in links for tensor in link.parameters]
     moved, counted = _statistics(links)

@@ -229,9 +229,18 @@ PARTS: dict[Callable[..., Any], tuple[str, ...]] = {
 }
 
 
-def test_another_sequence_in_a_block_runs_layer_by_layer() -> None:
-    model = torchvision_block()
+def longer(model: Any) -> None:
     model.block.append(nn.Tanh())
+
+
+def scaled_by_place(model: Any) -> None:
+    model.layer_scale = nn.Parameter(torch.rand(16, 9, 8))
+
+
+@pytest.mark.parametrize("change", [longer, scaled_by_place])
+def test_another_block_runs_layer_by_layer(change: Callable[[nn.Module], None]) -> None:
+    model = torchvision_block()
+    change(model)
     theirs, x = copy.deepcopy(model), images()
     accelerate_(model)
     torch.testing.assert_close(model(x), theirs(x), atol=1e-5, rtol=1e-4)

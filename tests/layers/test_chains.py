@@ -126,6 +126,23 @@ def test_what_is_added_to_the_last_norm(own: bool, monkeypatch: pytest.MonkeyPat
     assert all(map(torch.equal, found, expected[1]))
 
 
+def test_what_is_added_behind_an_activation(monkeypatch: pytest.MonkeyPatch) -> None:
+    modules, x = [*block(), nn.ReLU()], image(3, 12, 11, 9)
+    expected, (out, found) = one_by_one(monkeypatch, modules, x, x), trained(copy.deepcopy(modules), x, x)
+    assert nodes(out).split().count("_ChainBackward") == 1
+    assert torch.equal(out, expected[0])
+    assert all(map(torch.equal, found, expected[1]))
+
+
+def test_norms_with_parameters_after_norms_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = image(3, 12, 11, 9)
+    for affine in (True, False, True):
+        modules = [pointwise(12, 24), nn.BatchNorm2d(24, affine=affine), nn.ReLU()]
+        expected, (out, found) = one_by_one(monkeypatch, modules, x), trained(copy.deepcopy(modules), x)
+        assert torch.equal(out, expected[0])
+        assert all(map(torch.equal, found, expected[1]))
+
+
 def excited() -> list[nn.Module]:
     return [*block()[:6], SqueezeExcite(40, 10, gate=nn.Sigmoid), *block()[6:]]
 
@@ -264,6 +281,47 @@ def test_calls_that_stay_part_by_part(kind: str) -> None:
         assert "_Chain" in nodes(in_turn(modules, given))
     with around():
         assert "_Chain" not in nodes(in_turn(modules, given))
+
+
+def test_a_backward_pass_in_autocast_is_in_float32() -> None:
+    modules, x = excited(), image(3, 12, 11, 9).requires_grad_()
+    out = in_turn(modules, x)
+    expected = torch.autograd.grad(out.square().sum(), x, retain_graph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = torch.autograd.grad(out.square().sum(), x)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "modules", [block(), [nn.BatchNorm2d(12), nn.GELU()], [pointwise(12, 12)]], ids=["chain", "norm", "convolution"]
+)
+def test_many_gradients_of_one_result_at_once(modules: list[nn.Module]) -> None:
+    x = image(3, 12, 11, 9).requires_grad_()
+    out, weights = in_turn(modules, x), torch.randn(2, 3, 12, 11, 9)
+
+    def gradient(weight: Tensor) -> Tensor:
+        return torch.autograd.grad(out, x, weight, retain_graph=True)[0]
+
+    found, expected = torch.func.vmap(gradient)(weights), torch.stack([*map(gradient, weights)])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("first", [[], [pointwise(4, 4)]], ids=["norm", "chain"])
+def test_nested_tensors_after_others_are_an_error(first: list[nn.Module]) -> None:
+    modules = [*first, nn.BatchNorm2d(4)]
+    in_turn(modules, image(2, 4, 5, 6))
+    with pytest.raises((NotImplementedError, RuntimeError)):
+        in_turn(modules, torch.nested.nested_tensor([torch.randn(4, 5, 6), torch.randn(4, 5, 6)]))
+
+
+@pytest.mark.parametrize("modules", [[pointwise(4, 4), nn.BatchNorm3d(4)], [nn.Conv3d(4, 4, 1), nn.BatchNorm2d(4)]])
+def test_norms_of_another_rank_are_torchs_error(modules: list[nn.Module]) -> None:
+    rank = modules[0].weight.dim()  # type: ignore[operator]
+    x = torch.randn(2, 4, *(5,) * (rank - 2))
+    x = x.contiguous(memory_format=torch.channels_last if rank == 4 else torch.channels_last_3d)
+    with pytest.raises(ValueError, match=f"got {rank}D input"):
+        in_turn(modules, x)
 
 
 def test_one_pixel_is_torchs_error() -> None:

@@ -49,7 +49,7 @@ def torchvision_block_forward(kind: Any) -> Forward:
 
     def forward(self: Any, x: Any) -> Any:
         layers = None if is_traced(x) or _has_any_global_hook() else _layers_of(self.block)
-        if layers is None:
+        if layers is None or self.layer_scale.shape[1:] != (1, 1):
             return kind.forward(self, x)
         conv, permute, norm, inner, act, outer = layers
         hidden, scale = activated(act, linear(inner, norm(permute(conv(x))))), self.layer_scale.flatten()

@@ -247,22 +247,26 @@ def _keep_recorded(setting: Setting, x: Tensor, tensors: Tensors, window: tuple[
 class Seen(Generic[Made]):
     """What ran calls like earlier ones of layers that autograd records.
 
-    Nothing of tensors is in an entry, so that it is right for whichever pass its guard.
+    Nothing of tensors is in an entry, so that it is right for whichever pass its guard. A guard takes no more tensors
+    than it was made of, nor fewer, so a call is known by their number too.
     """
 
     _MOST_INPUTS = 16
 
     def __init__(self) -> None:
         # Those that were seen first go first.
-        self._known: dict[Hashable, tuple[tuple[int, Callable[..., bool], Made], ...]] = {}
+        self._known: dict[tuple[int, Hashable], tuple[tuple[int, Callable[..., bool], Made], ...]] = {}
 
     def found(self, key: Hashable, tensors: Sequence[Tensor]) -> Made | None:
-        """What ran a call of this key and of tensors like these, or None."""
+        """What ran a call of this key and of tensors like these, an image first, or None."""
         try:
-            known = self._known.get(key)
+            known = self._known.get((len(tensors), key))
         except TypeError:  # a list has no hash
             return None
-        if known is None or circumstances.get() is not ORDINARY or dispatch_modes() or forward_ad._current_level >= 0:
+        # Torch's guards end the process where a tensor has no strides.
+        if known is None or tensors[0].is_nested or circumstances.get() is not ORDINARY:
+            return None
+        if dispatch_modes() or forward_ad._current_level >= 0:
             return None
         asked = get_num_threads()
         for threads, reads, made in known:
@@ -275,7 +279,8 @@ class Seen(Generic[Made]):
         if circumstances.get() is not ORDINARY:
             return
         entry = get_num_threads(), guard(*tensors), made
-        self._known[key] = (entry, *self._known.get(key, ())[: self._MOST_INPUTS - 1])
+        place = len(tensors), key
+        self._known[place] = (entry, *self._known.get(place, ())[: self._MOST_INPUTS - 1])
         for oldest in [*self._known][:-_MOST_BOUND]:
             self._known.pop(oldest, None)
 

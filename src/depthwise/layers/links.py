@@ -71,7 +71,7 @@ def links_from(parts: list[nn.Module], index: int) -> tuple[list[Link], int]:
         if index + 1 == len(parts):
             break
         convolution = _convolution_of(parts[index])
-        norm, known = (None, None) if convolution is None else _norm_of(parts[index + 1])
+        norm, known = (None, None) if convolution is None else _norm_of(parts[index + 1], convolution.weight.dim())
         if convolution is None or norm is None:
             break
         index += 2
@@ -108,9 +108,12 @@ def _convolution_of(module: Any) -> _Convolution | None:
     return _Convolution(weight, bias, (module.stride, module.padding, module.dilation), module.groups)
 
 
-def _norm_of(module: nn.Module) -> tuple[TrainedNorm | None, Any]:
-    """What a batch norm in training mode is made of, and the activation within it, or UNKNOWN where there is none."""
-    if is_seen(module):
+def _norm_of(module: nn.Module, dims: int) -> tuple[TrainedNorm | None, Any]:
+    """What a batch norm in training mode is made of, and the activation within it, or UNKNOWN where there is none.
+
+    dims: of what it normalises
+    """
+    if is_seen(module) or not isinstance(module, NORMS.get(dims, ())):
         return None, UNKNOWN
     if is_batch_norm(module):
         return trained_norm(module), UNKNOWN

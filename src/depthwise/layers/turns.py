@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from ..chains import chained
+from ..chains import adds, chained
 from ..functional import activation_of
 from ..modules import computes_as
 from ..norms import batch_norm
@@ -35,12 +35,12 @@ def in_turn(modules: Iterable[nn.Module], x: Tensor, residual: Tensor | None = N
         return x if residual is None else x + residual
     while index < len(parts):
         links, used = links_from(parts, index) if torch.is_grad_enabled() else ([], 0)
-        is_last = index + used == len(parts)
-        out = chained(x, links, residual if is_last else None) if links else None
+        is_added = index + used == len(parts) and residual is not None and adds(links)
+        out = chained(x, links, residual if is_added else None) if links else None
         if out is not None:
-            if is_last:
-                return out
             x, index = out, index + used
+            if is_added:
+                return x
             continue
         out, used = _in_one_pass(parts[index], parts[index + 1] if index + 1 < len(parts) else None, x)
         x, index = called(parts[index], x) if out is None else out, index + used

@@ -85,6 +85,6 @@ def _by_torch(x: Tensor, dy: Tensor, activation: Activation) -> Tensor:
     """The same gradient by torch's operators, which have derivatives of their own."""
     further = torch.is_grad_enabled()
     with torch.enable_grad():
-        given = x.view_as(x) if further else x.detach().requires_grad_()
+        given = x.view_as(x)
         (dx,) = torch.autograd.grad(activate(given, activation), given, dy, create_graph=further)
     return dx

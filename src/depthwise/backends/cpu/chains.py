@@ -169,13 +169,10 @@ class Chain:
     def _by_torch(self, x: Tensor, parameters: Parameters, dy: Tensor, wanted: Sequence[bool]) -> list[Tensor | None]:
         """The same gradients by torch's operators, which have derivatives of their own."""
         further = torch.is_grad_enabled()
-        with torch.enable_grad():
-            # Where no further derivative is asked for, what led to the inputs is none of the graph's. Where it is,
-            # views: one input may lead to another, and that way is autograd's own.
-            given: Any = [
-                None if each is None else each.view_as(each) if further else each.detach().requires_grad_(needed)
-                for each, needed in zip((x, *parameters), wanted, strict=True)
-            ]
+        # What was computed in float32 is so again, also where only the backward pass is in autocast.
+        with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
+            # Views: one input may lead to another, and that way is autograd's own.
+            given: Any = [None if each is None else each.view_as(each) for each in (x, *parameters)]
             out, rest = given[0], iter(given[1:])
             for link in self._links:
                 out = _computed(link, out, *islice(rest, len(link.parameters)))

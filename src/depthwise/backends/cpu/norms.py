@@ -255,12 +255,8 @@ def _by_torch(
     """The same gradients by torch's operators, which have derivatives of their own."""
     further = torch.is_grad_enabled()
     with torch.enable_grad():
-        # Where no further derivative is asked for, what led to the inputs is none of the graph's. Where it is, views:
-        # one input may lead to another, and that way is autograd's own.
-        given: Any = [
-            None if each is None else each.view_as(each) if further else each.detach().requires_grad_(needed)
-            for each, needed in zip(saved[:4], wanted, strict=True)
-        ]
+        # Views: one input may lead to another, and that way is autograd's own.
+        given: Any = [None if each is None else each.view_as(each) for each in saved[:4]]
         x, weight, bias, residual = (None if each is None else each.float() for each in given)
         y = F.batch_norm(x, None, None, weight, bias, training=True, eps=problem.eps)  # type: ignore[arg-type]
         out = activate(y if residual is None else y + residual, problem.activation)

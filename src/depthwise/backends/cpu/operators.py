@@ -171,9 +171,10 @@ def _separable_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]
     saved = iter(ctx.saved_tensors)
     inputs = [next(saved) if is_tensor else value for is_tensor, value in zip(ctx.is_tensor, ctx.inputs, strict=True)]
     wanted = [index for index, needed in enumerate(ctx.needs_input_grad) if needed and ctx.is_tensor[index]]
-    with torch.enable_grad():
+    # What was computed in float32 is so again, also where only the backward pass is in autocast.
+    with torch.enable_grad(), torch.autocast(gradient.device.type, enabled=False):
         for index in wanted:
-            inputs[index] = inputs[index].detach().requires_grad_()
+            inputs[index] = inputs[index].view_as(inputs[index])
         out = convolved(inputs[0], *of_separable(*inputs))
         found = torch.autograd.grad(out, [inputs[index] for index in wanted], gradient)
     gradients = dict(zip(wanted, found, strict=True))
