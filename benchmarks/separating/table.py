@@ -9,9 +9,8 @@ from statistics import mean
 from .measuring import BUDGETS, Cell, Row
 from .methods import BALF, BLUEPRINT, CP, GSVD, OURS, RANDOM, SVD
 from .networks import NETWORKS
-from .training import FULL, Course
 
-END = "<!-- its end -->"
+BEGIN, END = "<!-- the table of benchmarks/separating -->", "<!-- its end -->"
 
 # Points of accuracy that may be lost without training, and after an epoch of distilling, by budget.
 AIMS = {0.5: (0.3, 0.1), 0.35: (1.0, 0.2), 0.2: (3.0, 0.5)}
@@ -19,8 +18,6 @@ UNTRAINED = (OURS, SVD, CP, BALF, GSVD)
 COLUMNS = [(method, 0) for method in UNTRAINED] + [(method, 1) for method in (*UNTRAINED, RANDOM, BLUEPRINT)]
 NOT_RUN = "not run"
 ERRORS = "Relative error of the logits on the test images, without training, and shares spent"
-# The network and the budget, before what was measured.
-BEFORE = 2
 
 
 def rows_of(rows: Mapping[Cell, Row], network: str, budget: float, method: str, epochs: int) -> list[Row]:
@@ -32,35 +29,20 @@ def rows_of(rows: Mapping[Cell, Row], network: str, budget: float, method: str, 
     ]
 
 
-def document(rows: Mapping[Cell, Row], course: Course = FULL) -> str:
-    """Everything between the two marks; the aims are those of networks that are trained in full."""
-    tables = _table(rows), _errors(rows)
-    if course != FULL:
-        tables = _run(tables[0]), _run(tables[1])
-    lost, errors = map(_markdown, tables)
-    aims = [_aims(rows)] if course == FULL else []
-    return "\n\n".join([lost, f"{ERRORS}:\n\n{errors}", *aims, _measured(rows)])
+def document(rows: Mapping[Cell, Row]) -> str:
+    """Everything between the two marks."""
+    lost, errors = _markdown(_table(rows)), _markdown(_errors(rows))
+    return "\n\n".join([lost, f"{ERRORS}:\n\n{errors}", _aims(rows), _measured(rows)])
 
 
-def begin(course: Course) -> str:
-    """The mark that the tables of a course stand after.
-
-    >>> begin(FULL)
-    '<!-- the table of benchmarks/separating -->'
-    """
-    return f"<!-- the table of benchmarks/{course.name} -->"
-
-
-def written(page: str, rows: Mapping[Cell, Row], course: Course = FULL) -> str:
+def written(page: str, rows: Mapping[Cell, Row]) -> str:
     """The page with its table made anew."""
-    mark = begin(course)
-    before, rest = page.split(mark)
-    _, after = rest.split(END, 1)
-    return f"{before}{mark}\n\n{document(rows, course)}\n\n{END}{after}"
+    before, rest = page.split(BEGIN)
+    return f"{before}{BEGIN}\n\n{document(rows)}\n\n{END}{rest.split(END)[1]}"
 
 
-def write(path: Path, rows: Mapping[Cell, Row], course: Course = FULL) -> None:
-    path.write_text(written(path.read_text(encoding="utf-8"), rows, course), encoding="utf-8")
+def write(path: Path, rows: Mapping[Cell, Row]) -> None:
+    path.write_text(written(path.read_text(encoding="utf-8"), rows), encoding="utf-8")
 
 
 def spread(values: list[float]) -> str:
@@ -79,19 +61,6 @@ def _places() -> Iterator[tuple[str, float]]:
     for network in NETWORKS:
         for budget in BUDGETS:
             yield network, budget
-
-
-def _run(lines: list[list[str]]) -> list[list[str]]:
-    """Without the rows and columns of which nothing was run.
-
-    >>> row, empty = ["vgg", "0.50", "1.0", NOT_RUN], ["vgg", "0.20", NOT_RUN, NOT_RUN]
-    >>> _run([["network", "budget", "a", "b"], ["---"] * 4, row, empty])
-    [['network', 'budget', 'a'], ['---', '---', '---'], ['vgg', '0.50', '1.0']]
-    """
-    head, rule, *rest = lines
-    rest = [cells for cells in rest if any(cell != NOT_RUN for cell in cells[BEFORE:])]
-    kept = [place for place in range(len(head)) if any(cells[place] != NOT_RUN for cells in rest)]
-    return [[cells[place] for place in kept] for cells in (head, rule, *rest)]
 
 
 def _table(rows: Mapping[Cell, Row]) -> list[list[str]]:

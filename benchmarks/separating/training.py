@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +14,11 @@ from depthwise import DepthwiseError
 from .data import Fashion
 from .networks import NETWORKS
 
+EPOCHS = 8
 BATCH = 128
 LEARNING_RATE = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Course:
-    """How long dense networks are trained, and on how many images what is made of them is fitted and tested.
-
-    images:      the first so many of the training set; separated networks are distilled on as many
-    calibration: images that are fitted to
-    tests:       the first so many of the images to test with
-    enough:      in percent, what a dense network must reach before it is separated
-    name:        of the folder of its weights and rows, and of the rows beside the page
-    """
-
-    epochs: int
-    images: int
-    calibration: int
-    tests: int
-    enough: float
-    name: str
-
-
-FULL = Course(8, 60_000, 512, 10_000, 92.5, "separating")
-SHORT = Course(1, 20_000, 128, 2_000, 75.0, "separating-short")
+# In percent, what a dense network must reach before it is separated.
+ENOUGH = 92.5
 
 
 def outputs(model: nn.Module, images: Tensor) -> Tensor:
@@ -65,17 +44,17 @@ def augmented(images: Tensor, seed: int) -> Tensor:
     return torch.where(mirrored, images.flip(3), images).contiguous(memory_format=torch.channels_last)
 
 
-def train_epoch(name: str, fashion: Fashion, folder: Path, course: Course = FULL) -> tuple[int, float]:
+def train_epoch(name: str, fashion: Fashion, folder: Path) -> tuple[int, float]:
     """Train network `name` one epoch on; epochs done, and its test accuracy in percent."""
     state = _state(name, folder)
     done = state["epoch"] if state else 0
-    if done >= course.epochs:
-        raise DepthwiseError(f"{name} has its {course.epochs} epochs; its checkpoint is in {folder}")
+    if done >= EPOCHS:
+        raise DepthwiseError(f"{name} has its {EPOCHS} epochs; its checkpoint is in {folder}")
     torch.manual_seed(0)
     model: Any = NETWORKS[name]().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    batches = shuffled(min(course.images, len(fashion.train_images)), done)
+    batches = shuffled(len(fashion.train_images), done)
     optimizer = torch.optim.SGD(model.parameters(), LEARNING_RATE, momentum=0.9, weight_decay=5e-4, nesterov=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=course.epochs * len(batches))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=EPOCHS * len(batches))
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
     for part in parts if state else ():
         parts[part].load_state_dict(state[part])
@@ -102,15 +81,13 @@ def epochs_done(name: str, folder: Path) -> int:
     return state["epoch"] if state else 0
 
 
-def load_dense(name: str, folder: Path, course: Course = FULL) -> nn.Module:
+def load_dense(name: str, folder: Path) -> nn.Module:
     """The trained network, in evaluation mode, channels last."""
     state = _state(name, folder)
-    if not state or state["epoch"] < course.epochs:
+    if not state or state["epoch"] < EPOCHS:
         raise DepthwiseError(f"{name} is not trained yet: python -m benchmarks.separating train")
-    if state["accuracy"] < course.enough:
-        raise DepthwiseError(
-            f"{name} reached {state['accuracy']:.2f} %, less than {course.enough} %; nothing is measured"
-        )
+    if state["accuracy"] < ENOUGH:
+        raise DepthwiseError(f"{name} reached {state['accuracy']:.2f} %, less than {ENOUGH} %; nothing is measured")
     model: Any = NETWORKS[name]().eval()
     model.load_state_dict(state["model"])
     network: nn.Module = model.to(memory_format=torch.channels_last)

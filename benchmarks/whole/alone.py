@@ -60,7 +60,8 @@ def cost(network: str, batch: int, size: int, threads: int) -> Cost:
 
 def _in_a_process(arguments: list[str], cache: str) -> Alone:
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.whole.alone", *arguments]
-    environment = {**os.environ, "DEPTHWISE_CACHE_DIR": cache}
+    # Modules are compiled once, as where they were installed.
+    environment = {**os.environ, "DEPTHWISE_CACHE_DIR": cache, "PYTHONDONTWRITEBYTECODE": ""}
     ran = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     return Alone(**json.loads(ran.stdout.splitlines()[-1]))
 

@@ -101,9 +101,10 @@ def chained(x: Tensor, links: Sequence[Link], residual: Tensor | None = None) ->
     parameters = [tensor for link in links for tensor in link.parameters]
     moved, counted = _statistics(links)
     given = [tensor for tensor in parameters if tensor is not None]
-    # Torch's guards want every tensor once.
+    # Torch's guards pass nothing where a tensor is among them twice.
     read = [x, *([] if residual is None or residual is x else [residual]), *given, *moved.values()]
     there = tuple(tensor is None for tensor in (residual, *parameters))
+    # The first weight makes entries few for each key; whether one is right, its guard says.
     key = id(given[0]), residual is x, there, *(link.setting for link in links)
     chain = _seen.found(key, read)
     if chain is None:
@@ -130,7 +131,7 @@ def _statistics(links: Sequence[Link]) -> tuple[dict[str, Tensor], list[Tensor]]
 
 def _made(x: Tensor, links: Sequence[Link], residual: Tensor | None, read: Sequence[Tensor]) -> Chain | None:
     """What runs them; None where they must run one by one."""
-    # Who is told of every choice hears of each by itself; and torch's guards want every tensor once.
+    # Who is told of every choice hears of each by itself; and of a tensor that is there twice no guard can be kept.
     if circumstances.get().observe is not None or len({*map(id, read)}) < len(read) or refusal(x) is not None:
         return None
     if x.dim() - 2 not in LAST or not x.is_contiguous(memory_format=LAST[x.dim() - 2]):

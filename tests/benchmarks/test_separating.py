@@ -13,8 +13,8 @@ from benchmarks.separating.data import IMAGE_SIZE, Fashion, load_fashion
 from benchmarks.separating.measuring import BUDGETS, Batches, Cell, Row, append, cells, output_error, read
 from benchmarks.separating.methods import BALF, BLUEPRINT, CP, GSVD, METHODS, OURS, RANDOM, SVD
 from benchmarks.separating.networks import NETWORKS, Residual, conv, head
-from benchmarks.separating.table import END, NOT_RUN, begin, document, verdicts, written
-from benchmarks.separating.training import FULL, SHORT, Course, epochs_done, load_dense, train_epoch
+from benchmarks.separating.table import BEGIN, END, NOT_RUN, document, verdicts, written
+from benchmarks.separating.training import EPOCHS, epochs_done, load_dense, train_epoch
 from benchmarks.suite import ROOT
 from depthwise import DepthwiseError
 
@@ -66,10 +66,10 @@ def test_training_goes_on_from_its_checkpoint(fashion: Fashion, tmp_path: Path) 
     assert not (tmp_path / "vgg.unfinished").exists()
     state = torch.load(tmp_path / "vgg.pt", weights_only=True)
     assert state["schedule"]["last_epoch"] == 2 * 2
-    torch.save({**state, "epoch": FULL.epochs}, tmp_path / "vgg.pt")
+    torch.save({**state, "epoch": EPOCHS}, tmp_path / "vgg.pt")
     with pytest.raises(DepthwiseError, match=r"vgg reached .* %, less than 92.5 %; nothing is measured"):
         load_dense("vgg", tmp_path)
-    with pytest.raises(DepthwiseError, match=f"vgg has its {FULL.epochs} epochs"):
+    with pytest.raises(DepthwiseError, match=f"vgg has its {EPOCHS} epochs"):
         train_epoch("vgg", fashion, tmp_path)
 
 
@@ -181,11 +181,10 @@ def test_the_aim_against_plain_svd() -> None:
     assert (False, "vgg at 0.20 has 1.2 times less error than plain SVD, aim 2") in verdicts({CELL: ROW, svd.cell: svd})
 
 
-@pytest.mark.parametrize("course", [FULL, SHORT], ids=lambda course: course.name)
-def test_the_page_has_the_table_of_the_published_rows(course: Course) -> None:
+def test_the_page_has_the_table_of_the_published_rows() -> None:
     page = (ROOT / "docs" / "separate.md").read_text(encoding="utf-8")
-    rows = read(ROOT / "docs" / f"{course.name}.jsonl")
+    rows = read(ROOT / "docs" / "separating.jsonl")
     assert rows
-    assert written(page, rows, course) == page
-    assert written(page, {CELL: ROW}, course) != page
-    assert page.index(begin(course)) < page.index(END, page.index(begin(course)))
+    assert written(page, rows) == page
+    assert written(page, {CELL: ROW}) != page
+    assert page.index(BEGIN) < page.index(END)

@@ -26,9 +26,11 @@ def does_nothing(module: nn.Module) -> bool:
 
 def _parts_of(block: nn.Module, names: Sequence[str]) -> list[nn.Module] | None:
     """Those that are there; None where one is not what the block's own forward calls."""
-    own = block._modules
-    parts = [own.get(name, block.__dict__.get(name, block)) for name in names]
-    return None if block in parts else [part for part in parts if part is not None]
+    # Of a part that is None torch keeps the name among modules, or as an attribute like any other.
+    own = {**block.__dict__, **block._modules}
+    if any(name not in own for name in names):
+        return None
+    return [own[name] for name in names if own[name] is not None]
 
 
 def _separable_forward(kind: Any, names: Sequence[str]) -> Forward:

@@ -59,6 +59,7 @@ class Chain:
         residual:   is added to the last norm's result, which has no activation
         moved:      running statistics by the names of their buffers, which move to the batch's
         """
+        # All that is packed: what has a default belongs to a norm.
         gradients_asked(
             [each for each, name in zip(parameters, self._names, strict=True) if name not in self._defaults]
         )
@@ -150,12 +151,11 @@ class Chain:
         """
         if not are_plain(*read) or any(tensor.is_neg() for tensor in read):
             return False
-        first, size, strides = read[1], *self._links[0].reads
-        given = Made("x", size, strides)
+        images = self._result, Made("x", *self._links[0].reads), *self._kept
         sizes = [each for link in self._links for each in link.sizes]
         return all(
             tensor.shape == made.size and same_strides(made.size, tensor.stride(), made.strides)
-            for tensor, made in zip((read[0], first, *read[2:]), (self._result, given, *self._kept), strict=False)
+            for tensor, made in zip(read[: len(images)], images, strict=True)
         ) and all(
             tensor is None or (tensor.shape == size and tensor.is_contiguous())
             for tensor, size in zip(parameters, sizes, strict=True)
