@@ -26,6 +26,7 @@ from depthwise.backends.cpu.emit.padded import PaddedKernel
 from depthwise.backends.cpu.emit.patches import PatchKernel
 from depthwise.backends.cpu.emit.planar import PlanarPointwiseKernel
 from depthwise.backends.cpu.emit.pointwise import PointwiseKernel
+from depthwise.backends.cpu.lower.pointwise import pointwise_program
 from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.cpu.plan.bands import Bands, TwoStages, separable_cut
 from depthwise.backends.cpu.plan.boxes import MOST_APART, Boxes, boxes_cut, comes_packed, packed_cut
@@ -548,6 +549,19 @@ def test_lines_of_the_next_band(channels: int, outputs: int, stride: int, lines:
     g = geometry((channels, 112, 112), 3, stride, 1, out_channels=outputs)
     kernel = tiles(g, replace(AVX512, l2_bytes=2**20), 560)
     assert kernel.fetched_lines == lines
+
+
+@pytest.mark.parametrize(("l2_bytes", "lines"), [(2**21, 0), (2**20, 1)])
+def test_a_pointwise_stage_fetches_its_next_tile_where_images_leave_l2(l2_bytes: int, lines: int) -> None:
+    g = geometry((32, 56, 56), 1, out_channels=96)
+    (stage,) = pointwise_program(
+        g, 1, 32, None, residual=False, machine=replace(AVX512, l2_bytes=l2_bytes), threads=1
+    ).stages
+    kernel = stage.kernel
+    assert isinstance(kernel, PointwiseKernel)
+    assert kernel.plan.fetched_lines == lines
+    # To L2 comes the place of the next result alone.
+    assert ("i32 0, i32 2, i32 1)" in kernel.ir()) == bool(lines)
 
 
 @st.composite

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from ..plan.pointwise import PointwisePlan
 from ..plan.sizes import LINE_ELEMENTS
@@ -28,15 +29,17 @@ PREFETCH_INPUTS = 24
 
 @dataclass(frozen=True, slots=True)
 class Ahead:
-    """What comes to L2 while pixels are multiplied.
+    """What comes to a cache while pixels are multiplied.
 
     start, per_pixel: memory from `start` on, so many elements for each pixel
-    is_far: the place of the next tile's result too
+    is_far: the place of the next tile's result too, to L2
+    level:  of the cache
     """
 
     start: Ptr
     per_pixel: Int
     is_far: Bool
+    level: Literal[1, 2] = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,7 @@ class Band:
 
 @dataclass(frozen=True)
 class PointwiseKernel(OnePlanKernel):
-    """Tasks: chunks of panels x chunks of pixels."""
+    """Tasks: chunks of panels x chunks of pixels. Each tile fetches the next one's pixels where the plan says so."""
 
     kind = "pw_f32"
     pointers = ("x", *POINTERS)
@@ -87,8 +90,15 @@ class PointwiseKernel(OnePlanKernel):
                 last - first,
                 e.pointer("out") + first * k.out_stride,
                 e.pointer("residual") + first * k.out_channels,
+                _next_tile(e, k, first) if k.fetched_lines else None,
             )
             write_product(e, k, band, (chunk * k.panels // chunks, (chunk + 1) * k.panels // chunks))
+
+
+def _next_tile(e: Block, k: PointwisePlan, first: Int) -> Ahead:
+    """What the tile after each of a band from pixel `first` on reads, and where its result lies."""
+    start = e.pointer("x") + (first + k.heights[0]) * k.pixel_stride
+    return Ahead(start, e.whole(k.pixel_stride), is_far=e.whole(1) > 0, level=1)
 
 
 def write_product(e: Block, k: PointwisePlan, band: Band, panels: tuple[Int, Int]) -> None:
@@ -159,9 +169,9 @@ def _write_tile(e: Block, k: PointwisePlan, band: Band, panel: Panel, tile: Tile
 def _fetching(k: PointwisePlan, band: Band, panel: Panel, m: Int, rows: int) -> Callable[[Int], None]:
     """What a tile does at each input channel so that memory beyond L2 is not waited for.
 
-    The tile's first panels fetch what of the next band's input belongs to its pixels, some lines for each channel. They
-    also fetch where the next tile's result will lie, a line for each channel: it must come before what is stored
-    there, and stores that wait for it stop all others.
+    The tile's first panels fetch what lies ahead for its pixels, some lines for each channel. They also fetch where the
+    next tile's result will lie, a line for each channel: it must come before what is stored there, and stores that wait
+    for it stop all others.
     """
     ahead = band.ahead
     if ahead is None or not k.pixels_first:
@@ -171,12 +181,12 @@ def _fetching(k: PointwisePlan, band: Band, panel: Panel, m: Int, rows: int) -> 
     is_wanted = in_line < in_lines
     start = select(is_wanted, ahead.start + (m * ahead.per_pixel + in_line * LINE_ELEMENTS), panel.weight)
     step = is_wanted.pick(k.fetched_lines * LINE_ELEMENTS, 0)
-    next_tile = band.out + (m + rows) * k.out_channels
-    last_line = ahead.is_far.pick(-(-rows * k.out_channels // LINE_ELEMENTS) - 1, 0)
+    next_tile = band.out + (m + rows) * k.out_stride
+    last_line = ahead.is_far.pick(-(-rows * k.out_stride // LINE_ELEMENTS) - 1, 0)
 
     def fetch(c: Int) -> None:
         for line in range(k.fetched_lines):
-            (start + (c * step + line * LINE_ELEMENTS)).prefetch(2)
+            (start + (c * step + line * LINE_ELEMENTS)).prefetch(ahead.level)
         (next_tile + least(c + first, last_line) * LINE_ELEMENTS).prefetch(2)
 
     return fetch

@@ -14,6 +14,7 @@ from ..plan.cut import team_of
 from ..plan.panels import images_cut, panels_cut
 from ..plan.pointwise import pointwise_plan
 from ..plan.product import vectors_of
+from ..plan.sizes import moved_bytes
 from ..plan.view import view_of
 from ..run.program import Program, Stage
 from .decision import Decision, Layout, dense_strides
@@ -49,6 +50,8 @@ def pointwise_program(
     team = team_of(g, batch, machine, threads)
     cut = panels_cut(g, machine, team, batch * prod(g.out_spatial))
     p = pointwise_plan(g, activation, machine, residual=residual, pixels=cut.tile_pixels, pixel_stride=pixel_stride)
+    if moved_bytes(g, batch) <= machine.l2_bytes:
+        p = replace(p, fetched_lines=0)
     view = view_of(g, batch, dense_strides(g, channels_last=True))
     return Program((Stage(PointwiseKernel(machine, p), view, cut),))
 

@@ -19,7 +19,7 @@ class PointwisePlan(Product):
 
     heights: register tiles are of so many pixels, the most first
     pixels_first: tiles of pixels are the outer loop, panels of weights the inner one
-    fetched_lines: of the next band's input, for each input channel of a panel; where pixels come first
+    fetched_lines: of the input that comes next, for each input channel of a panel, where pixels come first; 0: none
     pixel_stride: elements from one pixel to the next of what is multiplied
     result_stride: the same of the result, where other numbers lie between its pixels; else 0
     """
