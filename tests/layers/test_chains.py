@@ -6,6 +6,7 @@ import copy
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import pytest
@@ -147,15 +148,66 @@ def excited() -> list[nn.Module]:
     return [*block()[:6], SqueezeExcite(40, 10, gate=nn.Sigmoid), *block()[6:]]
 
 
-def test_a_squeeze_excite_within() -> None:
+def apart(patch: pytest.MonkeyPatch) -> None:
+    """Squeeze-excites and the convolutions behind them by themselves."""
+    patch.setattr(lowered, "FEWEST_PIXELS", inf)
+    patch.setattr(chains, "_seen", calls.Seen())
+
+
+@pytest.mark.parametrize("gates", [True, False])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_squeeze_excite_within(gates: bool, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not gates:
+        apart(monkeypatch)
     modules, x = excited(), image(3, 12, 11, 9)
-    out, found = trained(copy.deepcopy(modules), x)
+    with torch_threads(threads):
+        out, found = trained(copy.deepcopy(modules), x)
     assert nodes(out).split().count("_ChainBackward") == 1
     exact = [copy.deepcopy(module).double() for module in modules]
     expected, best = trained(exact, x.double())
     torch.testing.assert_close(out.double(), expected, atol=1e-5, rtol=1e-4)
     scale = max(float(grad.double().norm()) for grad in best)
     assert max(float((a.double() - b.double()).norm()) for a, b in zip(found, best, strict=True)) < 1e-6 * scale
+
+
+def test_any_number_of_threads_gives_a_squeeze_excites_bits() -> None:
+    modules, x = excited(), image(5, 12, 11, 9)
+    results = []
+    for threads in (1, 2, 3):
+        with torch_threads(threads):
+            results.append(trained(copy.deepcopy(modules), x))
+    for out, found in results[1:]:
+        assert torch.equal(out, results[0][0])
+        assert all(map(torch.equal, found, results[0][1]))
+
+
+@pytest.mark.parametrize(
+    ("last", "height", "is_one"),
+    [
+        (pointwise(40, 12), 2, True),
+        (pointwise(40, 12), 1, False),
+        (pointwise(40, 12, bias=True), 4, False),
+        (pointwise(40, 12, groups=2), 4, False),
+        (DepthwiseConv2d(40, 3, padding=1, bias=False), 4, False),
+    ],
+    ids=["many pixels", "few", "a bias", "groups", "depthwise"],
+)
+def test_factors_go_into_the_weights_behind(
+    last: Any, height: int, is_one: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the convolution behind is pointwise and the image large enough; numbers are what they are apart."""
+    outputs = last.weight.shape[0]
+    modules, x = [*block()[:3], SqueezeExcite(40, 10), last, nn.BatchNorm2d(outputs)], image(2, 12, height, 3)
+    made: list[Any] = []
+    monkeypatch.setattr(cpu_chains, "joined", lambda links: made.append(lowered.joined(links)) or made[-1])  # type: ignore[func-returns-value]
+    out, found = trained(copy.deepcopy(modules), x)
+    assert [isinstance(link, lowered.GatedConvNorm) for link in made[0]].count(True) == is_one
+    with monkeypatch.context() as patch:
+        apart(patch)
+        expected, theirs = trained(copy.deepcopy(modules), x)
+    torch.testing.assert_close(out, expected)
+    scale = max(float(grad.double().norm()) for grad in theirs)
+    assert max(float((a.double() - b.double()).norm()) for a, b in zip(found, theirs, strict=True)) < 1e-5 * scale
 
 
 @pytest.mark.parametrize("make", [block, excited])
@@ -368,6 +420,21 @@ def statistics_of_another(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Stage, "renamed", renamed)
 
 
+def factors_of_no_gradient(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(lowered.SqueezeExcite, "to_the_means", lambda *_, **__: iter(()))
+
+
+def factors_not_activated(patch: pytest.MonkeyPatch) -> None:
+    whole = Stage.renamed
+
+    def renamed(stage: Stage, names: Any) -> Stage:
+        found = whole(stage, names)
+        changed = {"gate": "expanded3", "scale": "expanded3"}
+        return replace(found, buffers=tuple((a, changed.get(a, b)) for a, b in found.buffers))
+
+    patch.setattr(Stage, "renamed", renamed)
+
+
 def gradients_in_one_place(patch: pytest.MonkeyPatch) -> None:
     whole = arena.places
     # All lie at the start of a memory as large as before.
@@ -382,6 +449,17 @@ def nothing_added(patch: pytest.MonkeyPatch) -> None:
         return first, second, dx, None, *others
 
     patch.setattr(cpu_chains._Chain, "backward", staticmethod(backward))
+
+
+@pytest.mark.parametrize("mutant", [factors_of_no_gradient, factors_not_activated], ids=lambda each: each.__name__)
+def test_mutants_of_squeeze_excites_are_seen(
+    mutant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "bound", lambda _, bind: bind())
+    monkeypatch.setattr(chains, "_seen", calls.Seen())
+    mutant(monkeypatch)
+    with pytest.raises(AssertionError):
+        test_a_squeeze_excite_within(True, 1, monkeypatch)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ from tests.support.cases import small_integers
 from tests.support.excited import GATED, SUMMED, check_gated, check_summed
 from tests.support.expanded import check_expanded, tried
 from tests.support.fresh import SIZES, check_fresh
-from tests.support.gates import check_gate_gradients
+from tests.support.gates import check_gate_gradients, check_gated_convolution
 from tests.support.kernels import (
     HERE,
     NAN,
@@ -124,9 +124,10 @@ def check_norms(machine: Machine) -> None:
 
 
 def check_gates(machine: Machine) -> None:
-    """Gradients of gated images, every buffer guarded."""
+    """Gradients of gated images, and gated convolutions, every buffer guarded."""
     for side in SIDES:
         check_gate_gradients(machine, Guarded(side), channels=(1, 7, 16, 71), pixels=(2, 65))
+        check_gated_convolution(replace(machine, l2_bytes=0), Guarded(side))
 
 
 def check_fresh_weights(machine: Machine) -> None:

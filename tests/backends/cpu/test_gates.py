@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor
 
 from depthwise.backends.cpu import gates
-from depthwise.backends.cpu.emit import gate_gradient
+from depthwise.backends.cpu.emit import gate_gradient, gated_sums
+from depthwise.backends.cpu.emit import gated as gated_kernels
+from depthwise.backends.cpu.emit.ir import greatest
 from depthwise.backends.cpu.lower.gates import GateProblem, gradient_program
 from depthwise.backends.cpu.machine import Machine
 from depthwise.backends.cpu.run.bound import Bound
@@ -18,7 +21,7 @@ from depthwise.gates import squeeze_excite
 from tests.backends.cpu.test_mutants import Mutant, planted
 from tests.backends.cpu.test_mutants import _code_of_its_own as _code_of_its_own
 from tests.layers.test_turns import image, nodes
-from tests.support.gates import check_gate_gradients
+from tests.support.gates import check_gate_gradients, check_gated_convolution
 from tests.support.kernels import HERE, Roomy
 
 pytestmark = pytest.mark.skipif(not HERE, reason="no generator serves this machine")
@@ -55,6 +58,18 @@ def test_any_number_of_threads_gives_the_same_bits(monkeypatch: pytest.MonkeyPat
     assert float((found[0] - exact).abs().max()) < 1e-5 * float((dy * x).abs().sum(1).max())
 
 
+@on_each_machine
+@pytest.mark.parametrize("l2_bytes", [4, 2**21], ids=["beyond L2", "in L2"])
+def test_gated_convolutions_are_exact(target: Machine, l2_bytes: int) -> None:
+    for team in (1, 2, 3):
+        check_gated_convolution(replace(target, l2_bytes=l2_bytes), team=team)
+
+
+@on_each_machine
+def test_gated_convolutions_of_many_pieces_are_exact(target: Machine) -> None:
+    check_gated_convolution(target, widths=((17, 33),), size=(20, 21))
+
+
 MUTANTS: dict[str, tuple[Any, str, Mutant]] = {
     "a pixel too few at once": (gate_gradient, "least", lambda right: lambda a, b: right(a, b) - 1),
     "half of the sums": (gate_gradient, "pairwise", lambda right: lambda vectors: right(vectors[:1])),
@@ -70,11 +85,30 @@ MUTANTS: dict[str, tuple[Any, str, Mutant]] = {
             lambda e, channels, lanes, write: right(e, channels, lanes, lambda c, lanes, vectors: write(c, lanes, 1))
         ),
     ),
+    "the sums of the first image for all": (
+        gated_sums.GatedSumsKernel,
+        "_of",
+        lambda right: lambda self, sums, image, tile: right(self, sums, image * 0, tile),
+    ),
+    "rows that two tiles have counted twice": (gated_sums, "select", lambda _: lambda condition, yes, no: yes),
+    "half of the rows": (gated_sums, "pairwise", lambda right: lambda vectors: right(vectors[:1])),
+    "a tile's first row one too early": (
+        gated_sums.GatedSumsKernel,
+        "_first_row",
+        lambda right: lambda self, tile: greatest(right(self, tile) - 1, 0),
+    ),
+    "factors of the first image for all": (
+        gated_kernels.ScaledKernel,
+        "own",
+        lambda right: lambda self, e, band, image, thread: right(self, e, band, image * 0, thread),
+    ),
+    "nothing added to the product": (gated_kernels, "Affine", lambda right: lambda scale, _: right(scale, scale)),
 }
 
 
 def check() -> None:
     check_gate_gradients(HERE[-1], Roomy(), channels=(71,), pixels=(65,))
+    check_gated_convolution(HERE[-1], Roomy(), widths=((17, 33),))
 
 
 def test_without_a_mutant_the_check_passes() -> None:

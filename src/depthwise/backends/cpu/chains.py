@@ -23,7 +23,18 @@ from ..formats import LAST, same_strides
 from ..tensors import are_plain
 from ..weights import gradients_asked
 from .launch import compiles, machine, most_seconds
-from .lower.chains import ConvNorm, Link, Made, SqueezeExcite, backward_program, buffer_of, forward_program
+from .lower.chains import (
+    ConvNorm,
+    GatedConvNorm,
+    Link,
+    Made,
+    SqueezeExcite,
+    backward_program,
+    buffer_of,
+    forward_program,
+    joined,
+    numbered,
+)
 from .machine import FLOAT_BYTES
 from .norms import filled
 from .run import leases, threads
@@ -44,8 +55,8 @@ class Chain:
         self._seconds = sum(map(_most_seconds, links))
         self._title = f"depthwise: {', '.join(link.label for link in links)}, with batch norms"
         self._forward = Bound(program, self._seconds, trains=True, title=self._title)
-        *self._kept, self._result = (made for number, link in enumerate(links) for made in link.made(number))
-        named = [(n, name) for n, link in enumerate(links) for name in link.parameters]
+        *self._kept, self._result = (made for number, link in numbered(links) for made in link.made(number))
+        named = [(n, name) for n, link in numbered(links) for name in link.parameters]
         self._names = [buffer_of(n, name) for n, name in named]
         self._gradients = [buffer_of(n, f"{name}_gradient") for n, name in named]
         self._defaults = dict(_defaults(links))
@@ -183,6 +194,7 @@ class Chain:
 
 def chain_of(links: tuple[Link, ...]) -> Chain | None:
     """What runs these one after another; None where the code for it could not be made."""
+    links = joined(links)
 
     def make() -> Chain | None:
         program = forward_program(links, machine(), threads.team_size())
@@ -225,9 +237,10 @@ def _new(made: Made) -> Tensor:
 
 def _defaults(links: Sequence[Link]) -> Iterator[tuple[str, Tensor]]:
     """What stands for weights and biases of norms that there are none of, by the names of their buffers."""
-    for number, link in enumerate(links):
-        if isinstance(link, ConvNorm):
-            channels = link.norm.channels
+    for number, link in numbered(links):
+        last = link.last if isinstance(link, GatedConvNorm) else link
+        if isinstance(last, ConvNorm):
+            channels = last.norm.channels
             yield buffer_of(number, "scale"), filled(channels, 1.0)
             yield buffer_of(number, "shift"), filled(channels, 0.0)
 
@@ -247,10 +260,14 @@ def _computed(link: Link, x: Tensor, *parameters: Any) -> Tensor:
         first, last = link.activations
         hidden = activate(F.conv2d(x.mean((2, 3), keepdim=True), reduce, reduce_bias), first)
         return x * activate(F.conv2d(hidden, expand, expand_bias), last)
+    if isinstance(link, GatedConvNorm):
+        count = len(link.excite.parameters)
+        return _computed(link.last, _computed(link.excite, x, *parameters[:count]), *parameters[count:])
     raise TypeError(f"torch's operators for a {type(link).__name__} are not known")
 
 
 def _most_seconds(link: Link) -> float:
     made = sum(prod(each.size) for each in link.made(0))
-    seconds = most_seconds(link.convolution) if isinstance(link, ConvNorm) else 0.001
+    last = link.last if isinstance(link, GatedConvNorm) else link
+    seconds = most_seconds(last.convolution) if isinstance(last, ConvNorm) else 0.001
     return seconds + 0.001 + 8 * FLOAT_BYTES * made / 1e9

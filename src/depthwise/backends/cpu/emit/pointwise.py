@@ -51,12 +51,21 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True)
+class Affine:
+    """A factor for each output channel, and what is added to the product."""
+
+    scale: Ptr
+    shift: Ptr
+
+
+@dataclass(frozen=True, slots=True)
 class Band:
     """Neighbouring pixels: what is multiplied, their number, and where result and residual lie.
 
     ahead: what is fetched meanwhile, or None
     weights: the pointers to what it is multiplied with
     gate: what is first multiplied into each panel of them, or None
+    affine: what becomes of the sums before all else, or None
     """
 
     a: Ptr
@@ -66,6 +75,7 @@ class Band:
     ahead: Ahead | None = None
     weights: tuple[str, str] = WEIGHTS
     gate: Gate | None = None
+    affine: Affine | None = None
 
 
 @dataclass(frozen=True)
@@ -90,13 +100,15 @@ class PointwiseKernel(OnePlanKernel):
                 last - first,
                 e.pointer("out") + first * k.out_stride,
                 e.pointer("residual") + first * k.out_channels,
-                _next_tile(e, k, first) if k.fetched_lines else None,
+                next_tile(e, k, first),
             )
             write_product(e, k, band, (chunk * k.panels // chunks, (chunk + 1) * k.panels // chunks))
 
 
-def _next_tile(e: Block, k: PointwisePlan, first: Int) -> Ahead:
-    """What the tile after each of a band from pixel `first` on reads, and where its result lies."""
+def next_tile(e: Block, k: PointwisePlan, first: Int) -> Ahead | None:
+    """What the tile after each of a band from pixel `first` on reads, and where its result lies; None: not wanted."""
+    if not k.fetched_lines:
+        return None
     start = e.pointer("x") + (first + k.heights[0]) * k.pixel_stride
     return Ahead(start, e.whole(k.pixel_stride), is_far=e.whole(1) > 0, level=1)
 
@@ -162,6 +174,12 @@ def _write_tile(e: Block, k: PointwisePlan, band: Band, panel: Panel, tile: Tile
         return sums
 
     sums = add_products(e, k.group_inputs, sums, add)
+    if band.affine is not None:
+        scales, shifts = (
+            [(place + column).load(k.lanes) for column in panel.columns]
+            for place in (band.affine.scale, band.affine.shift)
+        )
+        sums = [total.fma(scales[i % vectors], shifts[i % vectors]) for i, total in enumerate(sums)]
     residuals = [band.residual + (m * k.out_channels + column) for column in panel.columns] if k.residual else []
     put(k, sums, rows, results, residuals)
 
@@ -174,7 +192,7 @@ def _fetching(k: PointwisePlan, band: Band, panel: Panel, m: Int, rows: int) -> 
     for it stop all others.
     """
     ahead = band.ahead
-    if ahead is None or not k.pixels_first:
+    if ahead is None or not k.fetched_lines:
         return lambda _: None
     first = panel.number * k.group_inputs
     in_line, in_lines = first * k.fetched_lines, ceil_div(ahead.per_pixel * rows, LINE_ELEMENTS)

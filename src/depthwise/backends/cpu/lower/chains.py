@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from math import prod
 from typing import ClassVar
 
@@ -31,12 +32,18 @@ from .gradients import (
     InputGradient,
     PointwiseGradient,
     WeightGradient,
+    lower_gated_gradient,
     lower_input_gradient,
     lower_pointwise_gradient,
     lower_weight_gradient,
     pointwise_input_problem,
 )
 from .norms import NormProblem
+from .pointwise import scaled_program
+
+# Of an image, for each output channel of a gated convolution: for each input channel the sums of an image are a number
+# for each output channel, written and read again, and what they spare is ten passes over the image.
+FEWEST_PIXELS = 1 / 3
 
 # What makes a program for a machine and so many threads, and what its buffers are called in the chain.
 Part = tuple[Callable[[Machine, int], Program], dict[str, str]]
@@ -55,9 +62,11 @@ class Link(ABC):
     """A layer of channels-last images: pure numbers.
 
     parameters: what they are called; the gradient of each is NAME_gradient
+    layers:     how many it is
     """
 
     parameters: ClassVar[tuple[str, ...]]
+    layers: ClassVar[int] = 1
 
     @property
     @abstractmethod
@@ -135,21 +144,30 @@ class ConvNorm(Link):
         )
 
     def forward(self, number: int, source: str) -> Iterator[Part]:
+        yield _convolution(self.convolution, bias=self.bias), _of_convolution(number, source, _named(number)("image"))
+        yield self.normalized(number)
+
+    def normalized(self, number: int) -> Part:
+        """What comes of the convolution's image."""
         of = _named(number)
-        yield _convolution(self.convolution, bias=self.bias), _of_convolution(number, source, of("image"))
         named = {"x": of("image"), "weight": of("scale"), "bias": of("shift"), "residual": "residual"}
         same = {name: of(name) for name in ("statistics", "running_mean", "running_var", "out")}
-        yield (lambda *on: norms.forward_program(self.norm, *on)), named | same
+        return (lambda *on: norms.forward_program(self.norm, *on)), named | same
 
     def backward(self, number: int, source: str, dy: str, dx: str | None, *, weights: bool) -> Iterator[Part]:
+        yield self.to_the_image(number, dy)
+        tensors = source, _named(number)("image_gradient"), dx
+        yield from _gradients(self.convolution, number, tensors, "", self.bias, weights)
+
+    def to_the_image(self, number: int, dy: str) -> Part:
+        """The gradients of the convolution's image and of the norm's parameters."""
         of = _named(number)
         # The gradient of what is added is that of the sum.
         norm = replace(self.norm, residual=False)
         named = {"x": of("image"), "dy": dy, "bias": of("shift"), "dx": of("image_gradient")}
         sums = {"weight_gradient": of("scale_gradient"), "bias_gradient": of("shift_gradient")}
         same = {"statistics": of("statistics")}
-        yield (lambda *on: norms.backward_program(norm, *on, input_gradient=True)), named | sums | same
-        yield from _gradients(self.convolution, number, (source, of("image_gradient"), dx), "", self.bias, weights)
+        return (lambda *on: norms.backward_program(norm, *on, input_gradient=True)), named | sums | same
 
     def between(self, number: int) -> dict[str, int]:
         return {_named(number)("image_gradient"): prod(self.convolution.output_size)}
@@ -205,6 +223,13 @@ class SqueezeExcite(Link):
         return *small, Made(of("out"), *self.reads)
 
     def forward(self, number: int, source: str) -> Iterator[Part]:
+        yield from self.factors(number, source)
+        of = _named(number)
+        named = {"x": source, "operand_0": of("factors"), "out": of("out")}
+        yield (lambda *on: gates.product_program(self.gate, *on)), named
+
+    def factors(self, number: int, source: str) -> Iterator[Part]:
+        """What the image is multiplied by."""
         of, (reduce, expand) = _named(number), self._rows
         first, last = self._activated
         yield (lambda *on: gates.means_program(self.gate, *on)), {"x": source, "out": of("means")}
@@ -212,16 +237,21 @@ class SqueezeExcite(Link):
         yield (lambda *on: activations.forward_program(first, *on)), {"x": of("hidden"), "out": of("active")}
         yield _convolution(expand, bias=True), _of_convolution(number, of("active"), of("expanded"), "expand_")
         yield (lambda *on: activations.forward_program(last, *on)), {"x": of("expanded"), "out": of("factors")}
-        named = {"x": source, "operand_0": of("factors"), "out": of("out")}
-        yield (lambda *on: gates.product_program(self.gate, *on)), named
 
     def backward(self, number: int, source: str, dy: str, dx: str | None, *, weights: bool) -> Iterator[Part]:
-        of, (reduce, expand) = _named(number), self._rows
-        first, last = self._activated
+        of = _named(number)
         if dx is None:
             raise RuntimeError("a squeeze-excite is no chain's first link")
         named = {"x": source, "dy": dy, "factors": of("factors"), "dx": dx, "factors_gradient": of("factors_gradient")}
         yield (lambda *on: gates.gradient_program(self.gate, *on)), named
+        yield from self.to_the_means(number, weights=weights)
+        named = {"x": dx, "operand_0": of("pixels_gradient"), "out": dx}
+        yield (lambda *on: gates.sum_program(self.gate, *on)), named
+
+    def to_the_means(self, number: int, *, weights: bool) -> Iterator[Part]:
+        """From the factors' gradients those of the parameters, and of each pixel by way of the means."""
+        of, (reduce, expand) = _named(number), self._rows
+        first, last = self._activated
         yield _derivative(last, of("factors_gradient"), of("expanded"), of("expanded_gradient"))
         tensors = of("active"), of("expanded_gradient"), of("active_gradient")
         yield from _gradients(expand, number, tensors, "expand_", bias=True, weights=weights)
@@ -231,8 +261,6 @@ class SqueezeExcite(Link):
         share = Elementwise(1, 1, prod(self.size[:2]), (Term("div", value=self.gate.pixels),))
         named = {"x": of("means_gradient"), "out": of("pixels_gradient")}
         yield (lambda *on: lower_elementwise(share, *on).program), named
-        named = {"x": dx, "operand_0": of("pixels_gradient"), "out": dx}
-        yield (lambda *on: gates.sum_program(self.gate, *on)), named
 
     @property
     def _activated(self) -> tuple[ActivationProblem, ActivationProblem]:
@@ -247,13 +275,98 @@ class SqueezeExcite(Link):
         return dict.fromkeys(map(of, wide), batch * channels) | dict.fromkeys(map(of, narrow), batch * self.squeezed)
 
 
+@dataclass(frozen=True, slots=True)
+class GatedConvNorm(Link):
+    """A squeeze-excite and the pointwise convolution behind it, with its norm: the image between them is nowhere.
+
+    The convolution's weights are multiplied by the factors, image by image, and so are its gradients: those of the
+    factors come of the sums that the weights' are made of.
+    """
+
+    parameters = (*SqueezeExcite.parameters, *ConvNorm.parameters)
+    layers = 2
+
+    excite: SqueezeExcite
+    last: ConvNorm
+
+    @property
+    def label(self) -> str:
+        return f"{self.excite.label}, {self.last.label}"
+
+    @property
+    def sizes(self) -> tuple[tuple[int, ...], ...]:
+        return *self.excite.sizes, *self.last.sizes
+
+    @property
+    def reads(self) -> tuple[tuple[int, ...], Strides]:
+        return self.excite.reads
+
+    def made(self, number: int) -> tuple[Made, ...]:
+        return *self.excite.made(number)[:-1], *self.last.made(number)
+
+    def forward(self, number: int, source: str) -> Iterator[Part]:
+        of = _named(number)
+        yield from self.excite.factors(number, source)
+        gated = replace(self.last.convolution, gated=True)
+        named = _of_convolution(number, source, of("image")) | {"gate": of("factors")}
+        yield _convolution(gated, bias=False), named
+        yield self.last.normalized(number)
+
+    def backward(self, number: int, source: str, dy: str, dx: str | None, *, weights: bool) -> Iterator[Part]:
+        of, problem = _named(number), self.last.convolution
+        g, batch, given = problem.geometry, problem.batch, of("image_gradient")
+        if dx is None:
+            raise RuntimeError("a squeeze-excite is no chain's first link")
+        yield self.last.to_the_image(number, dy)
+        same = {name: of(name) for name in ("weight", "factors", "weight_gradient", "factors_gradient")}
+        yield (lambda *on: lower_gated_gradient(g, batch, *on)), {"x": source, "gradient": given} | same
+        yield from self.excite.to_the_means(number, weights=weights)
+        turned = pointwise_input_problem(g, batch, _known(problem.result)).geometry
+
+        def scaled(machine: Machine, threads: int) -> Program:
+            program = scaled_program(turned, batch, machine, threads)
+            return packing_itself(program, turned, machine, turned=True, bias=False)
+
+        named = {"x": given, "weight": of("weight"), "scale": of("factors"), "shift": of("pixels_gradient"), "out": dx}
+        yield scaled, named
+
+    def between(self, number: int) -> dict[str, int]:
+        return self.excite.between(number) | self.last.between(number)
+
+
+def joined(links: Sequence[Link]) -> tuple[Link, ...]:
+    """The same, squeeze-excites with the convolution behind them where that moves less."""
+    found: list[Link] = []
+    for link in links:
+        before = found[-1] if found else None
+        if isinstance(before, SqueezeExcite) and isinstance(link, ConvNorm) and _gates(link):
+            found[-1] = GatedConvNorm(before, link)
+        else:
+            found.append(link)
+    return tuple(found)
+
+
+def _gates(link: ConvNorm) -> bool:
+    """Whether the factors of the image that it reads are better multiplied into its weights."""
+    problem = link.convolution
+    g = problem.geometry
+    if problem.operation != "pointwise" or g.groups > 1 or link.bias:
+        return False
+    return prod(g.out_spatial) >= FEWEST_PIXELS * g.output_size[0]
+
+
+def numbered(links: Sequence[Link]) -> list[tuple[int, Link]]:
+    """Each with the number of its last layer."""
+    return [*zip((n - 1 for n in accumulate(link.layers for link in links)), links, strict=True)]
+
+
 def forward_program(links: Sequence[Link], machine: Machine, threads: int) -> Program:
     """Buffers: x, residual, running_mean and running_var of norms, parameters, and all that is made."""
-    joined, source = _Joined(machine, threads), "x"
-    for number, link in enumerate(links):
-        joined.add(link.forward(number, source))
+    stages, source = _Stages(machine, threads), "x"
+    for number, link in numbered(links):
+        stages.add(link.forward(number, source))
         source = link.made(number)[-1].buffer
-    return joined.program({})
+    return stages.program({})
 
 
 def backward_program(
@@ -263,21 +376,24 @@ def backward_program(
 
     weights: gradients of convolutions' weights and biases, too; those of norms are always there
     """
-    joined, between, dy = _Joined(machine, threads), dict[str, int](), "dy"
-    for number in reversed(range(len(links))):
-        link, source, dx = links[number], "x", "dx" if input_gradient else None
-        if number:
-            before = links[number - 1].made(number - 1)[-1]
-            source, dx = before.buffer, f"{before.buffer}_gradient"
-            between[dx] = prod(before.size)
+    stages, between, dy = _Stages(machine, threads), dict[str, int](), "dy"
+    order = numbered(links)
+    for place in reversed(range(len(order))):
+        number, link = order[place]
+        source, dx = "x", "dx" if input_gradient else None
+        if place:
+            earlier, before = order[place - 1]
+            made = before.made(earlier)[-1]
+            source, dx = made.buffer, f"{made.buffer}_gradient"
+            between[dx] = prod(made.size)
         between |= link.between(number)
-        joined.add(link.backward(number, source, dy, dx, weights=weights))
+        stages.add(link.backward(number, source, dy, dx, weights=weights))
         dy = dx or ""
-    return joined.program(between)
+    return stages.program(between)
 
 
-class _Joined:
-    """Programs one after another, each with memory of its own."""
+class _Stages:
+    """Those of programs one after another, each with memory of its own."""
 
     def __init__(self, machine: Machine, threads: int) -> None:
         self._on = machine, threads

@@ -11,6 +11,7 @@ from ....geometry import Geometry
 from ...formats import LAST, Strides
 from ...problem import Problem
 from ..emit.filter_sums import FilterSumsKernel
+from ..emit.gated_sums import GatedSumsKernel
 from ..emit.input_gradient import InputGradientKernel
 from ..emit.pointwise_gradient import PointwiseGradientKernel, PointwiseSumsKernel
 from ..emit.weight_gradient import WeightGradientKernel, WeightSumsKernel
@@ -151,5 +152,22 @@ def lower_pointwise_gradient(asked: PointwiseGradient, machine: Machine, threads
     stages = (
         Stage(PointwiseGradientKernel(machine, plan), view, cut),
         Stage(PointwiseSumsKernel(machine, plan), view, cut),
+    )
+    return Program(stages, ((SUMS, cut.slots * plan.tiles * plan.tile_elements),))
+
+
+def lower_gated_gradient(g: Geometry, batch: int, machine: Machine, threads: int) -> Program:
+    """The gradients of a pointwise convolution's weight and of the factors that its input was multiplied by.
+
+    Buffers: x, gradient, weight, factors, weight_gradient, factors_gradient.
+
+    g: with a window of one pixel, one group
+    """
+    plan = pointwise_gradient_plan(g, batch, machine, bias=False, may_turn=False)
+    cut = pixel_slots(plan, g, batch, machine, team_of(g, batch, machine, threads), slots=batch)
+    view = View(batch=batch, outputs=three(g.out_spatial, 1))
+    stages = (
+        Stage(PointwiseGradientKernel(machine, plan), view, cut),
+        Stage(GatedSumsKernel(machine, plan), view, cut),
     )
     return Program(stages, ((SUMS, cut.slots * plan.tiles * plan.tile_elements),))

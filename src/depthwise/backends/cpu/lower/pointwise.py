@@ -7,12 +7,13 @@ from math import prod
 
 from ....geometry import Geometry
 from ...problem import Activation, Problem
-from ..emit.gated import GatedKernel
+from ..emit.gated import GatedKernel, ScaledKernel
+from ..emit.kernel import Kernel
 from ..emit.pointwise import PointwiseKernel
 from ..machine import Machine
-from ..plan.cut import team_of
-from ..plan.panels import images_cut, panels_cut
-from ..plan.pointwise import pointwise_plan
+from ..plan.cut import Cut, team_of
+from ..plan.panels import ImagePanels, images_cut, panels_cut
+from ..plan.pointwise import PointwisePlan, pointwise_plan
 from ..plan.product import vectors_of
 from ..plan.sizes import moved_bytes
 from ..plan.view import view_of
@@ -50,25 +51,39 @@ def pointwise_program(
     team = team_of(g, batch, machine, threads)
     cut = panels_cut(g, machine, team, batch * prod(g.out_spatial))
     p = pointwise_plan(g, activation, machine, residual=residual, pixels=cut.tile_pixels, pixel_stride=pixel_stride)
-    if moved_bytes(g, batch) <= machine.l2_bytes:
-        p = replace(p, fetched_lines=0)
-    view = view_of(g, batch, dense_strides(g, channels_last=True))
-    return Program((Stage(PointwiseKernel(machine, p), view, cut),))
+    return _in_one_stage(PointwiseKernel(machine, _fetching(p, g, batch, machine)), cut, g, batch)
+
+
+def scaled_program(g: Geometry, batch: int, machine: Machine, threads: int) -> Program:
+    """The stage of one whose result is multiplied by numbers of each image's own, and others are added to it.
+
+    Buffers: x, scale, shift, pointwise_weight, pointwise_bias, out.
+    """
+    cut, p = _of_images(g, batch, None, machine, threads, residual=False)
+    return _in_one_stage(ScaledKernel(machine, p), replace(cut, scratch_elements=0), g, batch)
 
 
 def _gated(problem: Problem, machine: Machine, threads: int) -> Program:
     """The stage of one whose input is multiplied by factors of each image's own."""
-    g, batch = problem.geometry, problem.batch
+    g, batch, activation = problem.geometry, problem.batch, problem.activations[1]
+    cut, p = _of_images(g, batch, activation, machine, threads, residual=problem.residual is not None)
+    return _in_one_stage(GatedKernel(machine, replace(p, pixels_first=False)), cut, g, batch)
+
+
+def _of_images(
+    g: Geometry, batch: int, activation: Activation, machine: Machine, threads: int, *, residual: bool
+) -> tuple[ImagePanels, PointwisePlan]:
     lanes, vectors, _ = vectors_of(g, machine)
     elements = g.in_channels // g.groups * vectors * lanes
     cut = images_cut(g, machine, team_of(g, batch, machine, threads), batch, elements)
-    p = pointwise_plan(
-        g,
-        problem.activations[1],
-        machine,
-        residual=problem.residual is not None,
-        pixels=cut.tile_pixels,
-        pixel_stride=g.in_channels,
-    )
-    kernel = GatedKernel(machine, replace(p, pixels_first=False, fetched_lines=0))
+    p = pointwise_plan(g, activation, machine, residual=residual, pixels=cut.tile_pixels, pixel_stride=g.in_channels)
+    return cut, _fetching(p, g, batch, machine)
+
+
+def _fetching(p: PointwisePlan, g: Geometry, batch: int, machine: Machine) -> PointwisePlan:
+    """The same; what lies in L2 need not be fetched."""
+    return p if moved_bytes(g, batch) > machine.l2_bytes else replace(p, fetched_lines=0)
+
+
+def _in_one_stage(kernel: Kernel, cut: Cut, g: Geometry, batch: int) -> Program:
     return Program((Stage(kernel, view_of(g, batch, dense_strides(g, channels_last=True)), cut),))

@@ -131,10 +131,12 @@ class PixelSlots(Cut):
     tile_chunks: int
 
 
-def pointwise_gradient_plan(g: Geometry, batch: int, machine: Machine, *, bias: bool) -> PointwiseGradientPlan:
+def pointwise_gradient_plan(
+    g: Geometry, batch: int, machine: Machine, *, bias: bool, may_turn: bool = True
+) -> PointwiseGradientPlan:
     """g: with a window of one pixel"""
-    plans = [_plan(g, batch, machine, bias=bias, turned=turned) for turned in ((False,) if bias else (False, True))]
-    return min(plans, key=lambda plan: plan.cost)
+    choices = (False, True) if may_turn and not bias else (False,)
+    return min((_plan(g, batch, machine, bias=bias, turned=turned) for turned in choices), key=lambda plan: plan.cost)
 
 
 def _plan(g: Geometry, batch: int, machine: Machine, *, bias: bool, turned: bool) -> PointwiseGradientPlan:
@@ -159,12 +161,15 @@ def _plan(g: Geometry, batch: int, machine: Machine, *, bias: bool, turned: bool
     )
 
 
-def pixel_slots(k: PointwiseGradientPlan, g: Geometry, batch: int, machine: Machine, threads: int) -> PixelSlots:
+def pixel_slots(
+    k: PointwiseGradientPlan, g: Geometry, batch: int, machine: Machine, threads: int, slots: int = 0
+) -> PixelSlots:
+    """slots: so many; 0: as many as are of use"""
     pixels = batch * prod(g.out_spatial)
     width = k.panels * k.vectors * k.lanes
     in_cache = machine.l2_bytes // 2 // (FLOAT_BYTES * (k.row_channels + width))
     pieces = max(_FEWEST_PIXELS, min(_MOST_PIXELS, in_cache))
-    slots = max(1, min(-(-_MOST_TASKS // k.tiles), pixels // _SLOT_PIXELS))
+    slots = slots or max(1, min(-(-_MOST_TASKS // k.tiles), pixels // _SLOT_PIXELS))
     chunks = 1 if slots % threads == 0 else min(threads, k.tiles)
     own = -(-k.tiles // chunks) * k.rows * k.packs_rows + width * k.packs_columns
     return PixelSlots(
