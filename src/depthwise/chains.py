@@ -112,8 +112,8 @@ def chained(x: Tensor, links: Sequence[Link], residual: Tensor | None = None) ->
         if chain is None:
             return None
         _seen.keep(key, read, chain)
-    for each in counted:
-        each.add_(1)
+    if counted:
+        torch._foreach_add_(counted, 1)
     return chain.run(x, parameters, residual, moved)
 
 

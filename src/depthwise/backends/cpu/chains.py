@@ -55,7 +55,9 @@ class Chain:
         self._seconds = sum(map(_most_seconds, links))
         self._title = f"depthwise: {', '.join(link.label for link in links)}, with batch norms"
         self._forward = Bound(program, self._seconds, trains=True, title=self._title)
-        *self._kept, self._result = (made for number, link in numbered(links) for made in link.made(number))
+        *kept, self._result = (made for number, link in numbered(links) for made in link.made(number))
+        # In one tensor: each that autograd keeps costs time of its own.
+        self._kept, self._kept_size = _side_by_side(kept)
         named = [(n, name) for n, link in numbered(links) for name in link.parameters]
         self._names = [buffer_of(n, name) for n, name in named]
         self._gradients = [buffer_of(n, f"{name}_gradient") for n, name in named]
@@ -79,9 +81,12 @@ class Chain:
 
     def forward(
         self, x: Tensor, parameters: Parameters, residual: Tensor | None, moved: Mapping[str, Tensor]
-    ) -> tuple[Tensor, list[Tensor]]:
+    ) -> tuple[Tensor, Tensor]:
         """The result, and what gradients are made of."""
-        kept, out = [_new(made) for made in self._kept], _new(self._result)
+        kept, out = (
+            leases.new_image((self._kept_size,), (1,)),
+            leases.new_image(self._result.size, self._result.strides),
+        )
         addresses = self._addresses(x, parameters, kept)
         addresses[self._result.buffer] = out.data_ptr()
         if residual is not None:
@@ -92,24 +97,25 @@ class Chain:
         self._forward.run(addresses)
         return out, kept
 
-    def _addresses(self, x: Tensor, parameters: Parameters, kept: Sequence[Tensor]) -> dict[str, int]:
+    def _addresses(self, x: Tensor, parameters: Parameters, kept: Tensor) -> dict[str, int]:
         addresses = {"x": x.data_ptr()}
         for name, tensor in zip(self._names, parameters, strict=True):
             tensor = self._defaults.get(name) if tensor is None else tensor  # noqa: PLW2901
             if tensor is not None:
                 addresses[name] = tensor.data_ptr()
-        for made, tensor in zip(self._kept, kept, strict=True):
-            addresses[made.buffer] = tensor.data_ptr()
+        start = kept.data_ptr()
+        for buffer, place in self._kept.items():
+            addresses[buffer] = start + place
         return addresses
 
     def backward(
-        self, x: Tensor, parameters: Parameters, kept: Sequence[Tensor], dy: Tensor, wanted: Sequence[bool]
+        self, x: Tensor, parameters: Parameters, kept: Tensor, dy: Tensor, wanted: Sequence[bool]
     ) -> list[Tensor | None]:
         """The gradients of x and the parameters.
 
         wanted: which of them are
         """
-        read = [dy, x, *kept, *(tensor for tensor in parameters if tensor is not None)]
+        read = [dy, x, kept, *(tensor for tensor in parameters if tensor is not None)]
         key = wanted[0], any(wanted[1:])
         bound = self._known_to_read(key, read)
         if bound is None:
@@ -162,7 +168,7 @@ class Chain:
         """
         if not are_plain(*read) or any(tensor.is_neg() for tensor in read):
             return False
-        images = self._result, Made("x", *self._links[0].reads), *self._kept
+        images = self._result, Made("x", *self._links[0].reads), Made("kept", (self._kept_size,), (1,))
         sizes = [each for link in self._links for each in link.sizes]
         return all(
             tensor.shape == made.size and same_strides(made.size, tensor.stride(), made.strides)
@@ -214,8 +220,8 @@ class _Chain(torch.autograd.Function):
         *parameters: Tensor | None,
     ) -> Tensor:
         out, kept = chain.forward(x, parameters, residual, moved)
-        ctx.save_for_backward(x, *parameters, *kept)
-        ctx.chain, ctx.count = chain, len(parameters)
+        ctx.save_for_backward(x, kept, *parameters)
+        ctx.chain = chain
         ctx.set_materialize_grads(False)
         return out
 
@@ -224,15 +230,19 @@ class _Chain(torch.autograd.Function):
         _, _, of_x, of_residual, *of_parameters = ctx.needs_input_grad
         if dy is None:
             return (None,) * len(ctx.needs_input_grad)
-        x, *saved = ctx.saved_tensors
-        parameters, kept = saved[: ctx.count], saved[ctx.count :]
+        x, kept, *parameters = ctx.saved_tensors
         chain: Chain = ctx.chain
         dx, *found = chain.backward(x, parameters, kept, dy, (of_x, *of_parameters))
         return (None, None, dx, dy if of_residual else None, *found)
 
 
-def _new(made: Made) -> Tensor:
-    return leases.new_image(made.size, made.strides)
+def _side_by_side(kept: Sequence[Made]) -> tuple[dict[str, int], int]:
+    """Where each begins, in bytes, and the elements of all; as apart as they were in memory of their own."""
+    places, end = dict[str, int](), 0
+    for made in kept:
+        places[made.buffer] = end
+        end += -(-prod(made.size) * FLOAT_BYTES // leases.LINE_BYTES) * leases.LINE_BYTES + leases.APART_BYTES
+    return places, end // FLOAT_BYTES
 
 
 def _defaults(links: Sequence[Link]) -> Iterator[tuple[str, Tensor]]:

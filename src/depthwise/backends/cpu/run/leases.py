@@ -27,7 +27,7 @@ LEAST_BYTES = memory.MIB
 # it is written.
 _LEAST_MAPPED_BYTES = 64 * memory.MIB
 # What lies between two blocks, which so begin in different sets of the caches.
-_LINE_BYTES, _APART_BYTES = 64, 4096 + 5 * 64
+LINE_BYTES, APART_BYTES = 64, 4096 + 5 * 64
 # What is free is in pieces: of the most that was in use, so many parts more may be there.
 _SPARE = 16
 # Of the most that was in use at once, what was before twice so many leases is forgotten.
@@ -91,7 +91,7 @@ class Leases:
 
     def _take(self, size: int) -> tuple[Block, deque[Block]]:
         """A block, and where it goes when it is free."""
-        size = -(-size // _LINE_BYTES) * _LINE_BYTES + _APART_BYTES
+        size = -(-size // LINE_BYTES) * LINE_BYTES + APART_BYTES
         with self._lock:
             try:
                 self._collect()
