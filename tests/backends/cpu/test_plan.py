@@ -21,6 +21,7 @@ from depthwise.backends.cpu.emit.boxes import BoxedDepthwiseKernel, PackedDepthw
 from depthwise.backends.cpu.emit.depthwise import DepthwiseKernel
 from depthwise.backends.cpu.emit.direct import DirectKernel
 from depthwise.backends.cpu.emit.fused import BoxedFusedKernel, FusedKernel
+from depthwise.backends.cpu.emit.input_gradient import InputGradientKernel
 from depthwise.backends.cpu.emit.kernel import Kernel
 from depthwise.backends.cpu.emit.padded import PaddedKernel
 from depthwise.backends.cpu.emit.patches import PatchKernel
@@ -34,6 +35,7 @@ from depthwise.backends.cpu.plan.cut import Cut, team_of
 from depthwise.backends.cpu.plan.depthwise import DepthwisePlan, depthwise_plan, in_order, reads_in_order
 from depthwise.backends.cpu.plan.direct import DirectPlan, Planes, direct_plan, planes_cut, runs_direct
 from depthwise.backends.cpu.plan.filters import MOST_ZEROS, tap_stride
+from depthwise.backends.cpu.plan.input_gradient import input_gradient_plan
 from depthwise.backends.cpu.plan.padded import PaddedBands, PaddedPlan, padded_cut, padded_plan, runs_padded
 from depthwise.backends.cpu.plan.panels import Panels, panels_cut
 from depthwise.backends.cpu.plan.patches import Patches, PatchPlan, patch_plan, patches_cut, runs_patches
@@ -562,6 +564,16 @@ def test_a_pointwise_stage_fetches_its_next_tile_where_images_leave_l2(l2_bytes:
     assert kernel.plan.fetched_lines == lines
     # To L2 comes the place of the next result alone.
     assert ("i32 0, i32 2, i32 1)" in kernel.ir()) == bool(lines)
+
+
+@pytest.mark.parametrize(
+    ("l2_bytes", "planar", "fetches"), [(2**21, False, False), (2**20, False, True), (0, True, False)]
+)
+def test_a_strided_input_gradient_fetches_its_next_tile_beyond_l2(l2_bytes: int, planar: bool, fetches: bool) -> None:
+    g, machine = geometry((96, 56, 56), 3, 2, 1), replace(AVX512, l2_bytes=l2_bytes)
+    plan = input_gradient_plan(g, 1, machine, planar=planar, pixel_stride=None if planar else 96)
+    assert plan.fetches == fetches
+    assert ("llvm.prefetch" in InputGradientKernel(machine, plan).ir()) == fetches
 
 
 @st.composite

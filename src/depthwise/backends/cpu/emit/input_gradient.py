@@ -9,9 +9,10 @@
             input_gradient[iz, iy, ix, o] = sum[i]
 
 Which taps reach a place goes by its phase, (place + padding) % stride: that of rows is worked out as they come, that of
-columns is known in the code, since tiles begin with phase 0. So every line of the result is written once. A tile that
-reaches beside the gradient or the box reads zeros there, and stores what is inside. Columns of strides that no tile
-holds are done one by one. Domain: any window of multiplier 1; lanes <= filters.
+columns is known in the code, since tiles begin with phase 0. So every line of the result is written once. Beyond L2 a
+tile asks for the next one's gradients, and for the place of its result. A tile that reaches beside the gradient or the
+box reads zeros there, and stores what is inside. Columns of strides that no tile holds are done one by one. Domain: any
+window of multiplier 1; lanes <= filters.
 """
 
 from __future__ import annotations
@@ -193,6 +194,9 @@ def _write_tiles(e: Block, k: InputGradientPlan, box: Box, blocks: tuple[Int, In
                 o = first_filter(k, block.index)
                 values = _sums(e, k, line, o, count, lambda *row: _add_row(e, k, line, u, *row, checked=checked))
                 place = line.out.start + ((ix - box.x_start) * line.out.stride + o)
+                if k.fetches and not checked:
+                    for i in range(count):
+                        (place + (count + i) * line.out.stride).prefetch(2)
                 for i, value in enumerate(values):
                     if checked:
                         with e.when((ix + i - box.x_start).is_index_of(box.x_stop - box.x_start)):
@@ -237,6 +241,8 @@ def _add_row(
             pixel = row + (base + output) * line.source.x_stride
             if checked:
                 pixel = select((base + output).is_index_of(e.number("in_x")), pixel, e.zeros(k.lanes))
+            elif k.fetches and 0 <= output < k.units:
+                (pixel + k.units * line.source.x_stride).prefetch(1)
             vector = pixel.load(k.lanes)
             for i, tap in users:
                 values[i] = vector.fma(own[tap], values[i])

@@ -98,9 +98,8 @@ def _turned(asked: InputGradient, machine: Machine, threads: int) -> tuple[Stage
 def _strided(asked: InputGradient, machine: Machine, threads: int) -> tuple[Stage, ...]:
     g, planar = asked.geometry, asked.planar
     is_dense = asked.strides[-1] == g.depthwise_channels or g.out_spatial[-1] == 1
-    plan = input_gradient_plan(
-        g, machine, planar=planar, pixel_stride=g.depthwise_channels if is_dense and not planar else None
-    )
+    pixel_stride = g.depthwise_channels if is_dense and not planar else None
+    plan = input_gradient_plan(g, asked.batch, machine, planar=planar, pixel_stride=pixel_stride)
     cut = input_boxes(g, asked.batch, machine, team_of(g, asked.batch, machine, threads), planar=planar)
     view = view_of(g, asked.batch, asked.strides)
     return (Stage(InputGradientKernel(machine, plan), replace(view, sizes=view.outputs, outputs=view.sizes), cut),)

@@ -9,7 +9,7 @@ from ....geometry import Geometry
 from ..machine import FLOAT_BYTES, Machine
 from .cut import Cut, segments_of
 from .filters import PixelFilters
-from .sizes import Axes, lanes_below, three, window_of
+from .sizes import Axes, lanes_below, moved_bytes, three, window_of
 
 # Of a tile: about so many columns, and of longer rows of taps so many at a time.
 _COLUMNS = 6
@@ -48,15 +48,17 @@ class InputGradientPlan(PixelFilters):
 
     units:  outputs whose stride a tile of columns covers; 0: columns are done one by one
     taps:   of a row of the kernel, at a time
+    fetches: the next tile is asked for meanwhile
     """
 
     units: int
     taps: int
+    fetches: bool
 
     @property
     def name(self) -> str:
         layout = "planar" if self.planar else f"p{self.pixel_stride or 0}"
-        return f"{self.window_name}_v{self.lanes}u{self.units}t{self.taps}_{layout}"
+        return f"{self.window_name}_v{self.lanes}u{self.units}t{self.taps}{'f' * self.fetches}_{layout}"
 
     def phases(self, axis: int) -> list[Phase | None]:
         """By (place + padding) % stride."""
@@ -81,7 +83,9 @@ class InputBoxes(Cut):
     in_scratch: int
 
 
-def input_gradient_plan(g: Geometry, machine: Machine, *, planar: bool, pixel_stride: int | None) -> InputGradientPlan:
+def input_gradient_plan(
+    g: Geometry, batch: int, machine: Machine, *, planar: bool, pixel_stride: int | None
+) -> InputGradientPlan:
     kernel, stride, dilation = window_of(g)
     whole = kernel[2] <= _TAPS + 1
     return InputGradientPlan(
@@ -97,6 +101,7 @@ def input_gradient_plan(g: Geometry, machine: Machine, *, planar: bool, pixel_st
         pixel_stride=pixel_stride,
         units=max(1, _COLUMNS // stride[2]) if stride[2] <= _MOST_STRIDE else 0,
         taps=kernel[2] if whole else -(-_TAPS // stride[2]) * stride[2],
+        fetches=not planar and moved_bytes(g, batch) > machine.l2_bytes,
     )
 
 
