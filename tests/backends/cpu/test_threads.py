@@ -333,6 +333,7 @@ class TestLateTeams:
         self.takes = 0.0001
         monkeypatch.setattr(threads, "perf_counter", lambda: self.now)
         monkeypatch.setattr(threads, "_alone_until", 0.0)
+        monkeypatch.setattr(threads, "_rest", threads.LEAST_REST)
         monkeypatch.setattr(threads, "_has_team", lambda: True)
 
     def call(self, pace: threads.Pace | None) -> str:
@@ -355,10 +356,26 @@ class TestLateTeams:
         assert self.call(pace) == "parallel"
         self.takes = 0.0001
         assert self.call(pace) == "serial"
-        self.now += threads.REST * 0.008 - 0.001
+        self.now += threads.LEAST_REST * 0.008 - 0.001
         assert self.call(pace) == "serial"
         self.now += 0.002
         assert self.call(pace) == "parallel"
+
+    def rest_after_a_wait(self, pace: threads.Pace) -> float:
+        """For how long programs run on one thread, in seconds that a region took that waited."""
+        self.takes = 0.008
+        assert self.call(pace) == "parallel"
+        self.takes, waited = 0.0001, self.now
+        while self.call(pace) == "serial":
+            self.now += 0.004
+        return (self.now - waited) / 0.008
+
+    def test_who_is_late_again_and_again_rests_longer_and_longer(self) -> None:
+        pace = threads.Pace(0.003)
+        rests = [self.rest_after_a_wait(pace) for _ in range(6)]
+        assert rests == pytest.approx([4, 8, 16, 32, 50, 50], abs=1)
+        self.now += threads.MOST_REST * 0.008
+        assert self.rest_after_a_wait(pace) == pytest.approx(threads.LEAST_REST, abs=1)
 
     def test_a_bound_falls_with_what_was_seen(self) -> None:
         pace = threads.Pace(1.0)

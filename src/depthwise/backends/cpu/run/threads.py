@@ -27,11 +27,12 @@ ENTRY = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p)
 
 _NAME = re.compile(r"lib(gomp|iomp5|omp)\b.*\.so")
 _forked = Event()
-# So many times as long as a region waited, programs run on one thread.
-REST = 50
+# So many times as long as a region took that waited, programs run on one thread: at first, and at most, twice as many
+# each time that the cores are found busy again within the longest.
+LEAST_REST, MOST_REST = 4, 50
 # A region that took so many times as long as another one, and so much longer, waited.
 _SLOWEST, _LATE_SECONDS = 4, 0.001
-_alone_until = 0.0
+_rest, _alone_until = LEAST_REST, 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +78,14 @@ def launch(
     """Run a program on at most `threads` threads, those that its table names; the GIL is free meanwhile.
 
     A thread of the team that is not running, since others use its core, makes all wait: 4 to 16 ms under Linux. After a
-    region that took longer than it can have worked, programs run on one thread for a while: so little time is lost.
+    region that took longer than it can have worked, programs run on one thread for a while, the longer the oftener it
+    happens: so little time is lost where a core is always busy, and little of a team's gain where one is now and then.
 
     serial, parallel: the driver's entries, as ctypes functions
     table, prints:    addresses
     pace:             of the program; None: it always gets its team
     title:            what torch's profiler calls it, where one records
     """
-    global _alone_until  # noqa: PLW0603
     if profiler._is_profiler_enabled and title:
         with record_function(title):
             return launch(serial, parallel, table, prints, threads, pace)
@@ -96,8 +97,16 @@ def launch(
     changed = parallel(table, prints)
     end = perf_counter()
     if pace is not None and pace.is_late(end - start):
-        _alone_until = end + REST * (end - start)
+        _rest_for(end - start, end)
     return changed
+
+
+def _rest_for(seconds: float, now: float) -> None:
+    """From now on, after a region that took so long."""
+    global _rest, _alone_until  # noqa: PLW0603
+    is_soon = now - _alone_until < MOST_REST * seconds
+    _rest = min(2 * _rest, MOST_REST) if is_soon else LEAST_REST
+    _alone_until = now + _rest * seconds
 
 
 class Pace:
