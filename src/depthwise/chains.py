@@ -1,6 +1,7 @@
 """Layers one after another where autograd records them, as one: convolutions with batch norms, and squeeze-excites.
 
-Convolutions and norms compute what they compute one by one, bit for bit.
+Convolutions and norms compute what they compute one by one, bit for bit; a squeeze-excite, and a convolution that reads
+one, within rounding.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from .refusals import foreign, refusal
 
 if TYPE_CHECKING:
     from .backends.cpu.chains import Chain
-    from .backends.cpu.lower.chains import Link as Planned
+    from .backends.cpu.lower.links import Link as Planned
 
 
 class ConvNorm(NamedTuple):
@@ -169,7 +170,7 @@ def _planned(size: tuple[int, ...], strides: Strides, link: ConvNorm, *, adds: b
     pixels = prod(out) // out[1]
     if pixels < 2 or not same_strides(out, torch_strides(image, (link.weight,), g, None), result):
         return None
-    from .backends.cpu.lower.chains import ConvNorm as Planned
+    from .backends.cpu.lower.links import ConvNorm as Planned
     from .backends.cpu.lower.norms import NormProblem
 
     operation: Operation = "pointwise" if link.window is None else "depthwise"
@@ -188,7 +189,7 @@ def _planned_gate(size: tuple[int, ...], link: SqueezeExcite) -> Planned | None:
         return None
     if not _are_trained(link.parameters, (squeezed, 0, channels)):
         return None
-    from .backends.cpu.lower.chains import SqueezeExcite as Planned
+    from .backends.cpu.lower.excites import SqueezeExcite as Planned
 
     return Planned(size, squeezed, link.activations)
 

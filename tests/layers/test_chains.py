@@ -17,7 +17,8 @@ from depthwise import backend, chains
 from depthwise.backends import calls
 from depthwise.backends.cpu import chains as cpu_chains
 from depthwise.backends.cpu import machine
-from depthwise.backends.cpu.lower import chains as lowered
+from depthwise.backends.cpu.lower import excites
+from depthwise.backends.cpu.lower.links import ConvNorm
 from depthwise.backends.cpu.run import arena, program
 from depthwise.backends.cpu.run.program import Stage
 from depthwise.bench.peaks import torch_threads
@@ -150,7 +151,7 @@ def excited() -> list[nn.Module]:
 
 def apart(patch: pytest.MonkeyPatch) -> None:
     """Squeeze-excites and the convolutions behind them by themselves."""
-    patch.setattr(lowered, "FEWEST_PIXELS", inf)
+    patch.setattr(excites, "FEWEST_PIXELS", inf)
     patch.setattr(chains, "_seen", calls.Seen())
 
 
@@ -199,9 +200,9 @@ def test_factors_go_into_the_weights_behind(
     outputs = last.weight.shape[0]
     modules, x = [*block()[:3], SqueezeExcite(40, 10), last, nn.BatchNorm2d(outputs)], image(2, 12, height, 3)
     made: list[Any] = []
-    monkeypatch.setattr(cpu_chains, "joined", lambda links: made.append(lowered.joined(links)) or made[-1])  # type: ignore[func-returns-value]
+    monkeypatch.setattr(cpu_chains, "joined", lambda links: made.append(excites.joined(links)) or made[-1])  # type: ignore[func-returns-value]
     out, found = trained(copy.deepcopy(modules), x)
-    assert [isinstance(link, lowered.GatedConvNorm) for link in made[0]].count(True) == is_one
+    assert [isinstance(link, excites.GatedConvNorm) for link in made[0]].count(True) == is_one
     with monkeypatch.context() as patch:
         apart(patch)
         expected, theirs = trained(copy.deepcopy(modules), x)
@@ -401,12 +402,12 @@ def test_no_tensor_is_kept() -> None:
 
 
 def weights_of_another(patch: pytest.MonkeyPatch) -> None:
-    whole = lowered.ConvNorm.backward
+    whole = ConvNorm.backward
 
     def backward(link: Any, number: int, source: str, dy: str, dx: str | None, *, weights: bool) -> Any:
         return whole(link, number, "out1" if source == "out0" else source, dy, dx, weights=weights)
 
-    patch.setattr(lowered.ConvNorm, "backward", backward)
+    patch.setattr(ConvNorm, "backward", backward)
 
 
 def statistics_of_another(patch: pytest.MonkeyPatch) -> None:
@@ -421,7 +422,7 @@ def statistics_of_another(patch: pytest.MonkeyPatch) -> None:
 
 
 def factors_of_no_gradient(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(lowered.SqueezeExcite, "to_the_means", lambda *_, **__: iter(()))
+    patch.setattr(excites.SqueezeExcite, "to_the_means", lambda *_, **__: iter(()))
 
 
 def factors_not_activated(patch: pytest.MonkeyPatch) -> None:

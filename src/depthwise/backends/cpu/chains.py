@@ -23,18 +23,9 @@ from ..formats import LAST, same_strides
 from ..tensors import are_plain
 from ..weights import gradients_asked
 from .launch import compiles, machine, most_seconds
-from .lower.chains import (
-    ConvNorm,
-    GatedConvNorm,
-    Link,
-    Made,
-    SqueezeExcite,
-    backward_program,
-    buffer_of,
-    forward_program,
-    joined,
-    numbered,
-)
+from .lower.chains import backward_program, forward_program, numbered
+from .lower.excites import GatedConvNorm, SqueezeExcite, joined
+from .lower.links import ConvNorm, Link, Made, buffer_of
 from .machine import FLOAT_BYTES
 from .norms import filled
 from .run import leases, threads
