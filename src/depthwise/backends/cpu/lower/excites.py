@@ -23,8 +23,8 @@ from .gradients import lower_gated_gradient, pointwise_input_problem
 from .links import ConvNorm, Link, Made, Part, buffers_of, convolution, gradients, known, of_convolution
 from .pointwise import scaled_program
 
-# Of an image, for each output channel of a gated convolution: for each input channel the sums of an image are a number
-# for each output channel, written and read again, and what they spare is ten passes over the image.
+# Pixels of an image, for each output channel: what an image's sums are, for each input channel a number for each output
+# channel, is written and read again; what that spares is ten passes over the image.
 FEWEST_PIXELS = 1 / 3
 
 
