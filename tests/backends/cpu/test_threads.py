@@ -377,6 +377,11 @@ class TestLateTeams:
         self.now += threads.MOST_REST * 0.008
         assert self.rest_after_a_wait(pace) == pytest.approx(threads.LEAST_REST, abs=1)
 
+    def test_a_rest_is_neither_cut_short_nor_doubled_by_what_began_before_it(self) -> None:
+        threads._rest_for(1.0, 100.0)
+        threads._rest_for(0.005, 100.001)
+        assert (threads._alone_until, threads._rest) == (100.0 + threads.LEAST_REST, threads.LEAST_REST)
+
     def test_a_bound_falls_with_what_was_seen(self) -> None:
         pace = threads.Pace(1.0)
         assert not pace.is_late(0.5)

@@ -104,9 +104,11 @@ def launch(
 def _rest_for(seconds: float, now: float) -> None:
     """From now on, after a region that took so long."""
     global _rest, _alone_until  # noqa: PLW0603
-    is_soon = now - _alone_until < MOST_REST * seconds
-    _rest = min(2 * _rest, MOST_REST) if is_soon else LEAST_REST
-    _alone_until = now + _rest * seconds
+    # What another thread began before a rest was held up by the same.
+    if now >= _alone_until:
+        is_soon = now - _alone_until < MOST_REST * seconds
+        _rest = min(2 * _rest, MOST_REST) if is_soon else LEAST_REST
+    _alone_until = max(_alone_until, now + _rest * seconds)
 
 
 class Pace:
