@@ -239,11 +239,16 @@ def _side_by_side(kept: Sequence[Made]) -> tuple[dict[str, int], int]:
 def _defaults(links: Sequence[Link]) -> Iterator[tuple[str, Tensor]]:
     """What stands for weights and biases of norms that there are none of, by the names of their buffers."""
     for number, link in numbered(links):
-        last = link.last if isinstance(link, GatedConvNorm) else link
-        if isinstance(last, ConvNorm):
+        if (last := _convolution(link)) is not None:
             channels = last.norm.channels
             yield buffer_of(number, "scale"), filled(channels, 1.0)
             yield buffer_of(number, "shift"), filled(channels, 0.0)
+
+
+def _convolution(link: Link) -> ConvNorm | None:
+    """The one with a norm that a link is, or ends with."""
+    last = link.last if isinstance(link, GatedConvNorm) else link
+    return last if isinstance(last, ConvNorm) else None
 
 
 def _computed(link: Link, x: Tensor, *parameters: Any) -> Tensor:
@@ -269,6 +274,6 @@ def _computed(link: Link, x: Tensor, *parameters: Any) -> Tensor:
 
 def _most_seconds(link: Link) -> float:
     made = sum(prod(each.size) for each in link.made(0))
-    last = link.last if isinstance(link, GatedConvNorm) else link
-    seconds = most_seconds(last.convolution) if isinstance(last, ConvNorm) else 0.001
+    last = _convolution(link)
+    seconds = most_seconds(last.convolution) if last is not None else 0.001
     return seconds + 0.001 + 8 * FLOAT_BYTES * made / 1e9

@@ -199,12 +199,12 @@ def _fetching(k: PointwisePlan, band: Band, panel: Panel, m: Int, rows: int) -> 
     is_wanted = in_line < in_lines
     start = select(is_wanted, ahead.start + (m * ahead.per_pixel + in_line * LINE_ELEMENTS), panel.weight)
     step = is_wanted.pick(k.fetched_lines * LINE_ELEMENTS, 0)
-    next_tile = band.out + (m + rows) * k.out_stride
+    next_result = band.out + (m + rows) * k.out_stride
     last_line = ahead.is_far.pick(-(-rows * k.out_stride // LINE_ELEMENTS) - 1, 0)
 
     def fetch(c: Int) -> None:
         for line in range(k.fetched_lines):
             (start + (c * step + line * LINE_ELEMENTS)).prefetch(ahead.level)
-        (next_tile + least(c + first, last_line) * LINE_ELEMENTS).prefetch(2)
+        (next_result + least(c + first, last_line) * LINE_ELEMENTS).prefetch(2)
 
     return fetch
